@@ -1,0 +1,1 @@
+"""Energy-based models as pure functions on torch.func."""

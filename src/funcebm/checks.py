@@ -1,0 +1,74 @@
+"""Checks at the door, and the one template of their messages: what must hold, what came, how to fix it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import tree
+from .types import Tree
+
+__all__ = ["message", "one_structure", "positive", "positive_int", "require", "same_device"]
+
+
+def message(must: str, got: str, fix: str) -> str:
+    """The text of an error.
+
+    >>> message("step_size must be positive", "-1.0", "Try 0.1.")
+    'step_size must be positive. Got -1.0. Try 0.1.'
+    """
+    return f"{must}. Got {got}. {fix}"
+
+
+def require(condition: bool, must: str, got: Any, fix: str, error: type[Exception] = ValueError) -> None:
+    """Raises ``error`` with the usual message unless the condition holds."""
+    if not condition:
+        raise error(message(must, got if isinstance(got, str) else repr(got), fix))
+
+
+def is_concrete(value: Tensor) -> bool:
+    """Whether a tensor's numbers can be looked at now (not under ``vmap``, ``grad`` or a compiler)."""
+    if torch.compiler.is_compiling() if hasattr(torch, "compiler") else False:
+        return False
+    return not torch._C._functorch.is_functorch_wrapped_tensor(value)
+
+
+def positive(name: str, value: float | Tensor | None, fix: str = "Give a number above zero.") -> None:
+    """``value`` (a number, or a tensor whose every entry) must be above zero and finite."""
+    if isinstance(value, Tensor):
+        if is_concrete(value) and not bool(((value > 0) & torch.isfinite(value)).all()):
+            raise ValueError(message(f"{name} must be positive and finite", str(value.tolist()), fix))
+    elif value is not None:
+        require(0 < value < float("inf"), f"{name} must be positive and finite", value, fix)
+
+
+def positive_int(name: str, value: int, minimum: int = 1) -> None:
+    """``value`` must be an integer of at least ``minimum``."""
+    right = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
+    require(right, f"{name} must be an integer of at least {minimum}", value, f"Give {minimum} or more.")
+
+
+def one_structure(name: str, got: Tree, expected_name: str, expected: Tree) -> None:
+    """Two trees must have one structure; the message names the leaves that differ."""
+    if tree.structure(got) == tree.structure(expected):
+        return
+    have, want = set(tree.paths(got)), set(tree.paths(expected))
+    raise ValueError(
+        message(
+            f"{name} must be a tree of the same structure as {expected_name}",
+            f"leaves missing: {sorted(want - have)}, leaves not expected: {sorted(have - want)}",
+            f"Start from {expected_name} and change its leaves.",
+        )
+    )
+
+
+def same_device(**trees: Tree) -> None:
+    """All leaves of all the trees must be on one device."""
+    devices = {name: {str(leaf.device) for leaf in tree.leaves(value)} for name, value in trees.items()}
+    seen = set().union(*devices.values())
+    if len(seen) > 1:
+        where = ", ".join(f"{name} on {sorted(found)}" for name, found in devices.items() if found)
+        fix = "Move them to one device with funcebm.tree.map(lambda leaf: leaf.to(device), ...)."
+        raise ValueError(message(f"{' and '.join(devices)} must be on one device", where, fix))

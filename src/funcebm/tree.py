@@ -1,0 +1,195 @@
+"""Arithmetic on trees of tensors. The only module that imports optree."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import optree
+import torch
+from torch import Tensor
+
+from . import random
+from .types import Key, Tree
+
+__all__ = [
+    "add",
+    "add_scaled",
+    "all_finite",
+    "batch_size",
+    "broadcast",
+    "cast_like",
+    "dot",
+    "first",
+    "flatten",
+    "leaves",
+    "map",
+    "mul",
+    "normal_like",
+    "paths",
+    "ravel",
+    "scale",
+    "squared_norm",
+    "stack",
+    "structure",
+    "sub",
+    "unflatten",
+    "where",
+    "zeros_like",
+]
+
+_map = map
+
+
+def map(function: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:
+    """Applies ``function`` to the leaves of ``tree``, with those of the trees in ``rest`` beside them.
+
+    >>> map(lambda leaf: leaf + 1, {"a": torch.zeros(2)})
+    {'a': tensor([1., 1.])}
+    """
+    return optree.tree_map(function, tree, *rest)
+
+
+def leaves(tree: Tree) -> list[Any]:
+    """The leaves of a tree, in the order of :func:`flatten` (dictionaries by sorted key)."""
+    return optree.tree_leaves(tree)
+
+
+def first(tree: Tree) -> Tensor:
+    """The first leaf of a tree: the one to ask for device and dtype."""
+    return leaves(tree)[0]
+
+
+def flatten(tree: Tree) -> tuple[list[Any], Any]:
+    """The leaves of a tree, and the structure with which :func:`unflatten` makes it again."""
+    return optree.tree_flatten(tree)
+
+
+def unflatten(structure: Any, leaves: list[Any]) -> Tree:
+    """The inverse of :func:`flatten`."""
+    return optree.tree_unflatten(structure, leaves)
+
+
+def structure(tree: Tree) -> Any:
+    """What a tree is without its leaves; equal structures compare equal."""
+    return optree.tree_structure(tree)
+
+
+def paths(tree: Tree) -> list[str]:
+    """The names of the leaves, such as ``"layers/0/weight"``, in the order of :func:`leaves`."""
+    return ["/".join(str(entry) for entry in path) for path in optree.tree_paths(tree)]
+
+
+def add(a: Tree, b: Tree) -> Tree:
+    """``a + b``, leaf by leaf."""
+    return map(torch.add, a, b)
+
+
+def sub(a: Tree, b: Tree) -> Tree:
+    """``a - b``, leaf by leaf."""
+    return map(torch.sub, a, b)
+
+
+def mul(a: Tree, b: Tree) -> Tree:
+    """``a * b``, leaf by leaf."""
+    return map(torch.mul, a, b)
+
+
+def scale(factor: float | Tensor, tree: Tree) -> Tree:
+    """``factor * tree``."""
+    return map(lambda leaf: factor * leaf, tree)
+
+
+def add_scaled(a: Tree, factor: float | Tensor, b: Tree) -> Tree:
+    """``a + factor * b``."""
+    return map(lambda x, y: x + factor * y, a, b)
+
+
+def dot(a: Tree, b: Tree) -> Tensor:
+    """The inner product over all leaves. ``()``.
+
+    >>> dot({"x": torch.ones(2)}, {"x": torch.tensor([1.0, 2.0])})
+    tensor(3.)
+    """
+    products = [(x * y).sum() for x, y in zip(leaves(a), leaves(b), strict=True)]
+    return sum(products[1:], products[0])
+
+
+def squared_norm(tree: Tree) -> Tensor:
+    """``dot(tree, tree)``. ``()``."""
+    return dot(tree, tree)
+
+
+def where(condition: Tensor, a: Tree, b: Tree) -> Tree:
+    """``a`` where the 0-d ``condition`` holds, ``b`` elsewhere; NaNs of the branch not taken stay out."""
+    return map(lambda x, y: torch.where(condition, x, y), a, b)
+
+
+def zeros_like(tree: Tree) -> Tree:
+    """Zeros with the shapes, dtypes and devices of ``tree``."""
+    return map(torch.zeros_like, tree)
+
+
+def all_finite(tree: Tree) -> Tensor:
+    """Whether every number in the tree is finite. ``()`` bool."""
+    flags = [torch.isfinite(leaf).all() for leaf in leaves(tree)]
+    result = flags[0]
+    for flag in flags[1:]:
+        result = result & flag
+    return result
+
+
+def stack(trees: list[Tree], dim: int = 0) -> Tree:
+    """Stacks trees of one structure along a new axis of every leaf."""
+    return map(lambda *group: torch.stack(group, dim), *trees)
+
+
+def broadcast(tree: Tree, num: int) -> Tree:
+    """``num`` copies of ``tree`` on a new leading axis, without memory."""
+    return map(lambda leaf: leaf.expand(num, *leaf.shape), tree)
+
+
+def batch_size(tree: Tree) -> int:
+    """The length of the leading axis of the first leaf."""
+    return first(tree).shape[0]
+
+
+def cast_like(tree: Tree, like: Tensor) -> Tree:
+    """Floating-point leaves moved to the dtype and device of ``like``; others to its device."""
+    return map(lambda leaf: leaf.to(like) if leaf.is_floating_point() else leaf.to(like.device), tree)
+
+
+def normal_like(key: Key, tree: Tree) -> Tree:
+    """Standard normal numbers with the shapes, dtypes and devices of ``tree``.
+
+    A tree of one leaf uses ``key`` itself; of several, child ``i`` of the key for leaf ``i``.
+
+    >>> noise = normal_like(random.key(0), {"a": torch.zeros(2), "b": torch.zeros(3)})
+    >>> noise["b"].shape
+    torch.Size([3])
+    """
+    parts, treedef = flatten(tree)
+    keys = [key] if len(parts) == 1 else list(random.split(key, len(parts)).unbind(0))
+    drawn = [random.normal(k, tuple(part.shape), dtype=part.dtype) for k, part in zip(keys, parts, strict=True)]
+    return unflatten(treedef, drawn)
+
+
+def ravel(tree: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
+    """All leaves in one vector ``(D,)``, and the function back.
+
+    >>> vector, back = ravel({"a": torch.zeros(2), "b": torch.ones(1)})
+    >>> vector
+    tensor([0., 0., 1.])
+    >>> back(vector)
+    {'a': tensor([0., 0.]), 'b': tensor([1.])}
+    """
+    parts, treedef = flatten(tree)
+    shapes = [part.shape for part in parts]
+    sizes = [part.numel() for part in parts]
+
+    def back(vector: Tensor) -> Tree:
+        pieces = vector.split(sizes)
+        return unflatten(treedef, [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)])
+
+    if len(parts) == 1:
+        return parts[0].reshape(-1), back
+    return torch.cat([part.reshape(-1) for part in parts]), back

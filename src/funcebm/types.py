@@ -1,0 +1,108 @@
+"""The shapes of everything: type aliases and the three algorithm triples.
+
+An *energy* is a pure function ``(params, position) -> ()`` of one particle, and it defines the density
+``p(x) = exp(-E(x)) / Z``. Samplers, losses and optimizers are ``NamedTuple``s of pure functions: no inheritance, no
+hidden state. Randomness is data: ``draw`` makes all the noise of one application, the other functions are deterministic.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple
+
+from torch import Tensor
+
+__all__ = [
+    "Batch",
+    "Energy",
+    "Key",
+    "Loss",
+    "LossAux",
+    "Optimizer",
+    "Params",
+    "Position",
+    "Sampler",
+    "Schedule",
+    "Tree",
+]
+
+Tree = Any
+"""A nested dict, list, tuple or NamedTuple with tensor leaves; ``()`` is "nothing"."""
+
+Key = Tensor
+"""Integer words of shape ``(..., 2)``, made by :func:`funcebm.random.key`; opaque."""
+
+Params = Tree
+"""The parameters theta of an energy; an argument everywhere, since training changes them."""
+
+Position = Tree
+"""Where one chain is: a tensor ``(*event,)`` or any tree of tensors."""
+
+Batch = Tree
+"""Data with a leading batch axis on every leaf."""
+
+Energy = Callable[[Params, Position], Tensor]
+"""``(params, position) -> ()``, minus the log density up to a constant."""
+
+Schedule = Callable[[Tensor], Tensor]
+"""Step index ``()`` to value ``()``."""
+
+
+class Sampler(NamedTuple):
+    """A Markov kernel on one chain, as pure functions.
+
+    Attributes:
+        init: ``(params, position) -> state``.
+        draw: ``(key, position) -> noise``, all the random numbers of one step.
+        step: ``(params, tuning, state, noise) -> (state, info)``, deterministic given the noise.
+        tuning: the default numbers of the kernel, a tree of tensors.
+        batched_step: optionally, ``step`` over a leading chain axis of ``state`` and ``noise``, for kernels
+            whose control flow depends on the data; :func:`funcebm.chains.sample` prefers it to ``vmap(step)``.
+    """
+
+    init: Callable[[Params, Position], Any]
+    draw: Callable[[Key, Position], Tree]
+    step: Callable[[Params, Tree, Any, Tree], tuple[Any, Any]]
+    tuning: Tree
+    batched_step: Callable[[Params, Tree, Any, Tree], tuple[Any, Any]] | None = None
+
+    def __call__(self, key: Key, params: Params, state: Any, tuning: Tree | None = None) -> tuple[Any, Any]:
+        """Draws the noise of one step and applies it: ``(state, info)``."""
+        noise = self.draw(key, state.position)
+        return self.step(params, self.tuning if tuning is None else tuning, state, noise)
+
+
+class LossAux(NamedTuple):
+    """What a loss returns beside its value: the new memory, and metrics by name (0-d tensors)."""
+
+    memory: Tree
+    metrics: dict[str, Tensor]
+
+
+class Loss(NamedTuple):
+    """A training objective, as pure functions.
+
+    Attributes:
+        init: ``(key, params, batch) -> memory``, ``()`` where there is nothing to remember.
+        draw: ``(key, batch) -> noise``, all the random numbers of one evaluation.
+        value: ``(params, memory, batch, noise) -> (value, LossAux)``, deterministic given the noise.
+    """
+
+    init: Callable[[Key, Params, Batch], Tree]
+    draw: Callable[[Key, Batch], Tree]
+    value: Callable[[Params, Tree, Batch, Tree], tuple[Tensor, LossAux]]
+
+    def __call__(self, key: Key, params: Params, batch: Batch, memory: Tree = ()) -> tuple[Tensor, LossAux]:
+        """Draws the noise of one evaluation and applies it: ``(value, aux)``."""
+        return self.value(params, memory, batch, self.draw(key, batch))
+
+
+class Optimizer(NamedTuple):
+    """A gradient transformation with the shape that optax made standard.
+
+    Attributes:
+        init: ``params -> state``.
+        update: ``(gradients, state, params) -> (updates, state)``; the new params are ``params + updates``.
+    """
+
+    init: Callable[[Params], Tree]
+    update: Callable[[Tree, Tree, Params], tuple[Tree, Tree]]
