@@ -1,0 +1,138 @@
+"""``jit``, the only caller of ``torch.compile``. The only module that imports torch's compiler."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import shutil
+import sysconfig
+import types
+import warnings
+from typing import Any, Callable
+
+import torch
+
+from . import loops, random, tree
+
+__all__ = ["can_compile", "jit"]
+
+_SCAN_NAMES = ("torch._higher_order_ops.scan.scan", "torch.ops.higher_order.scan")
+
+
+@functools.cache
+def _why_eager() -> str | None:
+    """What this installation lacks for compiled chains, or None. Features are looked for, versions never compared."""
+    if not hasattr(torch, "compile") or not loops.has_scan:
+        return "this torch has no compiled scan"
+    if not hasattr(torch.library, "custom_op") or not hasattr(torch.library, "register_vmap"):
+        return "this torch has no custom operators under vmap"
+    if importlib.util.find_spec("torch._inductor") is None:
+        return "this torch has no inductor"
+    compiler = os.environ.get("CXX", "").split(" ")[0] or "g++"
+    if not torch.cuda.is_available() and not any(shutil.which(name) for name in (compiler, "clang++", "cl")):
+        return "there is no C++ compiler (install g++, or name one in the environment variable CXX)"
+    include = sysconfig.get_paths()["include"]
+    if not os.path.exists(os.path.join(include, "Python.h")):
+        return f"the Python headers are missing (no Python.h in {include}; install python3-dev)"
+    return None
+
+
+@functools.cache
+def _warn_once(why: str) -> None:
+    warnings.warn(f"funcebm runs eagerly: {why}. Results are the same, chains are slower.", RuntimeWarning, stacklevel=3)
+
+
+def can_compile() -> bool:
+    """Whether :func:`jit` compiles here; if not, it warns once and runs eagerly."""
+    return _why_eager() is None
+
+
+def _options(device: str) -> dict[str, Any]:
+    from torch._inductor import config
+
+    options: dict[str, Any] = {"cpp_wrapper": device == "cpu"}
+    if hasattr(config, "unsafe_marked_cacheable_functions"):
+        # without it, a graph with a scan is compiled anew in each process
+        options["unsafe_marked_cacheable_functions"] = dict.fromkeys(_SCAN_NAMES, "1")
+    return _known(options)
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that the installed inductor has."""
+    from torch._inductor import config
+
+    names = config.get_config_copy() if hasattr(config, "get_config_copy") else config.shallow_copy_dict()
+    return {name: value for name, value in options.items() if name in names}
+
+
+def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A wrapper with a code object of its own: dynamo keeps its cache, and its limit, by code object."""
+
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    return types.FunctionType(call.__code__.replace(), call.__globals__, "call", None, call.__closure__)
+
+
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles a function of trees of tensors into one graph, loops included.
+
+    Use it last, outermost, once: ``jit(vmap(grad(f)))``, never ``vmap(jit(f))``. Tensors are traced; everything
+    else among the arguments is a constant, and a new value of it compiles again. The function runs without autograd
+    (``torch.func.grad`` inside it works).
+
+    Args:
+        function: pure, with positional arguments.
+
+    Returns:
+        A function with the same results. It has a code object of its own, so any number of closures of one factory
+        compile. What cannot be compiled whole is an error of torch, never a silent return to eager.
+
+    >>> double = jit(lambda x: 2 * x)
+    >>> double(torch.ones(2))  # doctest: +SKIP
+    tensor([2., 2.])
+    """
+    compiled: dict[str, Callable[..., Any]] = {}
+
+    @functools.wraps(function)
+    def jitted(*args: Any) -> Any:
+        why = _why_eager()
+        with torch.no_grad():
+            if why is not None:
+                _warn_once(why)
+                return function(*args)
+            device = _device(args)
+            if device not in compiled:
+                _prepare()
+                compiled[device] = torch.compile(_own_code(function), fullgraph=True, options=_options(device))
+            return compiled[device](*args)
+
+    return jitted
+
+
+def _device(args: Any) -> str:
+    for leaf in tree.leaves(args):
+        if isinstance(leaf, torch.Tensor) and leaf.device.type != "cpu":
+            return leaf.device.type
+    return "cpu"
+
+
+@functools.cache
+def _prepare() -> None:
+    """Once: spare inductor its trial compilations of each instruction set, seconds on an empty cache."""
+    from torch._inductor import config
+
+    if hasattr(config.cpp, "vec_isa_ok") and config.cpp.vec_isa_ok is None:
+        config.cpp.vec_isa_ok = True
+
+
+def _compile_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel of :mod:`funcebm.random`: elementwise, of any size, called from eager code."""
+    _prepare()
+    options = _known({"realize_opcount_threshold": 12, "realize_reads_threshold": 4})
+    return torch.compile(_own_code(kernel), fullgraph=True, dynamic=True, options=options)
+
+
+if can_compile():
+    random.use_kernels(_compile_kernel)
