@@ -1,7 +1,8 @@
 """Loops that mean the same eager and compiled: ``scan`` and its friends.
 
 Under :func:`funcebm.transforms.jit` a loop is one higher-order operator with a compiled body; otherwise it is a Python
-loop, the reference semantics, with the same numbers.
+loop, the reference semantics, with the same numbers. Inside ``torch.func.grad`` it is always a Python loop, which the
+compiler unrolls: the operator cannot be differentiated through.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ try:
 except ImportError:  # a torch without the operator: every loop is a Python loop
     _scan_operator = None
 
-__all__ = ["has_scan", "is_compiling", "repeat", "scan"]
+__all__ = ["fold", "has_scan", "is_compiling", "repeat", "scan"]
 
 has_scan = _scan_operator is not None
 """Whether this torch can compile a loop."""
@@ -29,6 +30,15 @@ def is_compiling() -> bool:
     """Whether the code that asks is being traced by ``torch.compile``."""
     check = getattr(getattr(torch, "compiler", None), "is_compiling", None)
     return check() if check is not None else False
+
+
+def _is_differentiating() -> bool:
+    """Whether the code that asks runs inside ``torch.func.grad`` (``jacrev``, ``vjp``)."""
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return any(level.key() == torch._C._functorch.TransformType.Grad for level in stack)
+
+
+_is_differentiating._dynamo_marked_constant = True  # type: ignore[attr-defined]  # asked while tracing, not traced
 
 
 def scan(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) -> tuple[Tree, Tree]:
@@ -46,8 +56,11 @@ def scan(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) 
     >>> total, sums
     (tensor(6), tensor([0, 1, 3, 6]))
     """
-    if is_compiling() and has_scan:
-        return _compiled_scan(body, init, xs)
+    if is_compiling() and has_scan and not _is_differentiating():
+        # what the body emits has a structure only a call can tell; this one is dead code, which the compiler drops
+        y_structure = tree.structure(body(init, tree.map(lambda leaf: leaf[0], xs))[1])
+        carry, y_leaves = _call_operator(body, init, xs)
+        return carry, tree.unflatten(y_structure, y_leaves)
     carry, ys = init, []
     for index in range(tree.batch_size(xs)):
         carry, y = body(carry, tree.map(lambda leaf: leaf[index], xs))  # noqa: B023
@@ -55,16 +68,18 @@ def scan(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) 
     return carry, tree.stack(ys)
 
 
-def _compiled_scan(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) -> tuple[Tree, Tree]:
-    """The operator refuses aliases of its inputs, and wants at least one output to stack."""
+def fold(body: Callable[[Tree, Tree], Tree], init: Tree, xs: Tree) -> Tree:
+    """A :func:`scan` that emits nothing: ``body`` is ``(carry, x) -> carry``, the result the last carry.
 
-    def wrapped_body(carry: Tree, x: Tree) -> tuple[Tree, tuple[Tree, Tensor]]:
-        new_carry, y = body(carry, x)
-        filler = torch.zeros((), device=tree.first(carry).device)
-        return tree.map(lambda _, leaf: leaf.clone(), carry, new_carry), (tree.map(torch.clone, y), filler)
-
-    carry, (ys, _) = _scan_operator(wrapped_body, tree.map(torch.clone, init), xs)
-    return carry, ys
+    >>> fold(lambda carry, x: carry + x, torch.tensor(0), torch.arange(4))
+    tensor(6)
+    """
+    if is_compiling() and has_scan:
+        return _call_operator(lambda carry, x: (body(carry, x), ()), init, xs)[0]
+    carry = init
+    for index in range(tree.batch_size(xs)):
+        carry = body(carry, tree.map(lambda leaf: leaf[index], xs))  # noqa: B023
+    return carry
 
 
 def repeat(function: Callable[[Tree], Tree], init: Tree, num: int) -> Tree:
@@ -77,5 +92,21 @@ def repeat(function: Callable[[Tree], Tree], init: Tree, num: int) -> Tree:
         return init
     if num == 1:
         return function(init)
-    device = tree.first(init).device
-    return scan(lambda carry, _: (function(carry), ()), init, torch.zeros(num, device=device))[0]
+    return fold(lambda carry, _: function(carry), init, torch.zeros(num, device=tree.first(init).device))
+
+
+def _call_operator(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) -> tuple[Tree, list[Tensor]]:
+    """The last carry, and the stacked leaves of what was emitted.
+
+    The operator takes flat lists, refuses aliases of its inputs, and wants at least one output to stack.
+    """
+    init_leaves, carry_structure = tree.flatten(init)
+    all_x_leaves, x_structure = tree.flatten(xs)
+
+    def flat_body(carry_leaves: list[Tensor], x_leaves: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        carry, y = body(tree.unflatten(carry_structure, carry_leaves), tree.unflatten(x_structure, x_leaves))
+        filler = torch.zeros((), device=carry_leaves[0].device)
+        return [leaf.clone() for leaf in tree.leaves(carry)], [*(leaf.clone() for leaf in tree.leaves(y)), filler]
+
+    carry_leaves, y_leaves = _scan_operator(flat_body, [leaf.clone() for leaf in init_leaves], all_x_leaves)
+    return tree.unflatten(carry_structure, carry_leaves), y_leaves[:-1]

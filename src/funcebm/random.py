@@ -26,6 +26,8 @@ __all__ = [
     "bernoulli",
     "bits",
     "categorical",
+    "check_key",
+    "compiled_draws",
     "exponential",
     "fold_in",
     "gumbel",
@@ -37,6 +39,7 @@ __all__ = [
     "split",
     "threefry",
     "uniform",
+    "use_kernels",
 ]
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -210,7 +213,8 @@ def _numbered_blocks(key: Key, num: int, domain: int, kind: int) -> Tensor:
 # -- keys ---------------------------------------------------------------------------------------------------------
 
 
-def _check_key(key: Any) -> None:
+def check_key(key: Any) -> None:
+    """Raises unless ``key`` is one key."""
     if not isinstance(key, Tensor) or key.shape != (2,) or key.dtype != torch.int32:
         got = f"a tensor of shape {tuple(key.shape)} and {key.dtype}" if isinstance(key, Tensor) else repr(key)
         raise ValueError(
@@ -249,7 +253,7 @@ def split(key: Key, num: int = 2) -> Key:
     >>> bool((split(key(0), 4) == split(key(0), 9)[:4]).all())
     True
     """
-    _check_key(key)
+    check_key(key)
     if num < 1:
         raise ValueError(f"num must be at least 1. Got {num}. Ask for one key or more.")
     return _numbered_blocks(key, num, _SPLIT, _WORDS).movedim(0, -1)
@@ -265,7 +269,7 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
     >>> bool((fold_in(key(0), 3) == fold_in(key(0), torch.tensor(3))).all())
     True
     """
-    _check_key(key)
+    check_key(key)
     if isinstance(data, int):
         if not 0 <= data < 2**32:
             raise ValueError(f"data must be in [0, 2**32). Got {data}. Fold large numbers in as two words.")
@@ -282,7 +286,7 @@ def bits(key: Key, shape: tuple[int, ...] | int = ()) -> Tensor:
     >>> bits(key(0), (3,)).dtype
     torch.int32
     """
-    _check_key(key)
+    check_key(key)
     shape, count = _count(shape)
     return _numbered_blocks(key, (count + 1) // 2, _BITS, _WORDS).reshape(-1)[:count].reshape(shape)
 
@@ -296,7 +300,7 @@ def _unit(key: Key, shape: tuple[int, ...] | int, dtype: torch.dtype | None) -> 
     """Uniforms in the half-open (0, 1], or (0, 1) for float64; for logarithms."""
     if (dtype or torch.get_default_dtype()) == torch.float64:
         shape, count = _count(shape)
-        _check_key(key)
+        check_key(key)
         return _open_uniform64(*_word_pairs(key, count)).reshape(shape)
     return _open_uniform32(bits(key, shape))
 
@@ -313,7 +317,7 @@ def uniform(
     dtype = dtype or torch.get_default_dtype()
     if dtype == torch.float64:
         shape, count = _count(shape)
-        _check_key(key)
+        check_key(key)
         word0, word1 = _word_pairs(key, count)
         unit = (word0.double() + 2.0**31) * 2.0**-32 + ((word1 >> 11) & 0x1FFFFF).double() * 2.0**-53
         return low + (high - low) * unit.reshape(shape)
@@ -330,7 +334,7 @@ def normal(key: Key, shape: tuple[int, ...] | int = (), *, dtype: torch.dtype | 
     >>> normal(key(0), (2, 3)).shape
     torch.Size([2, 3])
     """
-    _check_key(key)
+    check_key(key)
     dtype = dtype or torch.get_default_dtype()
     if not dtype.is_floating_point:
         raise TypeError(f"normal numbers need a floating-point dtype. Got {dtype}. Use torch.float32, for example.")
@@ -358,7 +362,7 @@ def randint(key: Key, shape: tuple[int, ...] | int, low: int, high: int) -> Tens
     >>> sorted(set(randint(key(0), (100,), 2, 5).tolist()))
     [2, 3, 4]
     """
-    _check_key(key)
+    check_key(key)
     span = high - low
     if not 0 < span < 2**31:
         raise ValueError(f"0 < high - low < 2**31 must hold. Got low={low}, high={high}. Give a non-empty range.")
@@ -401,6 +405,6 @@ def permutation(key: Key, num: int) -> Tensor:
     >>> sorted(permutation(key(0), 5).tolist())
     [0, 1, 2, 3, 4]
     """
-    _check_key(key)
+    check_key(key)
     word0, word1 = _word_pairs(key, num)
     return torch.argsort((word0.long() << 32) | (word1.long() & 0xFFFFFFFF))

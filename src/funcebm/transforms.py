@@ -15,7 +15,7 @@ import torch
 
 from . import loops, random, tree
 
-__all__ = ["can_compile", "jit"]
+__all__ = ["can_compile", "dynamic_axis", "jit"]
 
 _SCAN_NAMES = ("torch._higher_order_ops.scan.scan", "torch.ops.higher_order.scan")
 
@@ -109,6 +109,17 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
             return compiled[device](*args)
 
     return jitted
+
+
+def dynamic_axis(xs: Any) -> Any:
+    """Marks the leading axis of each leaf as one whose length varies from call to call, so that it compiles once."""
+    if can_compile() and not loops.is_compiling():
+        from torch._dynamo import maybe_mark_dynamic
+
+        for leaf in tree.leaves(xs):
+            if leaf.shape[0] > 1:
+                maybe_mark_dynamic(leaf, 0)
+    return xs
 
 
 def _device(args: Any) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 __all__ = [
     "Batch",
     "Energy",
+    "Info",
     "Key",
     "Loss",
     "LossAux",
@@ -45,6 +46,25 @@ Energy = Callable[[Params, Position], Tensor]
 
 Schedule = Callable[[Tensor], Tensor]
 """Step index ``()`` to value ``()``."""
+
+
+class Info(NamedTuple):
+    """What every sampler tells of one step; for the reader, never for the next step.
+
+    Attributes:
+        acceptance_rate: the Metropolis acceptance probability, in [0, 1]; 1 for unadjusted samplers. ``()``.
+        is_accepted: whether the proposal was taken. ``()`` bool.
+        is_divergent: whether the proposal (or, unadjusted, the new position) met a number that is not finite, or an
+            energy error beyond 1000. ``()`` bool.
+        num_gradients: how many gradients of the energy the step cost. ``()`` int32.
+        energy: the energy of the new position. ``()``.
+    """
+
+    acceptance_rate: Tensor
+    is_accepted: Tensor
+    is_divergent: Tensor
+    num_gradients: Tensor
+    energy: Tensor
 
 
 class Sampler(NamedTuple):
@@ -85,11 +105,17 @@ class Loss(NamedTuple):
         init: ``(key, params, batch) -> memory``, ``()`` where there is nothing to remember.
         draw: ``(key, batch) -> noise``, all the random numbers of one evaluation.
         value: ``(params, memory, batch, noise) -> (value, LossAux)``, deterministic given the noise.
+        prepare: optionally, the part of ``value`` through which no gradient flows, such as drawing negatives:
+            ``(params, memory, batch, noise) -> prepared``. A compiled loop cannot be differentiated through, so
+            :func:`funcebm.training.train_step` runs it outside of ``torch.func.grad``.
+        objective: the rest, ``(params, prepared) -> (value, LossAux)``; ``value`` is one after the other.
     """
 
     init: Callable[[Key, Params, Batch], Tree]
     draw: Callable[[Key, Batch], Tree]
     value: Callable[[Params, Tree, Batch, Tree], tuple[Tensor, LossAux]]
+    prepare: Callable[[Params, Tree, Batch, Tree], Tree] | None = None
+    objective: Callable[[Params, Tree], tuple[Tensor, LossAux]] | None = None
 
     def __call__(self, key: Key, params: Params, batch: Batch, memory: Tree = ()) -> tuple[Tensor, LossAux]:
         """Draws the noise of one evaluation and applies it: ``(value, aux)``."""

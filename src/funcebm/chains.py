@@ -1,0 +1,397 @@
+"""Many chains of one sampler: ``sample`` and ``resume``.
+
+The key of chain ``c`` is ``split(key, C)[c]``, that of its step ``i`` is ``fold_in(chain_key, i)`` with ``i`` counted from
+the start of the run, burn-in included. So the draws do not depend on the number of chains, on ``jit``, on ``chunk_size``
+or on where a run was cut. The chain axis is the last one inside a run: it is the long one, which vectorises.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from typing import Any, Callable, Iterator, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from . import checks, loops, random, reducers, tree
+from .reducers import Reducer
+from .progress import progress_bar
+from .transforms import dynamic_axis, jit
+from .types import Key, Params, Position, Sampler, Tree
+
+__all__ = ["Run", "Samples", "resume", "sample"]
+
+_CHUNK_BYTES = 32 * 2**20  # of noise, in a chunk of the default size
+_CHUNK_STEPS = 8192
+_SLABS = 4  # the noise of a chunk is drawn and used up in so many parts
+_SLAB_BYTES = 2**18  # but not in smaller ones
+
+
+class Run(NamedTuple):
+    """What :func:`resume` needs beside the state; opaque."""
+
+    chain_keys: Key
+    sampler: Sampler
+    params: Params
+    tuning: Tree | Callable[[Tensor], Tree]
+    accumulator: Tree
+    num_steps: int
+    thin: int
+    collect: Callable[[Any, Any], Tree]
+    reducer: Reducer | None
+    is_kept: bool
+    jit: bool
+    progress: bool
+    chunk_size: int | None
+
+
+class Samples(NamedTuple):
+    """What a run returns.
+
+    Attributes:
+        draws: what was collected, with leading axes ``(C, N)``; ``()`` where nothing was kept.
+        info: the info of the sampler at each draw, ``(C, N)``; where nothing was kept, its mean over the draws, ``(C,)``.
+        state: the state of the sampler at the end, ``(C, ...)``.
+        reduced: the results of ``reduce``, ``(C, ...)``, over the whole run; ``()`` without it.
+        is_complete: False where the run was interrupted; what it had finished is here.
+        run: what :func:`resume` needs; ``()`` inside a transform or a compiled function.
+    """
+
+    draws: Tree
+    info: Any
+    state: Any
+    reduced: Tree
+    is_complete: bool | tuple[()]
+    run: Run | tuple[()]
+
+
+def _collect_position(state: Any, info: Any) -> Position:
+    return state.position
+
+
+def sample(
+    key: Key,
+    sampler: Sampler,
+    params: Params,
+    positions: Position,
+    *,
+    num_samples: int,
+    num_burn_in: int = 0,
+    thin: int = 1,
+    tuning: Tree | Callable[[Tensor], Tree] | None = None,
+    collect: Callable[[Any, Any], Tree] | None = None,
+    reduce: Reducer | dict[str, Reducer] | None = None,
+    jit: bool = True,
+    progress: bool = False,
+    chunk_size: int | None = None,
+) -> Samples:
+    """Runs a sampler on many chains.
+
+    Args:
+        key: ``(2,)``.
+        sampler: the kernel; keep and reuse it, since a new one compiles anew.
+        params: the parameters of its energy.
+        positions: where the chains start; every leaf leads with the chain axis ``C``.
+        num_samples: ``N``, the draws kept of each chain.
+        num_burn_in: steps before the first draw.
+        thin: steps for each draw.
+        tuning: the numbers of the sampler, ``sampler.tuning`` by default, or a function from the step index ``()`` (burn-in
+            included) to them.
+        collect: ``(state, info) -> tree``, what is kept at each draw; by default the position. ``()`` keeps nothing.
+        reduce: a streaming :class:`~funcebm.reducers.Reducer` of what ``collect`` gives, or a dict of them; then no
+            draws are kept and memory does not grow with ``num_samples``.
+        jit: compile. Without it this is a pure function, through which ``vmap`` and ``grad`` go.
+        progress: show a bar (tqdm). Ctrl-C then, as always, ends the run and returns what is finished.
+        chunk_size: at most this many draws in one compiled call; it changes speed and memory only.
+
+    Returns:
+        :class:`Samples`.
+
+    Raises:
+        ValueError: a bad count or shape, trees that do not fit, an energy that is not finite at the start.
+        TypeError: positions that are not floating point where the sampler needs a gradient.
+
+    >>> from funcebm import random, samplers
+    >>> sampler = samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.5)
+    >>> samples = sample(random.key(0), sampler, (), torch.zeros(3, 2), num_samples=5, jit=False)
+    >>> samples.draws.shape
+    torch.Size([3, 5, 2])
+    """
+    random.check_key(key)
+    checks.positive_int("num_samples", num_samples)
+    checks.positive_int("num_burn_in", num_burn_in, minimum=0)
+    checks.positive_int("thin", thin)
+    if chunk_size is not None:
+        checks.positive_int("chunk_size", chunk_size)
+    num_chains = _check_positions(positions)
+    checks.same_device(params=params, positions=positions)
+    like = tree.first(positions)
+    tuning = _check_tuning(sampler.tuning if tuning is None else tuning, sampler.tuning, like)
+
+    with torch.no_grad():
+        chain_keys = random.split(key.to(like.device), num_chains)
+        state = vmap(sampler.init, (None, 0))(params, positions)
+        _check_start(state)
+        reducer = reducers.combine(reduce) if isinstance(reduce, dict) else reduce
+        collect = _collect_position if collect is None else collect
+        run = Run(chain_keys, sampler, params, tuning, (), 0, thin, collect, reducer, True, jit, progress, chunk_size)
+        run = _prepare(run, state)
+        state, run = _burn_in(run, state, num_burn_in)
+        return _sample(run, state, num_samples)
+
+
+def resume(samples: Samples, *, num_samples: int) -> Samples:
+    """Goes on where a run ended, bit for bit as if it had not been cut.
+
+    Args:
+        samples: from :func:`sample` or :func:`resume`.
+        num_samples: how many draws more.
+
+    Returns:
+        :class:`Samples` with the new draws; what ``reduce`` gives covers the whole run.
+
+    >>> from funcebm import random, samplers
+    >>> sampler = samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.5)
+    >>> first = sample(random.key(0), sampler, (), torch.zeros(3, 2), num_samples=5, jit=False)
+    >>> resume(first, num_samples=2).draws.shape
+    torch.Size([3, 2, 2])
+    """
+    checks.positive_int("num_samples", num_samples)
+    if not isinstance(samples.run, Run):
+        fix = "Call funcebm.sample outside of vmap, grad and jit, and resume what it returns."
+        raise ValueError(checks.message("samples must hold what a run needs to go on", "samples of a transform", fix))
+    with torch.no_grad():
+        return _sample(samples.run, samples.state, num_samples)
+
+
+# -- checks at the door -------------------------------------------------------------------------------------------
+
+
+def _check_positions(positions: Position) -> int:
+    found = tree.leaves(positions)
+    fix = "Stack the starts of the chains on a leading axis, for example torch.zeros(num_chains, dim)."
+    checks.require(bool(found), "positions must hold a tensor", "an empty tree", fix)
+    for name, leaf in zip(tree.paths(positions), found, strict=True):
+        where = f"leaf {name!r}, " if name else ""
+        checks.require(isinstance(leaf, Tensor), "positions must hold tensors", where + repr(leaf), fix, TypeError)
+        checks.require(leaf.ndim > 0, "positions must lead with a chain axis", where + "a 0-d tensor", fix)
+        got = f"{where}{leaf.dtype}"
+        checks.require(leaf.is_floating_point(), "positions must be floating point", got, "Use positions.float().", TypeError)
+    lengths = {leaf.shape[0] for leaf in found}
+    checks.require(len(lengths) == 1, "all positions must share one chain axis", f"lengths {sorted(lengths)}", fix)
+    checks.require(min(lengths) > 0, "there must be at least one chain", "a chain axis of length 0", fix)
+    return lengths.pop()
+
+
+def _check_tuning(tuning: Any, default: Tree, like: Tensor) -> Any:
+    """The tuning, or the schedule of it, with the dtype and on the device of the positions."""
+    if callable(tuning):
+        schedule = tuning
+        _check_tuning(schedule(torch.zeros((), dtype=torch.int64, device=like.device)), default, like)
+        return schedule
+    checks.one_structure("tuning", tuning, "sampler.tuning", default)
+    for name, leaf in zip(tree.paths(tuning), tree.leaves(tuning), strict=True):
+        checks.require(isinstance(leaf, Tensor), "tuning must hold tensors", f"{name} = {leaf!r}", "Use torch.tensor.")
+        if name.endswith("step_size"):
+            checks.positive(name, leaf, "Try a smaller number above zero.")
+    return tree.cast_like(tuning, like)
+
+
+def _check_start(state: Any) -> None:
+    """What the state of every chain caches (energies, gradients) must be finite."""
+    flags = vmap(tree.all_finite)(state)
+    if not checks.is_concrete(flags) or bool(flags.all()):
+        return
+    bad = torch.nonzero(~flags).flatten().tolist()
+    shown = ", ".join(str(index) for index in bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+    fix = "Start these chains inside the support, where the energy and its gradient are finite."
+    raise ValueError(checks.message("energy and gradient must be finite at the start", f"chains {shown}", fix))
+
+
+# -- the run ------------------------------------------------------------------------------------------------------
+
+
+def _chains_last(value: Tree) -> Tree:
+    return tree.map(lambda leaf: leaf.movedim(0, -1).contiguous(), value)
+
+
+def _chains_first(value: Tree, dim: int = -1) -> Tree:
+    return tree.map(lambda leaf: leaf.movedim(dim, 0), value)
+
+
+def _draw_noise(run: Run, positions: Position, indices: Tensor) -> Tree:
+    """The noise of the steps ``indices`` ``(U, thin)`` of all chains: leaves ``(U, thin, *event, C)``."""
+    fold_chains = vmap(random.fold_in, (0, None))
+    keys = vmap(fold_chains, (None, 0))(run.chain_keys, indices.flatten())  # (U * thin, C, 2)
+    noise = vmap(vmap(run.sampler.draw), (0, None))(keys, positions)
+    return tree.map(lambda leaf: leaf.unflatten(0, indices.shape).movedim(2, -1), noise)
+
+
+def _step_function(sampler: Sampler) -> Callable[..., Any]:
+    """``step`` over a trailing chain axis."""
+    if sampler.batched_step is None:
+        return _vmap_last(sampler.step, num_shared=2)
+
+    def step(params: Params, tuning: Tree, state: Any, noise: Tree) -> tuple[Any, Any]:
+        assert sampler.batched_step is not None
+        new = sampler.batched_step(params, tuning, _chains_first(state), _chains_first(noise))
+        return tree.map(lambda leaf: leaf.movedim(0, -1), new)
+
+    return step
+
+
+def _vmap_last(function: Callable[..., Any], num_shared: int = 0) -> Callable[..., Any]:
+    """``vmap`` over the last axis of every argument but the first ``num_shared``; the results lead to the last axis too."""
+
+    def mapped(*arguments: Tree) -> Tree:
+        in_dims = tuple(None if index < num_shared else -1 for index in range(len(arguments)))
+        return tree.map(lambda leaf: leaf.movedim(0, -1), vmap(function, in_dims)(*arguments))
+
+    return mapped
+
+
+def _summary(collect: Callable[[Any, Any], Tree], reducer: Reducer | None) -> Reducer:
+    """The reducer of ``(state, info)`` in a run that keeps no draws: means of the info, and the user's reducer."""
+    infos = reducers.mean()
+    if reducer is None:
+        return Reducer(lambda x: (infos.init(x[1]), ()), lambda a, x: (infos.update(a[0], x[1]), ()), lambda a: (infos.final(a[0]), ()))
+    return Reducer(
+        lambda x: (infos.init(x[1]), reducer.init(collect(*x))),
+        lambda a, x: (infos.update(a[0], x[1]), reducer.update(a[1], collect(*x))),
+        lambda a: (infos.final(a[0]), reducer.final(a[1])),
+    )
+
+
+def _make_chunk(
+    sampler: Sampler, schedule: Callable[[Tensor], Tree] | None, collect: Any, reducer: Reducer | None, is_kept: bool
+) -> Callable[..., Any]:
+    """The function that a run calls again and again: ``(params, tuning, carry, xs) -> (carry, ys)``."""
+    step = _step_function(sampler)
+    summary = _summary(collect, reducer)
+
+    def chunk(params: Params, tuning: Tree, carry: Tree, xs: Tree) -> tuple[Tree, Tree]:
+        def one_step(state: Any, x: Tree) -> tuple[Any, Any]:
+            index, noise = x
+            if schedule is not None:
+                return step(params, tree.cast_like(schedule(index), tree.first(state)), state, noise)
+            return step(params, tuning, state, noise)
+
+        def one_draw(state: Any, x: Tree) -> tuple[Any, Any]:
+            if tree.batch_size(x) > 1:
+                before = tree.map(lambda leaf: leaf[:-1], x)
+                state = loops.fold(lambda state, x: one_step(state, x)[0], state, before)
+            return one_step(state, tree.map(lambda leaf: leaf[-1], x))
+
+        def emit(state: Any, x: Tree) -> tuple[Any, Tree]:
+            state, info = one_draw(state, x)
+            return state, (_vmap_last(collect)(state, info), info)
+
+        def accumulate(carry: Tree, x: Tree) -> Tree:
+            state, info = one_draw(carry[0], x)
+            return state, _vmap_last(summary.update)(carry[1], (state, info))
+
+        if not is_kept:
+            return loops.fold(accumulate, carry, xs), ()
+        state, ys = loops.scan(emit, carry[0], xs)
+        return (state, ()), ys
+
+    return chunk
+
+
+_compiled_chunk = functools.lru_cache(maxsize=64)(lambda *arguments: jit(_make_chunk(*arguments)))
+
+
+def _chunk_function(run: Run) -> Callable[..., Any]:
+    schedule = run.tuning if callable(run.tuning) else None
+    sampler = run.sampler._replace(tuning=())  # the numbers are arguments: they do not compile anew
+    return (_compiled_chunk if run.jit else _make_chunk)(sampler, schedule, run.collect, run.reducer, run.is_kept)
+
+
+def _prepare(run: Run, state: Any) -> Run:
+    """Finds out whether draws are kept, and makes the accumulator if not."""
+    if run.reducer is None and run.collect is _collect_position:
+        return run
+    first = torch.zeros(1, 1, dtype=torch.int64, device=run.chain_keys.device)
+    noise = tree.map(lambda leaf: leaf[0, 0], _draw_noise(run, state.position, first))
+    tuning = run.tuning(first[0, 0]) if callable(run.tuning) else run.tuning
+    state, info = _step_function(run.sampler)(run.params, tuning, _chains_last(state), noise)
+    if run.reducer is None and tree.leaves(_vmap_last(run.collect)(state, info)):
+        return run
+    accumulator = _vmap_last(_summary(run.collect, run.reducer).init)((state, info))
+    return run._replace(is_kept=False, accumulator=tree.map(torch.clone, accumulator))
+
+
+def _slab_sizes(run: Run, positions: Position, num_draws: int, thin: int) -> list[int]:
+    """How many draws each compiled call makes: few enough for the noise to stay small, and all nearly equal."""
+    is_traced = loops.is_compiling() or not checks.is_concrete(run.chain_keys)
+    if is_traced and run.chunk_size is None:
+        return [num_draws]
+    draw_bytes = thin * sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(positions))
+    chunk = run.chunk_size or max(1, min(_CHUNK_STEPS // thin, _CHUNK_BYTES // draw_bytes))
+    slab = max(math.ceil(chunk / _SLABS), min(chunk, _SLAB_BYTES // draw_bytes), 1)
+    num_slabs = math.ceil(num_draws / slab)
+    return [num_draws // num_slabs + (index < num_draws % num_slabs) for index in range(num_slabs)]
+
+
+def _advance(run: Run, state: Any, num_draws: int, thin: int) -> Iterator[tuple[Run, Any, Tree, int]]:
+    """Makes draws slab by slab: the run and the state so far, what the slab emitted ``(n, ..., C)``, and ``n``."""
+    positions = state.position
+    function = _chunk_function(run)
+    tuning = () if callable(run.tuning) else run.tuning
+    carry = (_chains_last(state), run.accumulator)
+    for size in _slab_sizes(run, positions, num_draws, thin):
+        indices = torch.arange(run.num_steps, run.num_steps + size * thin, device=run.chain_keys.device)
+        indices = indices.reshape(size, thin)
+        with random.compiled_draws() if run.jit else contextlib.nullcontext():
+            xs = dynamic_axis((indices, _draw_noise(run, positions, indices)))
+            carry, ys = function(run.params, tuning, carry, xs)
+        run = run._replace(num_steps=run.num_steps + size * thin, accumulator=carry[1])
+        yield run, _chains_first(carry[0]), ys, size
+
+
+def _burn_in(run: Run, state: Any, num_burn_in: int) -> tuple[Any, Run]:
+    """Steps whose draws and statistics are dropped."""
+    accumulator = run.accumulator
+    for num_draws, thin in ((num_burn_in // run.thin, run.thin), (1, num_burn_in % run.thin)):
+        if num_draws * thin > 0:
+            for run, state, _, _ in _advance(run, state, num_draws, thin):  # noqa: B007, B020
+                pass
+    return state, run._replace(accumulator=accumulator)
+
+
+def _sample(run: Run, state: Any, num_samples: int) -> Samples:
+    buffer: Tree = ()
+    num_done = 0
+    with progress_bar(num_samples, "sampling", run.progress) as bar:
+        # an interrupt loses the slab that is being made, and nothing else
+        with contextlib.suppress(KeyboardInterrupt):
+            for run, state, ys, size in _advance(run, state, num_samples, run.thin):  # noqa: B020
+                buffer = _keep(buffer, ys, num_done, num_samples)
+                num_done += size
+                bar.update(size)
+    if num_done < num_samples:
+        buffer = tree.map(lambda leaf: leaf[:num_done], buffer)
+    draws, info, reduced = (), (), ()
+    if run.is_kept and num_done > 0:  # (N, *event, C) to (C, N, *event)
+        draws, info = _chains_first(buffer)
+    elif not run.is_kept:
+        info, reduced = _chains_first(_vmap_last(_summary(run.collect, run.reducer).final)(run.accumulator))
+    is_pure = not run.jit and (loops.is_compiling() or not checks.is_concrete(run.chain_keys))
+    state = tree.map(lambda leaf: leaf.contiguous(), state)
+    if is_pure:
+        return Samples(draws, info, state, reduced, (), ())
+    return Samples(draws, info, state, reduced, num_done == num_samples, run)
+
+
+def _keep(buffer: Tree, ys: Tree, start: int, num_samples: int) -> Tree:
+    """Puts what a slab emitted where it belongs; the buffer is made once, when it is known what comes."""
+    size = tree.batch_size(ys) if tree.leaves(ys) else 0
+    if size in (0, num_samples):
+        return ys
+    if start == 0:
+        buffer = tree.map(lambda leaf: leaf.new_empty(num_samples, *leaf.shape[1:]), ys)
+    tree.map(lambda kept, leaf: kept[start : start + size].copy_(leaf), buffer, ys)
+    return buffer

@@ -1,0 +1,5 @@
+"""Building blocks of Hamiltonian samplers."""
+
+from .symplectic import PhasePoint, leapfrog
+
+__all__ = ["PhasePoint", "leapfrog"]

@@ -1,0 +1,107 @@
+"""Mode seeking: gradient descent and Nesterov's method, as samplers without noise."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import checks, fields, tree
+from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .langevin import LangevinState as DescentState
+from .metropolis import unadjusted_info
+
+__all__ = ["DescentState", "DescentTuning", "NesterovState", "NesterovTuning", "gradient_descent", "nesterov"]
+
+
+class DescentTuning(NamedTuple):
+    """``step_size`` ``()``, in squared units of the position over energy."""
+
+    step_size: Tensor
+
+
+class NesterovState(NamedTuple):
+    """A position, and the velocity that brought it there."""
+
+    position: Position
+    velocity: Tree
+
+
+class NesterovTuning(NamedTuple):
+    """``step_size`` and ``momentum``, both ``()``."""
+
+    step_size: Tensor
+    momentum: Tensor
+
+
+def _no_noise(key: Key, position: Position) -> Tree:
+    return ()
+
+
+def gradient_descent(energy: Energy, *, step_size: float | Tensor = 0.01) -> Sampler:
+    r"""Gradient descent to a mode: :math:`x' = x - h \nabla E(x)`.
+
+    Args:
+        energy: ``(params, x) -> ()``.
+        step_size: :math:`h > 0`. ``()``.
+
+    Returns:
+        A :class:`~funcebm.types.Sampler` that draws no noise.
+
+    >>> sampler = gradient_descent(lambda params, x: (x**2).sum() / 2, step_size=0.1)
+    >>> state, info = sampler.step((), sampler.tuning, sampler.init((), torch.ones(1)), ())
+    >>> state.position
+    tensor([0.9000])
+    """
+    checks.positive("step_size", step_size, "Try 0.01.")
+    value_and_gradient = fields.value_and_gradient(energy)
+
+    def init(params: Params, position: Position) -> DescentState:
+        return DescentState(position, value_and_gradient(params, position)[1])
+
+    def step(params: Params, tuning: DescentTuning, state: DescentState, noise: Tree) -> tuple[DescentState, Info]:
+        position = tree.add_scaled(state.position, -tuning.step_size, state.gradient)
+        value, gradient = value_and_gradient(params, position)
+        return DescentState(position, gradient), unadjusted_info(position, value, num_gradients=1)
+
+    return Sampler(init, _no_noise, step, DescentTuning(torch.as_tensor(step_size)))
+
+
+def nesterov(energy: Energy, *, step_size: float | Tensor = 0.01, momentum: float | Tensor = 0.9) -> Sampler:
+    r"""Nesterov's accelerated gradient: :math:`v' = \mu v - h \nabla E(x + \mu v)`, :math:`x' = x + v'`.
+
+    Args:
+        energy: ``(params, x) -> ()``.
+        step_size: :math:`h > 0`. ``()``.
+        momentum: :math:`\mu` in [0, 1). ``()``.
+
+    Returns:
+        A :class:`~funcebm.types.Sampler` that draws no noise. Its gradient is taken at the look-ahead point, the
+        energy of the info at the new position.
+
+    Reference: Sutskever, Martens, Dahl and Hinton (2013), ICML, eqs. 3-4.
+
+    >>> sampler = nesterov(lambda params, x: (x**2).sum() / 2, step_size=0.1)
+    >>> state = sampler.init((), torch.ones(1))
+    >>> for _ in range(2):
+    ...     state, info = sampler.step((), sampler.tuning, state, ())
+    >>> state.position
+    tensor([0.7290])
+    """
+    checks.positive("step_size", step_size, "Try 0.01.")
+    if not isinstance(momentum, Tensor):
+        checks.require(0 <= momentum < 1, "momentum must be in [0, 1)", momentum, "0.9 is usual.")
+    value_and_gradient = fields.value_and_gradient(energy)
+
+    def init(params: Params, position: Position) -> NesterovState:
+        return NesterovState(position, tree.zeros_like(position))
+
+    def step(params: Params, tuning: NesterovTuning, state: NesterovState, noise: Tree) -> tuple[NesterovState, Info]:
+        ahead = tree.add_scaled(state.position, tuning.momentum, state.velocity)
+        gradient = value_and_gradient(params, ahead)[1]
+        velocity = tree.map(lambda v, g: tuning.momentum * v - tuning.step_size * g, state.velocity, gradient)
+        position = tree.add(state.position, velocity)
+        return NesterovState(position, velocity), unadjusted_info(position, energy(params, position), num_gradients=1)
+
+    return Sampler(init, _no_noise, step, NesterovTuning(torch.as_tensor(step_size), torch.as_tensor(momentum)))

@@ -1,0 +1,59 @@
+"""The Metropolis-Hastings test, in logarithms and with flags."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import tree
+from ..types import Info, Tree
+
+__all__ = ["metropolis_hastings", "unadjusted_info"]
+
+_DIVERGENCE_THRESHOLD = 1000.0
+
+
+def metropolis_hastings(
+    log_ratio: Tensor, uniform: Tensor, proposal: Tree, state: Tree, num_gradients: int
+) -> tuple[Tree, Info]:
+    """Takes ``proposal`` with probability ``min(1, exp(log_ratio))``, else keeps ``state``.
+
+    A proposal whose energy, position or ratio is NaN, or whose energy is infinite, is a rejection flagged ``is_divergent``;
+    so is, by flag only, a ratio below ``exp(-1000)``. A ratio of ``+inf``, from outside the support into it, is accepted.
+
+    Args:
+        log_ratio: the log of the Metropolis-Hastings ratio. ``()``.
+        uniform: uniform on [0, 1). ``()``.
+        proposal: a state with the fields ``position`` and ``energy``.
+        state: the current one, of the same structure.
+        num_gradients: what the proposal cost.
+
+    Reference: Hastings (1970), Biometrika 57(1):97-109.
+    """
+    is_finite = torch.isfinite(proposal.energy) & tree.all_finite(proposal.position) & ~torch.isnan(log_ratio)
+    log_ratio = torch.where(is_finite, log_ratio, -torch.inf)
+    is_accepted = torch.log(uniform) < log_ratio
+    new_state = tree.where(is_accepted, proposal, state)
+    info = Info(
+        acceptance_rate=log_ratio.clamp(max=0).exp(),
+        is_accepted=is_accepted,
+        is_divergent=~is_finite | (log_ratio < -_DIVERGENCE_THRESHOLD),
+        num_gradients=_count(num_gradients, log_ratio),
+        energy=new_state.energy,
+    )
+    return new_state, info
+
+
+def unadjusted_info(position: Tree, energy: Tensor, num_gradients: int) -> Info:
+    """The info of a step that always moves; it diverges where it leaves the finite numbers."""
+    return Info(
+        acceptance_rate=torch.ones_like(energy),
+        is_accepted=torch.ones_like(energy, dtype=torch.bool),
+        is_divergent=~(torch.isfinite(energy) & tree.all_finite(position)),
+        num_gradients=_count(num_gradients, energy),
+        energy=energy,
+    )
+
+
+def _count(num: int, like: Tensor) -> Tensor:
+    return torch.full((), num, dtype=torch.int32, device=like.device)
