@@ -1,0 +1,181 @@
+"""Energies from energies: products, mixtures, tempering, conditioning, change of variables."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+
+from .. import checks, tree
+from ..types import Energy, Params, Position, Tree
+
+__all__ = ["conditioned", "fill_in", "mixture", "product", "pullback", "tempered"]
+
+
+def _some(name: str, energies: tuple[Energy, ...]) -> None:
+    right = len(energies) > 0 and all(callable(energy) for energy in energies)
+    checks.require(right, f"{name} takes one energy or more, functions (params, x) -> ()", energies, "Give energies.")
+
+
+def _match(name: str, params: Params, energies: tuple[Energy, ...]) -> None:
+    if len(params) != len(energies):
+        must = f"the params of a {name} must be a tuple, one entry for each energy"
+        raise ValueError(checks.message(must, f"{len(params)} for {len(energies)}", "Use () for one without params."))
+
+
+def product(*energies: Energy) -> Energy:
+    r"""The product of densities, the sum of energies: :math:`E(x) = \sum_i E_i(\theta_i, x)`.
+
+    Args:
+        energies: each ``(params, x) -> ()``.
+
+    Returns:
+        An energy whose params are a tuple, one entry for each factor.
+
+    Reference: Hinton (2002), "Training products of experts", Neural Computation 14(8):1771-1800.
+
+    >>> square = lambda params, x: params * (x**2).sum()
+    >>> both = product(square, square)
+    >>> both((torch.tensor(1.0), torch.tensor(2.0)), torch.ones(2))
+    tensor(6.)
+    """
+    _some("product", energies)
+
+    def energy(params: Params, x: Position) -> Tensor:
+        _match("product", params, energies)
+        terms = [one(part, x) for one, part in zip(energies, params, strict=True)]
+        return sum(terms[1:], terms[0])
+
+    return energy
+
+
+def mixture(*energies: Energy) -> Energy:
+    r"""The weighted sum of densities, :math:`E(x) = -\log \sum_i e^{l_i - E_i(\theta_i, x)}`.
+
+    Args:
+        energies: each ``(params, x) -> ()``.
+
+    Returns:
+        An energy whose params are ``{"logits": (K,), "components": (params_1, ..., params_K)}``. Component i has the
+        weight :math:`w_i \propto e^{l_i} Z_i`: for given weights put :math:`l_i = \log w_i - \log Z_i`.
+
+    >>> square = lambda params, x: params * (x**2).sum()
+    >>> either = mixture(square, square)
+    >>> params = {"logits": torch.log(torch.tensor([0.5, 0.5])), "components": (torch.tensor(1.0), torch.tensor(1.0))}
+    >>> either(params, torch.ones(2))
+    tensor(2.)
+    """
+    _some("mixture", energies)
+
+    def energy(params: Params, x: Position) -> Tensor:
+        _match("mixture", params["components"], energies)
+        terms = torch.stack([one(part, x) for one, part in zip(energies, params["components"], strict=True)])
+        return -torch.logsumexp(params["logits"].to(terms.dtype) - terms, 0)
+
+    return energy
+
+
+def tempered(energy: Energy, beta: float | Tensor) -> Energy:
+    r"""The density to a power, :math:`p^\beta`: :math:`\beta E(\theta, x)`.
+
+    Args:
+        energy: ``(params, x) -> ()``.
+        beta: :math:`\beta > 0`, the inverse temperature. ``()``; may be traced.
+
+    To change the temperature from step to step, use the sampler's own ``temperature`` instead.
+
+    >>> tempered(lambda params, x: (x**2).sum(), 0.5)((), torch.ones(2))
+    tensor(1.)
+    """
+    checks.positive("beta", beta)
+    return lambda params, x: beta * energy(params, x)
+
+
+def fill_in(observed: Tree, free: Tensor | None = None) -> Callable[[Position], Position]:
+    """How :func:`conditioned` completes a position: a function from the free part to the whole.
+
+    Args:
+        observed: a dict of the entries that are known; or, with ``free``, a whole position ``(*event,)``.
+        free: which numbers of it are free. ``(*event,)`` bool, with F true entries.
+
+    Returns:
+        For dicts, ``rest -> {**rest, **observed}``; for a tensor, ``(F,) -> (*event,)``, free numbers in order.
+
+    >>> fill_in(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([False, True, False]))(torch.tensor([9.0]))
+    tensor([1., 9., 3.])
+    """
+    if free is None:
+        right = isinstance(observed, dict)
+        fix = "Pass free, a bool tensor that is true where the position may move."
+        checks.require(right, "observed must be a dict where free is not given", type(observed).__name__, fix)
+        return lambda rest: {**rest, **observed}
+
+    tensors = isinstance(observed, Tensor) and isinstance(free, Tensor)
+    checks.require(tensors, "observed and free must be tensors", type(observed).__name__, "Or a dict, without free.")
+    right = free.dtype == torch.bool and free.shape == observed.shape
+    must = f"free must be a bool tensor of the shape of observed, {tuple(observed.shape)}"
+    checks.require(right, must, f"{free.dtype} of shape {tuple(free.shape)}", "Compare with something: mask > 0.")
+    indices = free.reshape(-1).nonzero().squeeze(-1)
+    checks.require(len(indices) > 0, "free must leave something free", "no true entry", "Set some entries to True.")
+    shape, known = observed.shape, observed.detach().reshape(-1)
+
+    def complete(part: Tensor) -> Tensor:
+        if tuple(part.shape) != tuple(indices.shape):
+            must = "the free part must have one number for each true entry of free"
+            raise ValueError(checks.message(must, f"{tuple(part.shape)} for {len(indices)}", "Use whole[free]."))
+        return known.to(part).scatter(0, indices.to(part.device), part).reshape(shape)
+
+    return complete
+
+
+def conditioned(energy: Energy, observed: Tree, free: Tensor | None = None) -> Energy:
+    r"""The conditional density: part of the position clamped, :math:`E(\theta, (x_{\mathrm{free}}, x_{\mathrm{obs}}))`.
+
+    Args:
+        energy: ``(params, x) -> ()`` of whole positions.
+        observed: a dict of the entries that are known; or, with ``free``, a whole position ``(*event,)``.
+        free: which numbers of it are free. ``(*event,)`` bool, with F true entries.
+
+    Returns:
+        An energy of the rest: of a dict without the observed entries, or of ``(F,)``. :func:`fill_in` gives the whole
+        position back: inpainting is sampling from the one and filling in by the other.
+
+    >>> joint = lambda params, x: ((x["a"] - x["b"]) ** 2).sum()
+    >>> conditioned(joint, {"b": torch.ones(2)})((), {"a": torch.zeros(2)})
+    tensor(2.)
+    """
+    complete = fill_in(observed, free)
+    return lambda params, x: energy(params, complete(x))
+
+
+def pullback(energy: Energy, bijection: Callable[[Position], tuple[Position, Tensor]]) -> Energy:
+    r"""Change of variables: the energy of :math:`y` when :math:`x = f(y)` has the given energy.
+
+    :math:`E'(\theta, y) = E(\theta, f(y)) - \log |\det \partial f / \partial y|`, so that :math:`f` maps draws of the
+    new density to draws of the old one. It takes the borders off a bounded domain, and reshapes hard densities.
+
+    Args:
+        energy: ``(params, x) -> ()``.
+        bijection: ``y -> (x, log_det)``, with ``log_det`` the ``()`` log of the absolute Jacobian determinant;
+            :mod:`funcebm.energies.bijections` has some.
+
+    >>> halved = lambda y: (y / 2, y.numel() * -torch.log(torch.tensor(2.0)))
+    >>> pullback(lambda params, x: (x**2).sum(), halved)((), torch.tensor([2.0]))
+    tensor(1.6931)
+    """
+
+    def pulled(params: Params, y: Position) -> Tensor:
+        x, log_det = _pair(bijection(y))
+        return energy(params, x) - log_det
+
+    return pulled
+
+
+def _pair(result: Any) -> tuple[Position, Tensor]:
+    right = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Tensor) and result[1].dim() == 0
+    if not right:
+        got = ", ".join(str(tuple(leaf.shape)) for leaf in tree.leaves(result) if isinstance(leaf, Tensor))
+        must = "a bijection must return (x, log_det) with a 0-d log_det"
+        raise ValueError(checks.message(must, f"shapes {got}", "Sum the log of the slopes over all axes."))
+    return result

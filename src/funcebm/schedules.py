@@ -1,0 +1,305 @@
+r"""Schedules: pure functions of the step index, ``step () -> value ()``.
+
+A schedule has no state, so there is nothing to reset: the value at step ``n`` is the same however often, in whatever
+order and in how many places it is asked for. All of them are elementwise tensor arithmetic: they run under ``vmap`` and
+``torch.compile``, and ``schedule(torch.arange(100))`` is a curve to plot. The value has the default dtype, or that of
+the step or of the numbers where those are floating-point tensors.
+
+Numbers given as 0-d tensors may be traced (``vmap`` over them, differentiate through them); counts are static.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Sequence, Union
+
+import torch
+from torch import Tensor
+
+from . import checks
+from .types import Schedule
+
+__all__ = [
+    "constant",
+    "cosine",
+    "exponential",
+    "join",
+    "linear",
+    "piecewise",
+    "polynomial",
+    "temperature",
+    "warm_up",
+]
+
+Number = Union[float, Tensor]
+
+
+def _index(step: Tensor) -> Tensor:
+    return step if isinstance(step, Tensor) else torch.tensor(step)
+
+
+def _real(step: Tensor) -> Tensor:
+    """The step as a floating-point tensor."""
+    index = _index(step)
+    return index if index.is_floating_point() else index * 1.0
+
+
+def _progress(step: Tensor, num_steps: int) -> Tensor:
+    """From 0 at the first step to 1 at ``num_steps`` and after."""
+    return (_real(step) / num_steps).clamp(0, 1)
+
+
+def _between(start: Number, end: Number, weight: Tensor) -> Tensor:
+    """``start`` at weight 0 and ``end`` at weight 1, both exactly."""
+    return start * (1 - weight) + end * weight
+
+
+def _number(name: str, value: Number) -> None:
+    if isinstance(value, Tensor):
+        checks.require(
+            value.dim() == 0, f"{name} must be a number or a 0-d tensor", str(tuple(value.shape)), "Index it."
+        )
+    else:
+        right = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        checks.require(right, f"{name} must be a finite number or a 0-d tensor", value, "Give a number, such as 0.1.")
+
+
+def _in_range(
+    name: str, value: Number, right: str, low: float, high: float, *, open_low: bool, open_high: bool
+) -> None:
+    _number(name, value)
+    if isinstance(value, Tensor):
+        if not checks.is_concrete(value):
+            return
+        value = float(value)
+    inside = (low < value if open_low else low <= value) and (value < high if open_high else value <= high)
+    checks.require(inside, f"{name} must be in {right}", value, f"Give a number in {right}.")
+
+
+def _increasing(name: str, boundaries: Sequence[int]) -> None:
+    for boundary in boundaries:
+        checks.positive_int(f"each of {name}", boundary)
+    ordered = all(before < after for before, after in itertools.pairwise(boundaries))
+    checks.require(ordered, f"{name} must increase strictly", tuple(boundaries), "Sort them and drop repeats.")
+
+
+def constant(value: Number) -> Schedule:
+    """The same value at every step.
+
+    Args:
+        value: ``()``.
+
+    >>> constant(0.1)(torch.tensor(7))
+    tensor(0.1000)
+    """
+    _number("value", value)
+    return lambda step: torch.zeros_like(_real(step)) + value
+
+
+def linear(start: Number, end: Number, num_steps: int) -> Schedule:
+    r"""A straight line, :math:`v(n) = v_0 + (v_T - v_0)\,n/T`, then :math:`v_T`.
+
+    Args:
+        start: :math:`v_0`, the value at step 0. ``()``.
+        end: :math:`v_T`, the value from step ``num_steps`` on. ``()``.
+        num_steps: :math:`T \ge 1`.
+
+    >>> linear(1.0, 0.0, 4)(torch.arange(6))
+    tensor([1.0000, 0.7500, 0.5000, 0.2500, 0.0000, 0.0000])
+    """
+    _number("start", start)
+    _number("end", end)
+    checks.positive_int("num_steps", num_steps)
+    return lambda step: _between(start, end, _progress(step, num_steps))
+
+
+def cosine(start: Number, end: Number, num_steps: int) -> Schedule:
+    r"""Half a cosine, :math:`v(n) = v_T + (v_0 - v_T)\,(1 + \cos(\pi n / T))/2`, then :math:`v_T`.
+
+    Args:
+        start: :math:`v_0`, the value at step 0. ``()``.
+        end: :math:`v_T`, the value from step ``num_steps`` on. ``()``.
+        num_steps: :math:`T \ge 1`.
+
+    Reference: Loshchilov and Hutter (2017), "SGDR", equation 5, without restarts.
+
+    >>> cosine(1.0, 0.0, 3)(torch.arange(5))
+    tensor([1.0000, 0.7500, 0.2500, 0.0000, 0.0000])
+    """
+    _number("start", start)
+    _number("end", end)
+    checks.positive_int("num_steps", num_steps)
+
+    def schedule(step: Tensor) -> Tensor:
+        return _between(start, end, (1 - torch.cos(math.pi * _progress(step, num_steps))) / 2)
+
+    return schedule
+
+
+def exponential(start: Number, decay_rate: Number, *, num_steps: int = 1, minimum: Number = 0.0) -> Schedule:
+    r"""Geometric decay with a floor, :math:`v(n) = \max(v_{\min}, v_0\,g^{n/T})`.
+
+    Args:
+        start: :math:`v_0`, the value at step 0. ``()``.
+        decay_rate: :math:`g \in (0, 1]`, the factor gained every ``num_steps`` steps. ``()``.
+        num_steps: :math:`T \ge 1`.
+        minimum: :math:`v_{\min} \ge 0`. ``()``.
+
+    >>> exponential(1.0, 0.5, minimum=0.2)(torch.arange(4))
+    tensor([1.0000, 0.5000, 0.2500, 0.2000])
+    """
+    _number("start", start)
+    _in_range("decay_rate", decay_rate, "(0, 1]", 0, 1, open_low=True, open_high=False)
+    _in_range("minimum", minimum, "[0, inf)", 0, math.inf, open_low=False, open_high=True)
+    checks.positive_int("num_steps", num_steps)
+
+    def schedule(step: Tensor) -> Tensor:
+        value = start * decay_rate ** (_real(step) / num_steps)
+        return torch.maximum(value, torch.zeros_like(value) + minimum)
+
+    return schedule
+
+
+def polynomial(start: Number, end: Number, num_steps: int, *, power: Number = 2.0) -> Schedule:
+    r"""A power of what is left, :math:`v(n) = v_T + (v_0 - v_T)(1 - n/T)^p`, then :math:`v_T`.
+
+    Args:
+        start: :math:`v_0`, the value at step 0. ``()``.
+        end: :math:`v_T`, the value from step ``num_steps`` on. ``()``.
+        num_steps: :math:`T \ge 1`.
+        power: :math:`p > 0`. ``()``.
+
+    >>> polynomial(1.0, 0.0, 2, power=2.0)(torch.arange(4))
+    tensor([1.0000, 0.2500, 0.0000, 0.0000])
+    """
+    _number("start", start)
+    _number("end", end)
+    _in_range("power", power, "(0, inf)", 0, math.inf, open_low=True, open_high=True)
+    checks.positive_int("num_steps", num_steps)
+    return lambda step: _between(end, start, (1 - _progress(step, num_steps)) ** power)
+
+
+def piecewise(boundaries: Sequence[int], values: Sequence[Number]) -> Schedule:
+    """Steps down (or up): ``values[i]``, with ``i`` the number of boundaries that are at most ``n``.
+
+    Args:
+        boundaries: K step indices of at least 1, strictly increasing.
+        values: K + 1 numbers, each ``()``.
+
+    >>> piecewise([2, 3], [1.0, 0.1, 0.01])(torch.arange(5))
+    tensor([1.0000, 1.0000, 0.1000, 0.0100, 0.0100])
+    """
+    boundaries, values = tuple(boundaries), tuple(values)
+    _increasing("boundaries", boundaries)
+    right = len(values) == len(boundaries) + 1
+    must = "values must be one more than boundaries"
+    checks.require(right, must, f"{len(values)} and {len(boundaries)}", "Give the value before the first boundary too.")
+    for value in values:
+        _number("each of values", value)
+
+    def schedule(step: Tensor) -> Tensor:
+        zero = torch.zeros_like(_real(step))
+        result = zero + values[0]
+        for boundary, value in zip(boundaries, values[1:], strict=True):
+            result = torch.where(_index(step) >= boundary, zero + value, result)
+        return result
+
+    return schedule
+
+
+def warm_up(schedule: Schedule, num_steps: int, *, initial_factor: Number = 0.01) -> Schedule:
+    r"""Grows linearly from ``initial_factor`` times the first value to the first value, then runs the schedule.
+
+    :math:`v(n) = (f + (1 - f)\,n/W)\,u(0)` up to step :math:`W`, and :math:`u(n - W)` after it.
+
+    Args:
+        schedule: :math:`u`, what comes after the warm-up, from its own step 0.
+        num_steps: :math:`W \ge 0`.
+        initial_factor: :math:`f \ge 0`. ``()``.
+
+    >>> warm_up(linear(1.0, 0.0, 2), 2, initial_factor=0.0)(torch.arange(5))
+    tensor([0.0000, 0.5000, 1.0000, 0.5000, 0.0000])
+    """
+    checks.require(callable(schedule), "schedule must be a function of the step", schedule, "Write constant(0.1), say.")
+    checks.positive_int("num_steps", num_steps, minimum=0)
+    _in_range("initial_factor", initial_factor, "[0, inf)", 0, math.inf, open_low=False, open_high=True)
+    if num_steps == 0:
+        return schedule
+
+    def warmed(step: Tensor) -> Tensor:
+        after = (_index(step) - num_steps).clamp(min=0)
+        return _between(initial_factor, 1.0, _progress(step, num_steps)) * schedule(after)
+
+    return warmed
+
+
+def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
+    """One schedule after the other; each begins at its own step 0 at its boundary.
+
+    Args:
+        schedules: K + 1 functions of the step.
+        boundaries: K step indices of at least 1, strictly increasing: where the next schedule takes over.
+
+    >>> join([constant(1.0), linear(0.5, 0.0, 2)], [2])(torch.arange(5))
+    tensor([1.0000, 1.0000, 0.5000, 0.2500, 0.0000])
+    """
+    schedules, boundaries = tuple(schedules), tuple(boundaries)
+    _increasing("boundaries", boundaries)
+    right = len(schedules) == len(boundaries) + 1
+    must = "schedules must be one more than boundaries"
+    checks.require(right, must, f"{len(schedules)} and {len(boundaries)}", "Give the first schedule no boundary.")
+
+    def joined(step: Tensor) -> Tensor:
+        index = _index(step)
+        result = schedules[0](index)
+        for boundary, schedule in zip(boundaries, schedules[1:], strict=True):
+            result = torch.where(index >= boundary, schedule((index - boundary).clamp(min=0)), result)
+        return result
+
+    return joined
+
+
+def temperature(
+    maximum: Number,
+    num_steps: int = 200,
+    *,
+    threshold: float = 0.8,
+    start: float = 0.0,
+    end: float = 1.0,
+    square_root: bool = False,
+) -> Schedule:
+    r"""Zero first, then a linear ramp: the temperature that energy matching sweeps along a transport.
+
+    With the time :math:`t(n) = t_0 + (t_1 - t_0)\min(n, N)/N`,
+
+    .. math:: \varepsilon(t) = 0 \;(t < \tau), \qquad
+        \varepsilon_{\max}\frac{t - \tau}{1 - \tau} \;(\tau \le t < 1), \qquad \varepsilon_{\max} \;(t \ge 1).
+
+    Args:
+        maximum: :math:`\varepsilon_{\max} \ge 0`, in units of energy. ``()``.
+        num_steps: :math:`N \ge 1`.
+        threshold: :math:`\tau \in [0, 1)`, when noise begins.
+        start: :math:`t_0`.
+        end: :math:`t_1 \ge t_0`.
+        square_root: gives the noise scale :math:`\sqrt{\varepsilon}` instead of the temperature.
+
+    Reference: Balcerak et al. (2025), "Energy matching", arXiv:2504.10612; the profile and defaults of TorchEBM, but
+    for ``square_root``, which is true there.
+
+    >>> temperature(1.0, 10, threshold=0.5)(torch.tensor([0, 5, 6, 10, 20]))
+    tensor([0.0000, 0.0000, 0.2000, 1.0000, 1.0000])
+    """
+    _in_range("maximum", maximum, "[0, inf)", 0, math.inf, open_low=False, open_high=True)
+    _in_range("threshold", threshold, "[0, 1)", 0, 1, open_low=False, open_high=True)
+    checks.positive_int("num_steps", num_steps)
+    _number("start", start)
+    _number("end", end)
+    checks.require(end >= start, "end must be at least start", f"start={start}, end={end}", "Swap them.")
+
+    def schedule(step: Tensor) -> Tensor:
+        time = _between(start, end, _progress(step, num_steps))
+        ramp = ((time - threshold) / (1 - threshold)).clamp(0, 1)
+        return (maximum * ramp) ** 0.5 if square_root else maximum * ramp
+
+    return schedule

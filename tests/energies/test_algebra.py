@@ -1,0 +1,177 @@
+"""The algebra of energies: identities, conditionals, and changes of variables that preserve probability."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.func import vmap
+
+from funcebm import energies, fields, random
+from funcebm.energies import bijections
+
+DOUBLE = torch.float64
+POINTS = random.normal(random.key(0), (6, 2), dtype=DOUBLE)
+
+
+def _gaussian(mean, precision):
+    mean, precision = torch.tensor(mean, dtype=DOUBLE), torch.tensor(precision, dtype=DOUBLE)
+    return energies.gaussian.params(mean, precision=precision)
+
+
+def _values(energy, params, points=POINTS):
+    return vmap(energy, (None, 0))(params, points)
+
+
+def test_a_product_of_gaussians_adds_their_precisions():
+    first, second = _gaussian([1.0, 0.0], [[2.0, 0.5], [0.5, 1.0]]), _gaussian([0.0, -1.0], [[1.0, 0.0], [0.0, 3.0]])
+    energy = energies.product(energies.gaussian, energies.gaussian)
+    precision = first["precision"] + second["precision"]
+    shift = first["precision"] @ first["mean"] + second["precision"] @ second["mean"]
+    mean = torch.linalg.solve(precision, shift)
+    torch.testing.assert_close(fields.hessian(energy)((first, second), mean), precision)
+    torch.testing.assert_close(fields.gradient(energy)((first, second), mean), torch.zeros(2, dtype=DOUBLE))
+    parts = _values(energies.gaussian, first) + _values(energies.gaussian, second)
+    torch.testing.assert_close(_values(energy, (first, second)), parts)
+
+
+def test_products_and_mixtures_of_one_are_that_one():
+    params = _gaussian([1.0, 0.0], [[2.0, 0.5], [0.5, 1.0]])
+    expected = _values(energies.gaussian, params)
+    torch.testing.assert_close(_values(energies.product(energies.gaussian), (params,)), expected)
+    alone = {"logits": torch.zeros(1, dtype=DOUBLE), "components": (params,)}
+    torch.testing.assert_close(_values(energies.mixture(energies.gaussian), alone), expected)
+    torch.testing.assert_close(_values(energies.tempered(energies.gaussian, 1.0), params), expected)
+
+
+def test_a_mixture_of_gaussians_is_the_gaussian_mixture():
+    means = torch.tensor([[-1.0, 0.0], [2.0, 1.0]], dtype=DOUBLE)
+    weights = torch.tensor([0.3, 0.7], dtype=DOUBLE)
+    parts = tuple(_gaussian(mean.tolist(), (4 * torch.eye(2)).tolist()) for mean in means)
+    logits = torch.log(weights) - torch.stack([energies.gaussian.log_normalizer(part) for part in parts])
+    either = energies.mixture(energies.gaussian, energies.gaussian)
+    ready = energies.gaussian_mixture.params(means, 0.5, weights=weights)
+    expected = _values(energies.gaussian_mixture, ready)
+    torch.testing.assert_close(_values(either, {"logits": logits, "components": parts}), expected)
+
+
+def test_tempering_multiplies_and_composes():
+    params = energies.double_well.params()
+    halved = energies.tempered(energies.double_well, 0.5)
+    torch.testing.assert_close(_values(halved, params), _values(energies.double_well, params) / 2)
+    torch.testing.assert_close(_values(energies.tempered(halved, 2.0), params), _values(energies.double_well, params))
+
+    def at(beta):
+        return energies.tempered(energies.double_well, beta)(params, POINTS[0].float())
+
+    betas = torch.tensor([0.1, 1.0, 2.0])
+    torch.testing.assert_close(vmap(at)(betas), betas * at(1.0))
+
+
+def test_a_conditional_of_a_gaussian_has_its_closed_form():
+    precision = torch.tensor([[2.0, 0.5, 0.3], [0.5, 1.0, -0.2], [0.3, -0.2, 1.5]], dtype=DOUBLE)
+    params = _gaussian([1.0, 0.0, -1.0], precision.tolist())
+    observed = torch.tensor([0.0, 0.7, 0.0], dtype=DOUBLE)
+    free = torch.tensor([True, False, True])
+    energy = energies.conditioned(energies.gaussian, observed, free)
+    block = precision[free][:, free]
+    mean = params["mean"][free] - torch.linalg.solve(
+        block, precision[free][:, ~free] @ (observed - params["mean"])[~free]
+    )
+    torch.testing.assert_close(fields.hessian(energy)(params, mean), block)
+    torch.testing.assert_close(fields.gradient(energy)(params, mean), torch.zeros(2, dtype=DOUBLE))
+
+
+def test_filling_in_an_image_keeps_the_observed_numbers():
+    image = torch.arange(12.0).reshape(1, 3, 4)
+    free = image % 3 == 0
+    complete = energies.fill_in(image, free)
+    torch.testing.assert_close(complete(image[free]), image)
+    filled = vmap(complete)(torch.stack([image[free], -image[free]]))
+    assert filled.shape == (2, 1, 3, 4)
+    torch.testing.assert_close(filled[1], torch.where(free, -image, image))
+
+
+def test_conditioning_a_dict_leaves_the_rest():
+    def joint(params, x):
+        return params * (x["a"] * x["b"]).sum() + (x["c"] ** 2).sum()
+
+    whole = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, -1.0]), "c": torch.tensor(2.0)}
+    energy = energies.conditioned(joint, {"b": whole["b"]})
+    rest = {"a": whole["a"], "c": whole["c"]}
+    torch.testing.assert_close(energy(torch.tensor(2.0), rest), joint(torch.tensor(2.0), whole))
+    slope = fields.gradient(energy)(torch.tensor(2.0), rest)
+    assert set(slope) == {"a", "c"}
+    torch.testing.assert_close(slope["a"], 2 * whole["b"])
+
+
+@pytest.mark.parametrize(
+    "bijection",
+    [
+        bijections.to_positive,
+        bijections.to_interval(-1.0, 3.0),
+        bijections.to_interval(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 5.0])),
+        bijections.affine(
+            torch.tensor([1.0, 2.0], dtype=DOUBLE), torch.tensor([[2.0, 0.0], [-1.0, 0.5]], dtype=DOUBLE)
+        ),
+    ],
+)
+def test_log_determinants_are_those_of_the_jacobian(bijection):
+    by_jacobian = bijections.with_log_det(lambda y: bijection(y)[0])
+    for point in POINTS:
+        torch.testing.assert_close(bijection(point), by_jacobian(point))
+
+
+def test_a_pullback_keeps_probability():
+    # a Beta(2, 3) law on (0, 1), seen through the logistic function: same normalizer, now over the whole line
+    def beta(params, x):
+        return -(torch.log(x) + 2 * torch.log1p(-x)).sum()
+
+    pulled = energies.pullback(beta, bijections.to_interval())
+    line = torch.linspace(-40, 40, 4001, dtype=DOUBLE)
+    total = torch.exp(-vmap(pulled, (None, 0))((), line[:, None])).sum() * (line[1] - line[0])
+    torch.testing.assert_close(total, torch.tensor(1 / 12, dtype=DOUBLE), atol=1e-12, rtol=0)
+
+
+def test_a_gaussian_is_the_whitened_pullback_of_itself():
+    covariance = torch.tensor([[2.0, 0.8], [0.8, 1.0]], dtype=DOUBLE)
+    mean = torch.tensor([3.0, -1.0], dtype=DOUBLE)
+    factor = torch.linalg.cholesky(covariance)
+    pulled = energies.pullback(energies.gaussian, bijections.affine(mean, factor))
+    params = energies.gaussian.params(mean, covariance)
+    expected = 0.5 * POINTS.square().sum(1) - 0.5 * math.log(2.0 - 0.64)
+    torch.testing.assert_close(_values(pulled, params), expected)
+
+
+def test_positions_far_out_stay_finite_through_the_logistic_function():
+    bijection = bijections.to_interval(0.0, 2.0)
+    _, log_det = bijection(torch.tensor([80.0, -80.0]))
+    torch.testing.assert_close(log_det, torch.tensor(2 * math.log(2) - 160.0))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: energies.product(), ValueError, "product takes one energy or more"),
+        (lambda: energies.mixture(3), ValueError, "mixture takes one energy or more"),
+        (lambda: energies.product(energies.harmonic)((), torch.ones(2)), ValueError, "a tuple, one entry for each"),
+        (lambda: energies.tempered(energies.harmonic, 0.0), ValueError, "beta must be positive"),
+        (lambda: energies.conditioned(energies.harmonic, torch.ones(2)), ValueError, "observed must be a dict"),
+        (lambda: energies.fill_in(torch.ones(2), torch.ones(2)), ValueError, "free must be a bool tensor"),
+        (lambda: energies.fill_in(torch.ones(2), torch.tensor([True])), ValueError, "of the shape of observed"),
+        (lambda: energies.fill_in(torch.ones(2), torch.zeros(2) > 1), ValueError, "leave something free"),
+        (lambda: energies.fill_in(torch.ones(2), torch.ones(2) > 0)(torch.ones(1)), ValueError, "free part must have"),
+        (
+            lambda: energies.pullback(energies.harmonic, lambda y: (y, y))(energies.harmonic.params(), torch.ones(2)),
+            ValueError,
+            "0-d log_det",
+        ),
+        (lambda: bijections.to_interval(1.0, 0.0), ValueError, "high - low must be positive"),
+        (lambda: bijections.affine(torch.ones(2), torch.eye(3)), ValueError, r"factor must be \(2, 2\)"),
+        (lambda: bijections.affine(torch.ones(2), torch.ones(2, 2)), ValueError, "factor must be invertible"),
+    ],
+)
+def test_bad_arguments_say_what_must_hold(make, error, words):
+    with pytest.raises(error, match=words):
+        make()
