@@ -95,6 +95,11 @@ def repeat(function: Callable[[Tree], Tree], init: Tree, num: int) -> Tree:
     return fold(lambda carry, _: function(carry), init, torch.zeros(num, device=tree.first(init).device))
 
 
+def _own(leaf: Tensor) -> Tensor:
+    """A copy with the plain strides of its shape: the operator compares strides too."""
+    return leaf.clone(memory_format=torch.contiguous_format)
+
+
 def _call_operator(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) -> tuple[Tree, list[Tensor]]:
     """The last carry, and the stacked leaves of what was emitted.
 
@@ -106,7 +111,7 @@ def _call_operator(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, 
     def flat_body(carry_leaves: list[Tensor], x_leaves: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         carry, y = body(tree.unflatten(carry_structure, carry_leaves), tree.unflatten(x_structure, x_leaves))
         filler = torch.zeros((), device=carry_leaves[0].device)
-        return [leaf.clone() for leaf in tree.leaves(carry)], [*(leaf.clone() for leaf in tree.leaves(y)), filler]
+        return [_own(leaf) for leaf in tree.leaves(carry)], [*(_own(leaf) for leaf in tree.leaves(y)), filler]
 
-    carry_leaves, y_leaves = _scan_operator(flat_body, [leaf.clone() for leaf in init_leaves], all_x_leaves)
+    carry_leaves, y_leaves = _scan_operator(flat_body, [_own(leaf) for leaf in init_leaves], all_x_leaves)
     return tree.unflatten(carry_structure, carry_leaves), y_leaves[:-1]
