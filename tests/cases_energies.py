@@ -21,7 +21,7 @@ def _cases() -> dict[str, tuple[Any, Any, Any]]:
     key = random.key(20)
     network, network_params = energies.mlp(key, 2, hidden=(16, 16))
     convolution, convolution_params = energies.conv(key, (8, 8), channels=(4, 8), hidden=(16,))
-    module, module_params = energies.from_module(torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), *_head()))
+    module, module_params = energies.from_module(_module())
     well, spring = energies.double_well, energies.harmonic
     tree = ({"a": torch.tensor(2.0), "b": torch.tensor(1.0)}, {"a": pair, "b": torch.tensor([[0.1, 0.2, 0.3]])})
     covariance = [[1.0, 0.8], [0.8, 2.0]]
@@ -52,12 +52,12 @@ def _cases() -> dict[str, tuple[Any, Any, Any]]:
     }
 
 
-def _head() -> list[torch.nn.Module]:
-    last = torch.nn.Linear(8, 1)
+def _module() -> torch.nn.Module:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
     with torch.no_grad():
-        last.weight.copy_(torch.linspace(-1, 1, 8))
-        last.bias.zero_()
-    return [last]
+        for i, parameter in enumerate(module.parameters()):
+            parameter.copy_(0.5 * random.normal(random.key(i), tuple(parameter.shape)))
+    return module
 
 
 ENERGIES = _cases()

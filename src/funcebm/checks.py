@@ -30,7 +30,8 @@ def require(condition: bool, must: str, got: Any, fix: str, error: type[Exceptio
 
 def is_concrete(value: Tensor) -> bool:
     """Whether a tensor's numbers can be looked at now (not under ``vmap``, ``grad`` or a compiler)."""
-    if torch.compiler.is_compiling() if hasattr(torch, "compiler") else False:
+    is_compiling = getattr(getattr(torch, "compiler", None), "is_compiling", None)
+    if is_compiling is not None and is_compiling():
         return False
     return not torch._C._functorch.is_functorch_wrapped_tensor(value)
 
