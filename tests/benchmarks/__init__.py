@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m tests.benchmarks.compare`` and ``python -m tests.benchmarks.memory``."""

@@ -1,0 +1,51 @@
+"""The harness runs, its table has the promised shape, and chains that keep nothing stay within their memory."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+import torch
+
+from tests.benchmarks import compare, memory
+
+
+def test_quick_table(capsys):
+    compare.main(["--quick", "--contenders", "eager", "--rows", "langevin-100,langevin-10000", "--threads", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    header, _, *rows = cells
+    assert header == ["microseconds a step", "funcebm eager", "TorchEBM / funcebm", "BlackJAX / funcebm"]
+    assert [row[0] for row in rows] == [row.title for row in compare.ROWS[:2]]
+    for row in rows:
+        assert float(row[1].replace(",", "")) > 0
+        assert row[2:] == ["-", "-"]
+    assert "1 threads" in lines[-2]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchebm") is not None, reason="TorchEBM is installed here")
+def test_a_peer_that_is_not_installed_is_left_out(capsys):
+    compare.main(["--quick", "--contenders", "eager,torchebm", "--rows", "langevin-100"])
+    output = capsys.readouterr()
+    assert "TorchEBM is left out: No module named 'torchebm' (see --torchebm-python)." in output.err
+    assert "| funcebm eager |" in output.out
+
+
+def test_bad_options_say_what_is_allowed(capsys):
+    with pytest.raises(SystemExit) as error:
+        compare.main(["--rows", "langevin-7"])
+    assert error.value.code == 2
+    assert "unknown row 'langevin-7', choose from langevin-10000" in capsys.readouterr().err
+
+
+def test_peak_bytes_counts_what_is_held_at_one_time():
+    def call():
+        for _ in range(3):
+            torch.zeros(1000, dtype=torch.float64) + 1  # two of 8,000 bytes at a time
+
+    assert 16_000 <= memory.peak_bytes(call) < 20_000
+
+
+def test_chains_that_keep_nothing_hold_one_chunk_of_noise():
+    found = memory.langevin_without_draws()
+    assert found.noise / 4 < found.peak < found.bound
