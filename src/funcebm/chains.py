@@ -52,8 +52,9 @@ class Samples(NamedTuple):
     """What a run returns.
 
     Attributes:
-        draws: what was collected, with leading axes ``(C, N)``; ``()`` where nothing was kept.
-        info: the info of the sampler at each draw, ``(C, N)``; where nothing was kept, its mean over the draws, ``(C,)``.
+        draws: what was collected, with leading axes ``(C, N)``; ``()`` where nothing is kept.
+        info: the info of the sampler at each draw, ``(C, N)``; with ``reduce`` its mean over the draws, ``(C,)``; ``()``
+            where ``collect`` keeps nothing.
         state: the state of the sampler at the end, ``(C, ...)``.
         reduced: the results of ``reduce``, ``(C, ...)``, over the whole run; ``()`` without it.
         is_complete: False where the run was interrupted; what it had finished is here.
@@ -254,10 +255,10 @@ def _vmap_last(function: Callable[..., Any], num_shared: int = 0) -> Callable[..
 
 
 def _summary(collect: Callable[[Any, Any], Tree], reducer: Reducer | None) -> Reducer:
-    """The reducer of ``(state, info)`` in a run that keeps no draws: means of the info, and the user's reducer."""
-    infos = reducers.mean()
+    """What a run that keeps no draws accumulates of ``(state, info)``: the user's reducer, and with it means of the info."""
     if reducer is None:
-        return Reducer(lambda x: (infos.init(x[1]), ()), lambda a, x: (infos.update(a[0], x[1]), ()), lambda a: (infos.final(a[0]), ()))
+        return Reducer(lambda _: (), lambda accumulator, _: accumulator, lambda accumulator: accumulator)
+    infos = reducers.mean()
     return Reducer(
         lambda x: (infos.init(x[1]), reducer.init(collect(*x))),
         lambda a, x: (infos.update(a[0], x[1]), reducer.update(a[1], collect(*x))),
@@ -291,7 +292,7 @@ def _make_chunk(
 
         def accumulate(carry: Tree, x: Tree) -> Tree:
             state, info = one_draw(carry[0], x)
-            return state, _vmap_last(summary.update)(carry[1], (state, info))
+            return state, (_vmap_last(summary.update)(carry[1], (state, info)) if reducer is not None else ())
 
         if not is_kept:
             return loops.fold(accumulate, carry, xs), ()
@@ -320,6 +321,8 @@ def _prepare(run: Run, state: Any) -> Run:
     state, info = _step_function(run.sampler)(run.params, tuning, _chains_last(state), noise)
     if run.reducer is None and tree.leaves(_vmap_last(run.collect)(state, info)):
         return run
+    if run.reducer is None:
+        return run._replace(is_kept=False)
     accumulator = _vmap_last(_summary(run.collect, run.reducer).init)((state, info))
     return run._replace(is_kept=False, accumulator=tree.map(torch.clone, accumulator))
 
@@ -377,7 +380,7 @@ def _sample(run: Run, state: Any, num_samples: int) -> Samples:
     draws, info, reduced = (), (), ()
     if run.is_kept and num_done > 0:  # (N, *event, C) to (C, N, *event)
         draws, info = _chains_first(buffer)
-    elif not run.is_kept:
+    elif run.reducer is not None:
         info, reduced = _chains_first(_vmap_last(_summary(run.collect, run.reducer).final)(run.accumulator))
     is_pure = not run.jit and (loops.is_compiling() or not checks.is_concrete(run.chain_keys))
     state = tree.map(lambda leaf: leaf.contiguous(), state)

@@ -115,3 +115,8 @@ def _call_operator(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, 
 
     carry_leaves, y_leaves = _scan_operator(flat_body, [_own(leaf) for leaf in init_leaves], all_x_leaves)
     return tree.unflatten(carry_structure, carry_leaves), y_leaves[:-1]
+
+
+def _copy(leaf: Tensor) -> Tensor:
+    """A copy with the one layout that the carry keeps through the loop."""
+    return leaf.clone(memory_format=torch.contiguous_format)

@@ -51,7 +51,8 @@ def can_compile() -> bool:
 def _options(device: str) -> dict[str, Any]:
     from torch._inductor import config
 
-    options: dict[str, Any] = {"cpp_wrapper": device == "cpu"}
+    # the wrapper drives the loops; compiled apart from the kernels, and less hard, it is ready in half the time
+    options: dict[str, Any] = {"cpp_wrapper": device == "cpu", "cpp_wrapper_build_separate": device == "cpu"}
     if hasattr(config, "unsafe_marked_cacheable_functions"):
         # without it, a graph with a scan is compiled anew in each process
         options["unsafe_marked_cacheable_functions"] = dict.fromkeys(_SCAN_NAMES, "1")
@@ -131,8 +132,11 @@ def _device(args: Any) -> str:
 
 @functools.cache
 def _prepare() -> None:
-    """Once: spare inductor its trial compilations of each instruction set, seconds on an empty cache."""
-    from torch._inductor import config
+    """Once: import the compiler, and spare it the trial compilations of each instruction set, seconds on an empty cache."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own parts about one another
+        import torch._inductor.compile_fx
+        from torch._inductor import config
 
     if hasattr(config.cpp, "vec_isa_ok") and config.cpp.vec_isa_ok is None:
         config.cpp.vec_isa_ok = True

@@ -93,19 +93,26 @@ def hmc(
 
     def step(params: Params, tuning: HMCTuning, state: HMCState, noise: HMCNoise) -> tuple[HMCState, Info]:
         step_size = tuning.step_size if jitter is None else tuning.step_size * (1 + tuning.jitter * noise.jitter)
+        tempered = tree.scale(1 / tuning.temperature, state.gradient)
+        start = PhasePoint(state.position, metrics.momentum(tuning.metric, noise.momentum), tempered)
 
-        def field(position: Position) -> tuple[Tensor, Tree]:
-            value, gradient = value_and_gradient(params, position)
-            return value, tree.map(lambda leaf: leaf / tuning.temperature, gradient)
+        # what the loop needs is carried, not closed over: compiled, an inner loop keeps nothing else alive
+        def one_leapfrog(carry: tuple[PhasePoint, Tensor, HMCTuning]) -> tuple[PhasePoint, Tensor]:
+            point, step_size, tuning = carry
 
-        momentum = metrics.momentum(tuning.metric, noise.momentum)
-        start = PhasePoint(state.position, momentum, tree.map(lambda leaf: leaf / tuning.temperature, state.gradient))
+            def field(position: Position) -> tuple[Tensor, Tree]:
+                value, gradient = value_and_gradient(params, position)
+                return value, tree.scale(1 / tuning.temperature, gradient)
+
+            return leapfrog(field, tuning.metric, step_size, point)
+
         # only the last step needs the value of the energy
-        last_but_one = loops.repeat(lambda p: leapfrog(field, tuning.metric, step_size, p)[0], start, num_leapfrog - 1)
-        end, value = leapfrog(field, tuning.metric, step_size, last_but_one)
+        carry = (start, step_size, tuning)
+        carry = loops.repeat(lambda carry: (one_leapfrog(carry)[0], *carry[1:]), carry, num_leapfrog - 1)
+        end, value = one_leapfrog(carry)
         proposal = HMCState(end.position, value, tree.scale(tuning.temperature, end.gradient))
-        kinetic_change = metrics.kinetic_energy(tuning.metric, momentum) - metrics.kinetic_energy(tuning.metric, end.momentum)
-        log_ratio = (state.energy - value) / tuning.temperature + kinetic_change
+        before, after = (metrics.kinetic_energy(tuning.metric, point.momentum) for point in (start, end))
+        log_ratio = (state.energy - value) / tuning.temperature + before - after
         return metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients=num_leapfrog)
 
     tuning = HMCTuning(
