@@ -15,6 +15,7 @@ from torch import Tensor
 from . import tree
 from .types import Tree
 
+_scan_operator: Any
 try:
     from torch._higher_order_ops.scan import scan as _scan_operator
 except ImportError:  # a torch without the operator: every loop is a Python loop

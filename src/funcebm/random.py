@@ -165,14 +165,14 @@ def _draw_blocks(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor
 
 
 if hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_vmap"):
-    _operator = torch.library.custom_op(
+    _operator: Callable[..., Tensor] = torch.library.custom_op(
         "funcebm::draw_blocks",
         _draw_blocks,
         mutates_args=(),
         schema="(Tensor key, Tensor counter, int domain, int kind) -> Tensor",
     )
 
-    @_operator.register_fake
+    @torch.library.register_fake("funcebm::draw_blocks")
     def _(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor:
         dtype = (torch.int32, torch.float32, torch.float64)[kind]
         num_keys, num_counters = key.shape[0], counter.shape[1]

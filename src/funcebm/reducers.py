@@ -28,7 +28,7 @@ class Reducer(NamedTuple):
 
 
 class _Moments(NamedTuple):
-    count: Tensor
+    num: Tensor
     mean: Tree
     second: Tree
 
@@ -56,7 +56,7 @@ def mean() -> Reducer:
         return _Moments(_zero_count(value), tree.map(lambda leaf: torch.zeros_like(_as_float(leaf)), value), ())
 
     def update(moments: _Moments, value: Tree) -> _Moments:
-        count = moments.count + 1
+        count = moments.num + 1
         return _Moments(count, tree.map(lambda m, x: m + (_as_float(x) - m) / count, moments.mean, value), ())
 
     return Reducer(init, update, lambda moments: moments.mean)
@@ -84,7 +84,7 @@ def _moments(name: str, prepare: Callable[[Tree], Tree], product: Callable[[Tens
         return _Moments(_zero_count(value), zeros, tree.map(product, zeros, zeros))
 
     def update(moments: _Moments, value: Tree) -> _Moments:
-        count = moments.count + 1
+        count = moments.num + 1
         before = tree.map(lambda x, m: _as_float(x) - m, prepare(value), moments.mean)
         average = tree.map(lambda m, d: m + d / count, moments.mean, before)
         after = tree.map(lambda x, m: _as_float(x) - m, prepare(value), average)
@@ -92,7 +92,7 @@ def _moments(name: str, prepare: Callable[[Tree], Tree], product: Callable[[Tens
         return _Moments(count, average, second)
 
     def final(moments: _Moments) -> dict[str, Tree]:
-        return {"mean": moments.mean, name: tree.map(lambda s: s / (moments.count - 1), moments.second)}
+        return {"mean": moments.mean, name: tree.map(lambda s: s / (moments.num - 1), moments.second)}
 
     return Reducer(init, update, final)
 

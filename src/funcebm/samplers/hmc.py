@@ -21,7 +21,7 @@ class HMCNoise(NamedTuple):
 
     momentum: Tree
     uniform: Tensor
-    jitter: Tensor | tuple[()]
+    jitter: Any
 
 
 class HMCTuning(NamedTuple):
