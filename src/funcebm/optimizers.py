@@ -1,0 +1,298 @@
+"""Optimizers as pure functions, with the shape of optax and the numbers of ``torch.optim``.
+
+An optimizer turns gradients into *updates*; :func:`apply_updates` adds them to the parameters. States hold tensors only,
+so that an optimizer runs inside a compiled loop, and under ``torch.func.vmap`` over parameters or learning rates.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable, NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import checks, tree
+from .types import Optimizer, Params, Schedule, Tree
+
+__all__ = [
+    "AdamState",
+    "LearningRate",
+    "SGDState",
+    "adam",
+    "adamw",
+    "apply_updates",
+    "chain",
+    "clip_by_global_norm",
+    "sgd",
+]
+
+LearningRate = float | Tensor | Schedule
+"""A number, a 0-d tensor, or a schedule of the step."""
+
+
+class SGDState(NamedTuple):
+    """``step``, the number of updates made ``()``, and ``velocity``, like the params (``()`` without momentum)."""
+
+    step: Tensor
+    velocity: Tree
+
+
+class AdamState(NamedTuple):
+    """``step``, the number of updates made ``()``, and the averages ``first`` and ``second``, like the params."""
+
+    step: Tensor
+    first: Tree
+    second: Tree
+
+
+def apply_updates(params: Params, updates: Tree) -> Params:
+    """``params + updates``, in the dtypes of ``params``.
+
+    >>> apply_updates({"w": torch.ones(2)}, {"w": torch.tensor([0.5, -1.0])})
+    {'w': tensor([1.5000, 0.0000])}
+    """
+    return tree.map(lambda leaf, update: leaf + update.to(leaf.dtype), params, updates)
+
+
+def _check_rate(learning_rate: Any) -> None:
+    if not callable(learning_rate):
+        checks.positive("learning_rate", learning_rate, "Give a number such as 1e-3, or a schedule: step -> value.")
+
+
+def _check_fraction(name: str, value: float) -> None:
+    checks.require(0 <= value < 1, f"{name} must be in [0, 1)", value, "Try 0.9.")
+
+
+def _check_not_negative(name: str, value: float) -> None:
+    checks.require(0 <= value < float("inf"), f"{name} must not be negative", value, "Give 0 to leave it out.")
+
+
+def _count(params: Params) -> Tensor:
+    return torch.zeros((), dtype=torch.int64, device=tree.first(params).device)
+
+
+def _rate_at(learning_rate: Any, step: Tensor) -> float | Tensor:
+    """The rate of the update number ``step``, from 0."""
+    return learning_rate(step) if callable(learning_rate) else learning_rate
+
+
+def _decay(gradients: Tree, params: Params, weight_decay: float) -> Tree:
+    return gradients if weight_decay == 0 else tree.add_scaled(gradients, weight_decay, params)
+
+
+def _scaled(rate: float | Tensor, direction: Tree) -> Tree:
+    """``-rate * direction``, in the dtypes of the direction."""
+    return tree.map(lambda leaf: (-rate * leaf).to(leaf.dtype), direction)
+
+
+def sgd(
+    learning_rate: LearningRate, *, momentum: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
+) -> Optimizer:
+    r"""Stochastic gradient descent, with momentum where asked.
+
+    With :math:`g` the gradient plus :math:`w\theta`: :math:`v \leftarrow m v + g`, and the update is
+    :math:`-\alpha v`, or :math:`-\alpha (g + m v)` in the form of Nesterov. The numbers of ``torch.optim.SGD``.
+
+    Args:
+        learning_rate: :math:`\alpha > 0`; a number, a 0-d tensor, or a schedule of the step (from 0).
+        momentum: :math:`m` in [0, 1).
+        nesterov: whether to look ahead; needs momentum.
+        weight_decay: :math:`w \ge 0`, the weight of :math:`|\theta|^2 / 2`.
+
+    Returns:
+        An :class:`Optimizer` with :class:`SGDState`.
+
+    Reference: Sutskever, Martens, Dahl and Hinton (2013), ICML, equations 1-4.
+
+    >>> optimizer = sgd(0.1)
+    >>> params = torch.tensor([1.0])
+    >>> updates, _ = optimizer.update(2 * params, optimizer.init(params), params)
+    >>> updates
+    tensor([-0.2000])
+    """
+    _check_rate(learning_rate)
+    _check_fraction("momentum", momentum)
+    _check_not_negative("weight_decay", weight_decay)
+    checks.require(momentum > 0 or not nesterov, "nesterov needs momentum", f"momentum={momentum}", "Try momentum=0.9.")
+
+    def init(params: Params) -> SGDState:
+        return SGDState(_count(params), tree.zeros_like(params) if momentum else ())
+
+    def update(gradients: Tree, state: SGDState, params: Params) -> tuple[Tree, SGDState]:
+        direction, velocity = _decay(gradients, params, weight_decay), state.velocity
+        if momentum:
+            velocity = tree.add_scaled(direction, momentum, velocity)
+            direction = tree.add_scaled(direction, momentum, velocity) if nesterov else velocity
+        return _scaled(_rate_at(learning_rate, state.step), direction), SGDState(state.step + 1, velocity)
+
+    return Optimizer(init, update)
+
+
+def adam(
+    learning_rate: LearningRate,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    r"""Adam: each coordinate moves by its mean gradient over its root mean square.
+
+    :math:`m \leftarrow \beta_1 m + (1-\beta_1) g`, :math:`v \leftarrow \beta_2 v + (1-\beta_2) g^2`, and the update is
+    :math:`-\alpha \hat m / (\sqrt{\hat v} + \epsilon)` with :math:`\hat m = m / (1-\beta_1^t)`,
+    :math:`\hat v = v / (1-\beta_2^t)`. The numbers of ``torch.optim.Adam``.
+
+    Args:
+        learning_rate: :math:`\alpha > 0`; a number, a 0-d tensor, or a schedule of the step (from 0).
+        beta1: decay of the mean, in [0, 1).
+        beta2: decay of the mean square, in [0, 1).
+        epsilon: :math:`\epsilon > 0`, in units of the gradient.
+        weight_decay: added to the gradient as :math:`w\theta`; for the decoupled form see :func:`adamw`.
+
+    Returns:
+        An :class:`Optimizer` with :class:`AdamState`.
+
+    Reference: Kingma and Ba (2015), ICLR, algorithm 1.
+
+    >>> optimizer = adam(0.1)
+    >>> params = torch.tensor([1.0])
+    >>> updates, _ = optimizer.update(2 * params, optimizer.init(params), params)
+    >>> updates
+    tensor([-0.1000])
+    """
+    return _adam(learning_rate, beta1, beta2, epsilon, lambda g, p: _decay(g, p, weight_decay), weight_decay, 0.0)
+
+
+def adamw(
+    learning_rate: LearningRate,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.01,
+) -> Optimizer:
+    r"""Adam with decoupled weight decay: the update of :func:`adam` minus :math:`\alpha w \theta`.
+
+    The numbers of ``torch.optim.AdamW``.
+
+    Args:
+        learning_rate: :math:`\alpha > 0`; a number, a 0-d tensor, or a schedule of the step (from 0).
+        beta1: decay of the mean, in [0, 1).
+        beta2: decay of the mean square, in [0, 1).
+        epsilon: :math:`\epsilon > 0`, in units of the gradient.
+        weight_decay: :math:`w \ge 0`.
+
+    Returns:
+        An :class:`Optimizer` with :class:`AdamState`.
+
+    Reference: Loshchilov and Hutter (2019), ICLR, algorithm 2.
+
+    >>> optimizer = adamw(0.1, weight_decay=0.5)
+    >>> params = torch.tensor([1.0])
+    >>> updates, _ = optimizer.update(2 * params, optimizer.init(params), params)
+    >>> updates
+    tensor([-0.1500])
+    """
+    return _adam(learning_rate, beta1, beta2, epsilon, lambda g, p: g, weight_decay, weight_decay)
+
+
+def _adam(
+    learning_rate: LearningRate,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    regularise: Callable[[Tree, Params], Tree],
+    weight_decay: float,
+    decoupled: float,
+) -> Optimizer:
+    _check_rate(learning_rate)
+    _check_fraction("beta1", beta1)
+    _check_fraction("beta2", beta2)
+    checks.positive("epsilon", epsilon, "Try 1e-8.")
+    _check_not_negative("weight_decay", weight_decay)
+
+    def init(params: Params) -> AdamState:
+        return AdamState(_count(params), tree.zeros_like(params), tree.zeros_like(params))
+
+    def update(gradients: Tree, state: AdamState, params: Params) -> tuple[Tree, AdamState]:
+        gradients = regularise(gradients, params)
+        step = state.step + 1
+        rate = _rate_at(learning_rate, state.step)
+        first = tree.map(lambda mean, g: beta1 * mean + (1 - beta1) * g, state.first, gradients)
+        second = tree.map(lambda mean, g: beta2 * mean + (1 - beta2) * g * g, state.second, gradients)
+
+        def new(mean: Tensor, square: Tensor, leaf: Tensor) -> Tensor:
+            correction1, correction2 = _correction(beta1, step, leaf), _correction(beta2, step, leaf)
+            move = mean / correction1 / ((square / correction2).sqrt() + epsilon)
+            return (-rate * (move + decoupled * leaf if decoupled else move)).to(leaf.dtype)
+
+        return tree.map(new, first, second, params), AdamState(step, first, second)
+
+    return Optimizer(init, update)
+
+
+def _correction(beta: float, step: Tensor, leaf: Tensor) -> Tensor:
+    """``1 - beta ** step`` without cancellation, at least in single precision. ``()``."""
+    if beta == 0:
+        return torch.ones_like(step, dtype=torch.promote_types(leaf.dtype, torch.float32))
+    return -torch.expm1(step.to(torch.promote_types(leaf.dtype, torch.float32)) * math.log(beta))
+
+
+def clip_by_global_norm(max_norm: float | Tensor) -> Optimizer:
+    r"""Shortens gradients whose norm over all leaves is above ``max_norm``, and leaves others as they are.
+
+    The update is :math:`g \min(1, c / |g|)`. Put it first in a :func:`chain`. (``torch.nn.utils.clip_grad_norm_`` divides
+    by :math:`|g| + 10^{-6}` instead.)
+
+    Args:
+        max_norm: :math:`c > 0`, in units of the gradient. ``()``.
+
+    Returns:
+        An :class:`Optimizer` with the state ``()``.
+
+    Reference: Pascanu, Mikolov and Bengio (2013), ICML, algorithm 1.
+
+    >>> clip = clip_by_global_norm(1.0)
+    >>> clip.update(torch.tensor([3.0, 4.0]), (), ())[0]
+    tensor([0.6000, 0.8000])
+    """
+    checks.positive("max_norm", max_norm)
+
+    def update(gradients: Tree, state: tuple[()], params: Params) -> tuple[Tree, tuple[()]]:
+        norm = tree.squared_norm(gradients).sqrt()
+        factor = torch.where(norm > max_norm, max_norm / norm, torch.ones_like(norm))
+        return tree.map(lambda leaf: leaf * factor.to(leaf.dtype), gradients), ()
+
+    return Optimizer(lambda params: (), update)
+
+
+def chain(*optimizers: Optimizer) -> Optimizer:
+    """Optimizers in a row: each transforms the updates of the one before it.
+
+    Args:
+        optimizers: one or more; the last one usually holds the learning rate.
+
+    Returns:
+        An :class:`Optimizer` whose state is the tuple of theirs.
+
+    >>> optimizer = chain(clip_by_global_norm(1.0), sgd(0.1))
+    >>> params = torch.tensor([3.0, 4.0])
+    >>> optimizer.update(params, optimizer.init(params), params)[0]
+    tensor([-0.0600, -0.0800])
+    """
+    checks.require(
+        len(optimizers) > 0, "chain needs optimizers", "none", "Write chain(clip_by_global_norm(1.0), adam(1e-3))."
+    )
+
+    def init(params: Params) -> tuple[Tree, ...]:
+        return tuple(optimizer.init(params) for optimizer in optimizers)
+
+    def update(gradients: Tree, state: tuple[Tree, ...], params: Params) -> tuple[Tree, tuple[Tree, ...]]:
+        states = []
+        for optimizer, old in zip(optimizers, state, strict=True):
+            gradients, new = optimizer.update(gradients, old, params)
+            states.append(new)
+        return gradients, tuple(states)
+
+    return Optimizer(init, update)

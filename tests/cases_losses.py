@@ -1,0 +1,57 @@
+"""One table of losses, for the sweeps: name to factory, over one small energy that takes any tree of positions."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+from funcebm import losses, random, samplers, tree
+from funcebm.types import Loss, Sampler, Tree
+
+
+def energy(params: Tree, x: Tree) -> Tensor:
+    """A quadratic, a slope and a smooth bump; every one of the params matters to every loss."""
+    squared = tree.squared_norm(x)
+    total = sum(leaf.sum() for leaf in tree.leaves(x))
+    return params["k"] * squared / 2 + params["slope"] * torch.sin(total) + params["bump"] * torch.exp(-squared / 2)
+
+
+def params(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    return {name: torch.tensor(value, dtype=dtype) for name, value in (("k", 1.5), ("slope", 0.3), ("bump", 0.7))}
+
+
+def batch(dtype: torch.dtype = torch.float32, num: int = 6) -> Tensor:
+    return random.normal(random.key(77), (num, 3), dtype=dtype)
+
+
+def batch_of_dicts(dtype: torch.dtype = torch.float32, num: int = 6) -> dict[str, Tensor]:
+    key_a, key_b = random.split(random.key(78))
+    return {"a": random.normal(key_a, (num, 3), dtype=dtype), "b": random.normal(key_b, (num, 2, 2), dtype=dtype)}
+
+
+def _langevin() -> Sampler:
+    return samplers.langevin(energy, step_size=0.05)
+
+
+def _pcd() -> Loss:
+    return losses.persistent_contrastive_divergence(energy, _langevin(), 2, buffer_size=10, restart_probability=0.3)
+
+
+LOSSES: dict[str, Callable[[], Loss]] = {
+    "cd_data": lambda: losses.contrastive_divergence(energy, _langevin(), 3),
+    "cd_noise": lambda: losses.contrastive_divergence(
+        energy, samplers.mala(energy, step_size=0.1), 2, start="noise", regularization=0.1, data_noise=0.05
+    ),
+    "cd_hmc": lambda: losses.contrastive_divergence(energy, samplers.hmc(energy, step_size=0.1, num_leapfrog=2), 2),
+    "cd_descent": lambda: losses.contrastive_divergence(energy, samplers.gradient_descent(energy, step_size=0.1), 2),
+    "pcd": _pcd,
+    "score_matching": lambda: losses.score_matching(energy),
+    "hutchinson": lambda: losses.score_matching(energy, "hutchinson", num_probes=2),
+    "denoising": lambda: losses.denoising_score_matching(energy, 0.5),
+    "weighted_sum": lambda: losses.weighted_sum(
+        {"pcd": _pcd(), "denoising": losses.denoising_score_matching(energy, 0.5)}, {"pcd": 0.5, "denoising": 2.0}
+    ),
+    "penalised": lambda: losses.penalised(_pcd(), lambda params, batch: tree.squared_norm(params), 0.1),
+}
