@@ -190,7 +190,9 @@ def fit(
                 with random.compiled_draws() if jit else contextlib.nullcontext():
                     noise = _draw_noise(loss, key_steps, example, first, size)
                 rows, orders = _draw_rows(key_epochs, num_rows, batch_size, first, size, orders)
-                xs = dynamic_axis((rows, noise)) if jit else (rows, noise)
+                xs = (rows, noise)
+                if jit:  # plain strides whatever the number of steps, so that all chunks are one compiled function
+                    xs = dynamic_axis(tree.map(lambda leaf: leaf.clone(memory_format=torch.contiguous_format), xs))
                 state, metrics = run(state, data, xs)
                 collected.append(metrics)
                 num_done += size
