@@ -127,13 +127,16 @@ def sample(
     checks.positive_int("thin", thin)
     if chunk_size is not None:
         checks.positive_int("chunk_size", chunk_size)
-    num_chains = _check_positions(positions)
-    checks.same_device(params=params, positions=positions)
+    tuning = sampler.tuning if tuning is None else tuning
+    if not loops.is_compiling():  # the checks are for a person, the compiler cannot follow their messages
+        _check_positions(positions)
+        checks.same_device(params=params, positions=positions)
+        _check_tuning(tuning, sampler.tuning, tree.first(positions))
     like = tree.first(positions)
-    tuning = _check_tuning(sampler.tuning if tuning is None else tuning, sampler.tuning, like)
+    tuning = tuning if callable(tuning) else tree.cast_like(tuning, like)
 
-    with torch.no_grad():
-        chain_keys = random.split(key.to(like.device), num_chains)
+    with _gradients(jit):
+        chain_keys = random.split(key.to(like.device), tree.batch_size(positions))
         state = vmap(sampler.init, (None, 0))(params, positions)
         _check_start(state)
         reducer = reducers.combine(reduce) if isinstance(reduce, dict) else reduce
@@ -164,14 +167,19 @@ def resume(samples: Samples, *, num_samples: int) -> Samples:
     if not isinstance(samples.run, Run):
         fix = "Call funcebm.sample outside of vmap, grad and jit, and resume what it returns."
         raise ValueError(checks.message("samples must hold what a run needs to go on", "samples of a transform", fix))
-    with torch.no_grad():
+    with _gradients(samples.run.jit):
         return _sample(samples.run, samples.state, num_samples)
+
+
+def _gradients(jit: bool) -> contextlib.AbstractContextManager[Any]:
+    """Compiled runs keep no graph of derivatives; the others are pure functions, through which ``grad`` goes."""
+    return torch.no_grad() if jit else contextlib.nullcontext()
 
 
 # -- checks at the door -------------------------------------------------------------------------------------------
 
 
-def _check_positions(positions: Position) -> int:
+def _check_positions(positions: Position) -> None:
     found = tree.leaves(positions)
     fix = "Stack the starts of the chains on a leading axis, for example torch.zeros(num_chains, dim)."
     checks.require(bool(found), "positions must hold a tensor", "an empty tree", fix)
@@ -184,21 +192,17 @@ def _check_positions(positions: Position) -> int:
     lengths = {leaf.shape[0] for leaf in found}
     checks.require(len(lengths) == 1, "all positions must share one chain axis", f"lengths {sorted(lengths)}", fix)
     checks.require(min(lengths) > 0, "there must be at least one chain", "a chain axis of length 0", fix)
-    return lengths.pop()
 
 
-def _check_tuning(tuning: Any, default: Tree, like: Tensor) -> Any:
-    """The tuning, or the schedule of it, with the dtype and on the device of the positions."""
+def _check_tuning(tuning: Any, default: Tree, like: Tensor) -> None:
+    """A tuning, or what a schedule of it gives first, must be like the default."""
     if callable(tuning):
-        schedule = tuning
-        _check_tuning(schedule(torch.zeros((), dtype=torch.int64, device=like.device)), default, like)
-        return schedule
+        tuning = tuning(torch.zeros((), dtype=torch.int64, device=like.device))
     checks.one_structure("tuning", tuning, "sampler.tuning", default)
     for name, leaf in zip(tree.paths(tuning), tree.leaves(tuning), strict=True):
         checks.require(isinstance(leaf, Tensor), "tuning must hold tensors", f"{name} = {leaf!r}", "Use torch.tensor.")
         if name.endswith("step_size"):
             checks.positive(name, leaf, "Try a smaller number above zero.")
-    return tree.cast_like(tuning, like)
 
 
 def _check_start(state: Any) -> None:
@@ -254,6 +258,15 @@ def _vmap_last(function: Callable[..., Any], num_shared: int = 0) -> Callable[..
     return mapped
 
 
+def _flags_to_numbers(info: Any) -> Any:
+    """Flags as numbers: compiled, stores of bools are not vectorised on CPU, and would cost more than the step."""
+    return tree.map(lambda leaf: leaf.to(torch.get_default_dtype()) if leaf.dtype == torch.bool else leaf, info)
+
+
+def _numbers_to_flags(info: Any) -> Any:
+    return info._replace(**{name: getattr(info, name).bool() for name in info._fields if name.startswith("is_")})
+
+
 def _summary(collect: Callable[[Any, Any], Tree], reducer: Reducer | None) -> Reducer:
     """What a run that keeps no draws accumulates of ``(state, info)``: the user's reducer, and with it means of the info."""
     if reducer is None:
@@ -288,7 +301,7 @@ def _make_chunk(
 
         def emit(state: Any, x: Tree) -> tuple[Any, Tree]:
             state, info = one_draw(state, x)
-            return state, (_vmap_last(collect)(state, info), info)
+            return state, (_vmap_last(collect)(state, info), _flags_to_numbers(info))
 
         def accumulate(carry: Tree, x: Tree) -> Tree:
             state, info = one_draw(carry[0], x)
@@ -380,6 +393,7 @@ def _sample(run: Run, state: Any, num_samples: int) -> Samples:
     draws, info, reduced = (), (), ()
     if run.is_kept and num_done > 0:  # (N, *event, C) to (C, N, *event)
         draws, info = _chains_first(buffer)
+        info = _numbers_to_flags(info)
     elif run.reducer is not None:
         info, reduced = _chains_first(_vmap_last(_summary(run.collect, run.reducer).final)(run.accumulator))
     is_pure = not run.jit and (loops.is_compiling() or not checks.is_concrete(run.chain_keys))

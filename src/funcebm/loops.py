@@ -39,7 +39,14 @@ def _is_differentiating() -> bool:
     return any(level.key() == torch._C._functorch.TransformType.Grad for level in stack)
 
 
-_is_differentiating._dynamo_marked_constant = True  # type: ignore[attr-defined]  # asked while tracing, not traced
+def _is_mapping() -> bool:
+    """Whether the code that asks runs inside ``torch.func.vmap``."""
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
+
+
+for _question in (_is_differentiating, _is_mapping):
+    _question._dynamo_marked_constant = True  # type: ignore[attr-defined]  # asked while tracing, not traced
 
 
 def scan(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) -> tuple[Tree, Tree]:
@@ -75,7 +82,9 @@ def fold(body: Callable[[Tree, Tree], Tree], init: Tree, xs: Tree) -> Tree:
     >>> fold(lambda carry, x: carry + x, torch.tensor(0), torch.arange(4))
     tensor(6)
     """
-    if is_compiling() and has_scan:
+    if is_compiling() and has_scan and not _is_differentiating():
+        if _is_mapping():
+            init = tree.map(_mapped_like, init, body(init, tree.map(lambda leaf: leaf[0], xs)))
         return _call_operator(lambda carry, x: (body(carry, x), ()), init, xs)[0]
     carry = init
     for index in range(tree.batch_size(xs)):
@@ -94,6 +103,12 @@ def repeat(function: Callable[[Tree], Tree], init: Tree, num: int) -> Tree:
     if num == 1:
         return function(init)
     return fold(lambda carry, _: function(carry), init, torch.zeros(num, device=tree.first(init).device))
+
+
+def _mapped_like(leaf: Tensor, other: Tensor) -> Tensor:
+    """The same numbers, mapped by each ``vmap`` that maps ``other``: the operator wants this of its carry from the start."""
+    never = other.new_zeros((), dtype=torch.bool)
+    return torch.where(never, leaf, leaf)
 
 
 def _own(leaf: Tensor) -> Tensor:
@@ -116,8 +131,3 @@ def _call_operator(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, 
 
     carry_leaves, y_leaves = _scan_operator(flat_body, [_own(leaf) for leaf in init_leaves], all_x_leaves)
     return tree.unflatten(carry_structure, carry_leaves), y_leaves[:-1]
-
-
-def _copy(leaf: Tensor) -> Tensor:
-    """A copy with the one layout that the carry keeps through the loop."""
-    return leaf.clone(memory_format=torch.contiguous_format)

@@ -114,7 +114,7 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def dynamic_axis(xs: Any) -> Any:
     """Marks the leading axis of each leaf as one whose length varies from call to call, so that it compiles once."""
-    if can_compile() and not loops.is_compiling():
+    if not loops.is_compiling() and can_compile():
         from torch._dynamo import maybe_mark_dynamic
 
         for leaf in tree.leaves(xs):
@@ -140,6 +140,9 @@ def _prepare() -> None:
 
     if hasattr(config.cpp, "vec_isa_ok") and config.cpp.vec_isa_ok is None:
         config.cpp.vec_isa_ok = True
+    # freeing a large block once teaches the C allocator to keep what a run frees for its next slab, instead of handing
+    # it to the system and taking the page faults again; nothing is written to the block
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 def _compile_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
