@@ -148,7 +148,7 @@ def _prepare() -> None:
 def _compile_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """A kernel of :mod:`funcebm.random`: elementwise, of any size, called from eager code."""
     _prepare()
-    options = _known({"realize_opcount_threshold": 12, "realize_reads_threshold": 4})
+    options = _known({"realize_opcount_threshold": 12, "realize_reads_threshold": 8})
     return torch.compile(_own_code(kernel), fullgraph=True, dynamic=True, options=options)
 
 
