@@ -84,9 +84,7 @@ class Worker:
         return self._answer()
 
     def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        self.process.communicate()
 
 
 @contextlib.contextmanager
