@@ -40,7 +40,7 @@ def peak_bytes(call: Callable[[], Any]) -> int:
     return peak
 
 
-def langevin_without_draws(*, num_chains: int = 10_000, chunk_size: int = 500, jit: bool = True) -> Allocation:
+def langevin_without_draws(*, num_chains: int = 10_000, chunk_size: int = 200, jit: bool = True) -> Allocation:
     """Two chunks of unadjusted Langevin steps on a 2-D double well, ``collect`` off."""
 
     def nothing(state: Any, info: Any) -> tuple[()]:
