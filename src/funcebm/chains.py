@@ -8,7 +8,6 @@ or on where a run was cut. The chain axis is the last one inside a run: it is th
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from typing import Any, Callable, Iterator, NamedTuple
 
@@ -17,9 +16,19 @@ from torch import Tensor
 from torch.func import vmap
 
 from . import checks, loops, random, reducers, tree
-from .reducers import Reducer
+from .chain_loop import (
+    chain_axis,
+    chains_first,
+    compiled_chunk,
+    draw_noise,
+    make_chunk,
+    numbers_to_flags,
+    summary,
+    to_inside,
+)
 from .progress import progress_bar
-from .transforms import dynamic_axis, jit
+from .reducers import Reducer
+from .transforms import dynamic_axis
 from .types import Key, Params, Position, Sampler, Tree
 
 __all__ = ["Run", "Samples", "resume", "sample"]
@@ -188,7 +197,9 @@ def _check_positions(positions: Position) -> None:
         checks.require(isinstance(leaf, Tensor), "positions must hold tensors", where + repr(leaf), fix, TypeError)
         checks.require(leaf.ndim > 0, "positions must lead with a chain axis", where + "a 0-d tensor", fix)
         got = f"{where}{leaf.dtype}"
-        checks.require(leaf.is_floating_point(), "positions must be floating point", got, "Use positions.float().", TypeError)
+        checks.require(
+            leaf.is_floating_point(), "positions must be floating point", got, "Use positions.float().", TypeError
+        )
     lengths = {leaf.shape[0] for leaf in found}
     checks.require(len(lengths) == 1, "all positions must share one chain axis", f"lengths {sorted(lengths)}", fix)
     checks.require(min(lengths) > 0, "there must be at least one chain", "a chain axis of length 0", fix)
@@ -219,109 +230,11 @@ def _check_start(state: Any) -> None:
 # -- the run ------------------------------------------------------------------------------------------------------
 
 
-def _chains_last(value: Tree) -> Tree:
-    return tree.map(lambda leaf: leaf.movedim(0, -1).contiguous(), value)
-
-
-def _chains_first(value: Tree, dim: int = -1) -> Tree:
-    return tree.map(lambda leaf: leaf.movedim(dim, 0), value)
-
-
-def _draw_noise(run: Run, positions: Position, indices: Tensor) -> Tree:
-    """The noise of the steps ``indices`` ``(U, thin)`` of all chains: leaves ``(U, thin, *event, C)``."""
-    fold_chains = vmap(random.fold_in, (0, None))
-    keys = vmap(fold_chains, (None, 0))(run.chain_keys, indices.flatten())  # (U * thin, C, 2)
-    noise = vmap(vmap(run.sampler.draw), (0, None))(keys, positions)
-    return tree.map(lambda leaf: leaf.unflatten(0, indices.shape).movedim(2, -1), noise)
-
-
-def _step_function(sampler: Sampler) -> Callable[..., Any]:
-    """``step`` over a trailing chain axis."""
-    if sampler.batched_step is None:
-        return _vmap_last(sampler.step, num_shared=2)
-
-    def step(params: Params, tuning: Tree, state: Any, noise: Tree) -> tuple[Any, Any]:
-        assert sampler.batched_step is not None
-        new = sampler.batched_step(params, tuning, _chains_first(state), _chains_first(noise))
-        return tree.map(lambda leaf: leaf.movedim(0, -1), new)
-
-    return step
-
-
-def _vmap_last(function: Callable[..., Any], num_shared: int = 0) -> Callable[..., Any]:
-    """``vmap`` over the last axis of every argument but the first ``num_shared``; the results lead to the last axis too."""
-
-    def mapped(*arguments: Tree) -> Tree:
-        in_dims = tuple(None if index < num_shared else -1 for index in range(len(arguments)))
-        return tree.map(lambda leaf: leaf.movedim(0, -1), vmap(function, in_dims)(*arguments))
-
-    return mapped
-
-
-def _flags_to_numbers(info: Any) -> Any:
-    """Flags as numbers: compiled, stores of bools are not vectorised on CPU, and would cost more than the step."""
-    return tree.map(lambda leaf: leaf.to(torch.get_default_dtype()) if leaf.dtype == torch.bool else leaf, info)
-
-
-def _numbers_to_flags(info: Any) -> Any:
-    return info._replace(**{name: getattr(info, name).bool() for name in info._fields if name.startswith("is_")})
-
-
-def _summary(collect: Callable[[Any, Any], Tree], reducer: Reducer | None) -> Reducer:
-    """What a run that keeps no draws accumulates of ``(state, info)``: the user's reducer, and with it means of the info."""
-    if reducer is None:
-        return Reducer(lambda _: (), lambda accumulator, _: accumulator, lambda accumulator: accumulator)
-    infos = reducers.mean()
-    return Reducer(
-        lambda x: (infos.init(x[1]), reducer.init(collect(*x))),
-        lambda a, x: (infos.update(a[0], x[1]), reducer.update(a[1], collect(*x))),
-        lambda a: (infos.final(a[0]), reducer.final(a[1])),
-    )
-
-
-def _make_chunk(
-    sampler: Sampler, schedule: Callable[[Tensor], Tree] | None, collect: Any, reducer: Reducer | None, is_kept: bool
-) -> Callable[..., Any]:
-    """The function that a run calls again and again: ``(params, tuning, carry, xs) -> (carry, ys)``."""
-    step = _step_function(sampler)
-    summary = _summary(collect, reducer)
-
-    def chunk(params: Params, tuning: Tree, carry: Tree, xs: Tree) -> tuple[Tree, Tree]:
-        def one_step(state: Any, x: Tree) -> tuple[Any, Any]:
-            index, noise = x
-            if schedule is not None:
-                return step(params, tree.cast_like(schedule(index), tree.first(state)), state, noise)
-            return step(params, tuning, state, noise)
-
-        def one_draw(state: Any, x: Tree) -> tuple[Any, Any]:
-            if tree.batch_size(x) > 1:
-                before = tree.map(lambda leaf: leaf[:-1], x)
-                state = loops.fold(lambda state, x: one_step(state, x)[0], state, before)
-            return one_step(state, tree.map(lambda leaf: leaf[-1], x))
-
-        def emit(state: Any, x: Tree) -> tuple[Any, Tree]:
-            state, info = one_draw(state, x)
-            return state, (_vmap_last(collect)(state, info), _flags_to_numbers(info))
-
-        def accumulate(carry: Tree, x: Tree) -> Tree:
-            state, info = one_draw(carry[0], x)
-            return state, (_vmap_last(summary.update)(carry[1], (state, info)) if reducer is not None else ())
-
-        if not is_kept:
-            return loops.fold(accumulate, carry, xs), ()
-        state, ys = loops.scan(emit, carry[0], xs)
-        return (state, ()), ys
-
-    return chunk
-
-
-_compiled_chunk = functools.lru_cache(maxsize=64)(lambda *arguments: jit(_make_chunk(*arguments)))
-
-
-def _chunk_function(run: Run) -> Callable[..., Any]:
+def _chunk_function(run: Run, axis: int) -> Callable[..., Any]:
     schedule = run.tuning if callable(run.tuning) else None
     sampler = run.sampler._replace(tuning=())  # the numbers are arguments: they do not compile anew
-    return (_compiled_chunk if run.jit else _make_chunk)(sampler, schedule, run.collect, run.reducer, run.is_kept)
+    make = compiled_chunk if run.jit else make_chunk
+    return make(sampler, schedule, run.collect, run.reducer, run.is_kept, axis)
 
 
 def _prepare(run: Run, state: Any) -> Run:
@@ -329,15 +242,13 @@ def _prepare(run: Run, state: Any) -> Run:
     if run.reducer is None and run.collect is _collect_position:
         return run
     first = torch.zeros(1, 1, dtype=torch.int64, device=run.chain_keys.device)
-    noise = tree.map(lambda leaf: leaf[0, 0], _draw_noise(run, state.position, first))
+    noise = tree.map(lambda leaf: leaf[0, 0], draw_noise(run.sampler, run.chain_keys, state.position, first, 0))
     tuning = run.tuning(first[0, 0]) if callable(run.tuning) else run.tuning
-    state, info = _step_function(run.sampler)(run.params, tuning, _chains_last(state), noise)
-    if run.reducer is None and tree.leaves(_vmap_last(run.collect)(state, info)):
-        return run
-    if run.reducer is None:
-        return run._replace(is_kept=False)
-    accumulator = _vmap_last(_summary(run.collect, run.reducer).init)((state, info))
-    return run._replace(is_kept=False, accumulator=tree.map(torch.clone, accumulator))
+    example = vmap(run.sampler.step, (None, None, 0, 0))(run.params, tuning, state, noise)
+    if run.reducer is not None:
+        accumulator = vmap(summary(run.collect, run.reducer).init)(example)
+        return run._replace(is_kept=False, accumulator=tree.map(torch.clone, accumulator))
+    return run._replace(is_kept=bool(tree.leaves(vmap(run.collect)(*example))))
 
 
 def _slab_sizes(run: Run, positions: Position, num_draws: int, thin: int) -> list[int]:
@@ -353,19 +264,21 @@ def _slab_sizes(run: Run, positions: Position, num_draws: int, thin: int) -> lis
 
 
 def _advance(run: Run, state: Any, num_draws: int, thin: int) -> Iterator[tuple[Run, Any, Tree, int]]:
-    """Makes draws slab by slab: the run and the state so far, what the slab emitted ``(n, ..., C)``, and ``n``."""
+    """Makes draws slab by slab: the run and the state so far, what the slab emitted ``(n, ...)``, and ``n``."""
     positions = state.position
-    function = _chunk_function(run)
+    axis = chain_axis(positions)
+    function = _chunk_function(run, axis)
     tuning = () if callable(run.tuning) else run.tuning
-    carry = (_chains_last(state), run.accumulator)
+    carry = to_inside((state, run.accumulator), axis)
     for size in _slab_sizes(run, positions, num_draws, thin):
         indices = torch.arange(run.num_steps, run.num_steps + size * thin, device=run.chain_keys.device)
         indices = indices.reshape(size, thin)
         with random.compiled_draws() if run.jit else contextlib.nullcontext():
-            xs = dynamic_axis((indices, _draw_noise(run, positions, indices)))
+            xs = dynamic_axis((indices, draw_noise(run.sampler, run.chain_keys, positions, indices, axis)))
             carry, ys = function(run.params, tuning, carry, xs)
-        run = run._replace(num_steps=run.num_steps + size * thin, accumulator=carry[1])
-        yield run, _chains_first(carry[0]), ys, size
+        state, accumulator = chains_first(carry, axis)
+        run = run._replace(num_steps=run.num_steps + size * thin, accumulator=accumulator)
+        yield run, state, ys, size
 
 
 def _burn_in(run: Run, state: Any, num_burn_in: int) -> tuple[Any, Run]:
@@ -373,7 +286,7 @@ def _burn_in(run: Run, state: Any, num_burn_in: int) -> tuple[Any, Run]:
     accumulator = run.accumulator
     for num_draws, thin in ((num_burn_in // run.thin, run.thin), (1, num_burn_in % run.thin)):
         if num_draws * thin > 0:
-            for run, state, _, _ in _advance(run, state, num_draws, thin):  # noqa: B007, B020
+            for run, state, _, _ in _advance(run, state, num_draws, thin):  # noqa: B020
                 pass
     return state, run._replace(accumulator=accumulator)
 
@@ -381,6 +294,7 @@ def _burn_in(run: Run, state: Any, num_burn_in: int) -> tuple[Any, Run]:
 def _sample(run: Run, state: Any, num_samples: int) -> Samples:
     buffer: Tree = ()
     num_done = 0
+    axis = chain_axis(state.position)
     with progress_bar(num_samples, "sampling", run.progress) as bar:
         # an interrupt loses the slab that is being made, and nothing else
         with contextlib.suppress(KeyboardInterrupt):
@@ -391,11 +305,11 @@ def _sample(run: Run, state: Any, num_samples: int) -> Samples:
     if num_done < num_samples:
         buffer = tree.map(lambda leaf: leaf[:num_done], buffer)
     draws, info, reduced = (), (), ()
-    if run.is_kept and num_done > 0:  # (N, *event, C) to (C, N, *event)
-        draws, info = _chains_first(buffer)
-        info = _numbers_to_flags(info)
+    if run.is_kept and num_done > 0:  # (N, ..., C) or (N, C, ...) to (C, N, ...)
+        draws, info = chains_first(buffer, -1 if axis == -1 else 1)
+        info = numbers_to_flags(info)
     elif run.reducer is not None:
-        info, reduced = _chains_first(_vmap_last(_summary(run.collect, run.reducer).final)(run.accumulator))
+        info, reduced = vmap(summary(run.collect, run.reducer).final)(run.accumulator)
     is_pure = not run.jit and (loops.is_compiling() or not checks.is_concrete(run.chain_keys))
     state = tree.map(lambda leaf: leaf.contiguous(), state)
     if is_pure:

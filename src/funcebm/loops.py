@@ -65,10 +65,10 @@ def scan(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) 
     (tensor(6), tensor([0, 1, 3, 6]))
     """
     if is_compiling() and has_scan and not _is_differentiating():
-        # what the body emits has a structure only a call can tell; this one is dead code, which the compiler drops
-        y_structure = tree.structure(body(init, tree.map(lambda leaf: leaf[0], xs))[1])
-        carry, y_leaves = _call_operator(body, init, xs)
-        return carry, tree.unflatten(y_structure, y_leaves)
+        # only a call can tell what the body emits; this one is dead code, which the compiler drops
+        after, y = body(init, tree.map(lambda leaf: leaf[0], xs))
+        carry, y_leaves = _call_operator(body, tree.map(_mapped_like, init, after) if _is_mapping() else init, xs)
+        return carry, tree.unflatten(tree.structure(y), y_leaves)
     carry, ys = init, []
     for index in range(tree.batch_size(xs)):
         carry, y = body(carry, tree.map(lambda leaf: leaf[index], xs))  # noqa: B023

@@ -46,7 +46,7 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _BITS, _SPLIT, _FOLD = 0, 1, 2  # the high counter word keeps the three uses of a key apart
 _WORDS, _NORMAL32, _NORMAL64 = 0, 1, 2  # what the operator makes of a block
-_VECTOR = 16  # from this many keys on, the keys are the innermost axis
+_VECTOR = 16  # lanes; a shorter axis is no good as the innermost one
 _SMALL = 1 << 14  # blocks; below, plain operations
 
 # -- the generator ------------------------------------------------------------------------------------------------
@@ -153,12 +153,18 @@ def _run_grid(keys_inner: bool, kind: int, num_blocks: int, key: Tensor, counter
     return grid(key, counter, high, kind)
 
 
+def _keys_innermost(num_keys: int, num_counters: int, kind: int) -> bool:
+    """Which axis is the innermost: the one that vectorises; words of many keys lie in planes, as keys do."""
+    return num_keys >= _VECTOR and (kind == _WORDS or num_counters < _VECTOR)
+
+
 def _draw_blocks(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor:
     """The operator: keys ``(K, 2)``, counters ``(R, m)`` with ``R`` 1 or ``K``, to ``(K, 2, m)``."""
-    num_blocks = key.shape[0] * counter.shape[1]
+    num_keys, num_counters = key.shape[0], counter.shape[1]
+    num_blocks = num_keys * num_counters
     high = torch.full((), domain, dtype=torch.int32, device=key.device)
     with torch.no_grad():
-        if key.shape[0] >= _VECTOR:
+        if _keys_innermost(num_keys, num_counters, kind):
             planes = key.t().contiguous()
             return _run_grid(True, kind, num_blocks, planes, counter.t().contiguous(), high).permute(2, 0, 1)
         return _run_grid(False, kind, num_blocks, key.contiguous(), counter.contiguous(), high)
@@ -176,7 +182,7 @@ if hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_vmap
     def _(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor:
         dtype = (torch.int32, torch.float32, torch.float64)[kind]
         num_keys, num_counters = key.shape[0], counter.shape[1]
-        if num_keys >= _VECTOR:
+        if _keys_innermost(num_keys, num_counters, kind):
             return torch.empty(2, num_counters, num_keys, dtype=dtype, device=key.device).permute(2, 0, 1)
         return torch.empty(num_keys, 2, num_counters, dtype=dtype, device=key.device)
 
@@ -227,7 +233,9 @@ def _count(shape: tuple[int, ...] | int) -> tuple[tuple[int, ...], int]:
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
     count = math.prod(shape)
     if count >= 2**31:
-        raise ValueError(f"one key gives fewer than 2**31 numbers. Got the shape {shape}. Split the key and draw parts.")
+        raise ValueError(
+            f"one key gives fewer than 2**31 numbers. Got the shape {shape}. Split the key and draw parts."
+        )
     return shape, count
 
 
@@ -306,7 +314,12 @@ def _unit(key: Key, shape: tuple[int, ...] | int, dtype: torch.dtype | None) -> 
 
 
 def uniform(
-    key: Key, shape: tuple[int, ...] | int = (), low: float = 0.0, high: float = 1.0, *, dtype: torch.dtype | None = None
+    key: Key,
+    shape: tuple[int, ...] | int = (),
+    low: float = 0.0,
+    high: float = 1.0,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Uniform numbers in ``[low, high)``, of 24 bits (53 in float64). Shape ``shape``.
 

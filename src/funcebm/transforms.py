@@ -40,7 +40,9 @@ def _why_eager() -> str | None:
 
 @functools.cache
 def _warn_once(why: str) -> None:
-    warnings.warn(f"funcebm runs eagerly: {why}. Results are the same, chains are slower.", RuntimeWarning, stacklevel=3)
+    warnings.warn(
+        f"funcebm runs eagerly: {why}. Results are the same, chains are slower.", RuntimeWarning, stacklevel=3
+    )
 
 
 def can_compile() -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from .. import checks, fields, loops, metrics, random, tree
 from ..integrators import PhasePoint, leapfrog
@@ -91,29 +92,46 @@ def hmc(
         jittered = () if jitter is None else random.uniform(key_jitter, low=-1, dtype=dtype)
         return HMCNoise(tree.normal_like(key_momentum, position), uniform, jittered)
 
-    def step(params: Params, tuning: HMCTuning, state: HMCState, noise: HMCNoise) -> tuple[HMCState, Info]:
+    def start(params: Params, tuning: HMCTuning, state: HMCState, noise: HMCNoise) -> tuple[PhasePoint, Tensor]:
         step_size = tuning.step_size if jitter is None else tuning.step_size * (1 + tuning.jitter * noise.jitter)
-        tempered = tree.scale(1 / tuning.temperature, state.gradient)
-        start = PhasePoint(state.position, metrics.momentum(tuning.metric, noise.momentum), tempered)
+        momentum = metrics.momentum(tuning.metric, noise.momentum)
+        return PhasePoint(state.position, momentum, tree.scale(1 / tuning.temperature, state.gradient)), step_size
 
-        # what the loop needs is carried, not closed over: compiled, an inner loop keeps nothing else alive
-        def one_leapfrog(carry: tuple[PhasePoint, Tensor, HMCTuning]) -> tuple[PhasePoint, Tensor]:
-            point, step_size, tuning = carry
+    def one_leapfrog(
+        params: Params, tuning: HMCTuning, step_size: Tensor, point: PhasePoint
+    ) -> tuple[PhasePoint, Tensor]:
+        def field(position: Position) -> tuple[Tensor, Tree]:
+            value, gradient = value_and_gradient(params, position)
+            return value, tree.scale(1 / tuning.temperature, gradient)
 
-            def field(position: Position) -> tuple[Tensor, Tree]:
-                value, gradient = value_and_gradient(params, position)
-                return value, tree.scale(1 / tuning.temperature, gradient)
+        return leapfrog(field, tuning.metric, step_size, point)
 
-            return leapfrog(field, tuning.metric, step_size, point)
-
-        # only the last step needs the value of the energy
-        carry = (start, step_size, tuning)
-        carry = loops.repeat(lambda carry: (one_leapfrog(carry)[0], *carry[1:]), carry, num_leapfrog - 1)
-        end, value = one_leapfrog(carry)
-        proposal = HMCState(end.position, value, tree.scale(tuning.temperature, end.gradient))
-        before, after = (metrics.kinetic_energy(tuning.metric, point.momentum) for point in (start, end))
-        log_ratio = (state.energy - value) / tuning.temperature + before - after
+    def accept(tuning: HMCTuning, state: HMCState, noise: HMCNoise, ends: Any) -> tuple[HMCState, Info]:
+        before, after, value = ends
+        proposal = HMCState(after.position, value, tree.scale(tuning.temperature, after.gradient))
+        kinetic = [metrics.kinetic_energy(tuning.metric, point.momentum) for point in (before, after)]
+        log_ratio = (state.energy - value) / tuning.temperature + kinetic[0] - kinetic[1]
         return metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients=num_leapfrog)
+
+    def make_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[HMCState, Info]]:
+        """The step, of one chain or of many: the loop is outside of ``vmap``, which compiles to better code."""
+        start_all = over_chains(start, (None, None, 0, 0))
+        leapfrog_all = over_chains(one_leapfrog, (None, None, 0, 0))
+        accept_all = over_chains(accept, (None, 0, 0, 0))
+
+        def step(params: Params, tuning: HMCTuning, state: HMCState, noise: HMCNoise) -> tuple[HMCState, Info]:
+            before, step_size = start_all(params, tuning, state, noise)
+            # what the loop needs is carried, not closed over: compiled, an inner loop keeps nothing else alive
+            carry = (before, step_size, tuning)
+            carry = loops.repeat(
+                lambda carry: (leapfrog_all(params, carry[2], carry[1], carry[0])[0], *carry[1:]),
+                carry,
+                num_leapfrog - 1,
+            )
+            after, value = leapfrog_all(params, carry[2], carry[1], carry[0])  # the last one also wants the energy
+            return accept_all(tuning, state, noise, (before, after, value))
+
+        return step
 
     tuning = HMCTuning(
         torch.as_tensor(step_size),
@@ -121,4 +139,4 @@ def hmc(
         torch.as_tensor(temperature),
         torch.as_tensor(0.0 if jitter is None else jitter),
     )
-    return Sampler(init, draw, step, tuning)
+    return Sampler(init, draw, make_step(lambda function, _: function), tuning, batched_step=make_step(vmap))

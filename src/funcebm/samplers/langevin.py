@@ -77,9 +77,7 @@ def langevin(energy: Energy, *, step_size: float | Tensor = 0.01, temperature: f
     def draw(key: Key, position: Position) -> Tree:
         return tree.normal_like(key, position)
 
-    def step(
-        params: Params, tuning: LangevinTuning, state: LangevinState, noise: Tree
-    ) -> tuple[LangevinState, Info]:
+    def step(params: Params, tuning: LangevinTuning, state: LangevinState, noise: Tree) -> tuple[LangevinState, Info]:
         position = langevin_proposal(tuning, state.position, state.gradient, noise)
         value, gradient = value_and_gradient(params, position)
         return LangevinState(position, gradient), unadjusted_info(position, value, num_gradients=1)

@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from . import chains, datasets, diagnostics, energies, fields, losses, optimizers, plotting, random, samplers, schedules
-from .training import fit
-from .tree import leaves
-from .types import Energy, Key, Params
+from .. import chains, diagnostics, energies, fields, losses, optimizers, random, samplers, schedules
+from ..training import fit
+from ..tree import leaves
+from ..types import Energy, Key, Params
+from .picture import draw
+from .tasks import TASKS, Task
 
 __all__ = ["TASKS", "Result", "Task", "run"]
 
@@ -30,24 +32,6 @@ _NUM_CHAINS = 64
 _NUM_LEAPFROG = 12
 _BATCH_SIZE = 128
 _REPORTS = 8  # lines of training progress
-
-
-class Task(NamedTuple):
-    """What to learn.
-
-    Attributes:
-        train: ``(N, D)``.
-        held_out: ``(M, D)``, never trained on.
-        noise_scale: sigma, in the units of the data.
-        hidden: the widths of the network.
-        corrupt: ``(key, examples) -> corrupted examples by name``, which the energy should find unlikely.
-    """
-
-    train: Tensor
-    held_out: Tensor
-    noise_scale: float
-    hidden: tuple[int, ...]
-    corrupt: Callable[[Key, Tensor], dict[str, Tensor]]
 
 
 class Result(NamedTuple):
@@ -66,50 +50,6 @@ class Result(NamedTuple):
     summary: diagnostics.Summary
     auroc: dict[str, float]
     seconds: dict[str, float]
-
-
-# -- data ---------------------------------------------------------------------------------------------------------
-
-
-def _digits(key: Key) -> Task:
-    images = datasets.digits(device=key.device).images.flatten(1)
-    images = images[random.permutation(key, len(images))]
-    return Task(images[:1500], images[1500:], 0.4, (192, 192), _corrupt_digits)
-
-
-def _corrupt_digits(key: Key, images: Tensor) -> dict[str, Tensor]:
-    key_uniform, key_shuffle, key_noise = random.split(key, 3)
-    pixels = images.shape[1]
-    return {
-        "uniform noise": random.uniform(key_uniform, images.shape, -1.0, 1.0),
-        "shuffled pixels": images[:, random.permutation(key_shuffle, pixels)],
-        "noise of 0.5 added": images + 0.5 * random.normal(key_noise, images.shape),
-        "black and white swapped": -images,
-        "upside down": images.flip(1),
-    }
-
-
-def _two_moons(key: Key) -> Task:
-    points = datasets.two_moons(key, 3000)
-    return Task(points[:2500], points[2500:], 0.1, (128, 128), _corrupt_points)
-
-
-def _corrupt_points(key: Key, points: Tensor) -> dict[str, Tensor]:
-    key_uniform, key_shuffle, key_noise = random.split(key, 3)
-    low, high = points.amin(0), points.amax(0)
-    shuffled = points[random.permutation(key_shuffle, len(points))]
-    return {
-        "uniform in the box": low + (high - low) * random.uniform(key_uniform, points.shape),
-        "noise of 0.5 added": points + 0.5 * random.normal(key_noise, points.shape),
-        "x and y of two points": torch.stack([points[:, 0], shuffled[:, 1]], 1),
-    }
-
-
-TASKS: dict[str, Callable[[Key], Task]] = {"digits": _digits, "two_moons": _two_moons}
-"""What ``--data`` offers: ``key -> Task``."""
-
-
-# -- the job ------------------------------------------------------------------------------------------------------
 
 
 def run(
@@ -164,7 +104,7 @@ def run(
         _say("", f"{name_of_set:<24}{value:.3f}")
 
     drawn = vmap(_denoiser(energy, task), (None, 0))(params, positions[:, -1])
-    _draw_picture(out, task, energy, params, drawn, sets)
+    draw(out, task, energy, params, drawn, sets)
     timed = ", ".join(f"{what} {value:.1f} s" for what, value in seconds.items())
     _say("time", f"{timed}, all {time.perf_counter() - began:.1f} s")
     _say("picture", os.fspath(out))
@@ -297,52 +237,6 @@ def _score(key: Key, task: Task, energy: Energy, params: Params, positions: Tens
     }
     drawn = values(params, positions[:, :: max(1, positions.shape[1] // 10)].flatten(0, 1))
     return {"held-out data": noisy.pop("held-out data"), "samples": drawn, **noisy}
-
-
-# -- the picture --------------------------------------------------------------------------------------------------
-
-
-def _draw_picture(
-    out: str | os.PathLike[str],
-    task: Task,
-    energy: Energy,
-    params: Params,
-    drawn: Tensor,
-    sets: dict[str, Tensor],
-) -> None:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "the picture needs matplotlib, which is not installed. Run: pip install matplotlib"
-        ) from error
-    figure = Figure(figsize=(12, 10), layout="constrained")
-    axes = figure.subplot_mosaic([["data", "samples"], ["energies", "energies"]], height_ratios=[2.2, 1])
-    is_image = task.train.shape[1] > 2
-    panels = (("data", "data (held out)", task.held_out), ("samples", "samples of the trained energy", drawn))
-    for panel, title, examples in panels:
-        if is_image:
-            images = examples[:_NUM_CHAINS].reshape(-1, 8, 8)
-            plotting.image_grid(images, num_columns=8, value_range=(-1, 1), ax=axes[panel])
-        else:
-            plotting.energy_landscape(
-                energy,
-                params,
-                x_range=(-2, 3),
-                y_range=(-2, 2.5),
-                max_energy=float(sets["held-out data"].max()),
-                colorbar=False,
-                ax=axes[panel],
-            )
-            plotting.samples(examples, ax=axes[panel])
-        axes[panel].set_title(title, loc="left")
-    names = list(sets)
-    shown = {name: sets[name] for name in (*names[:2], names[3], names[-1])}
-    high = max(float(torch.quantile(values.float(), 0.98)) for values in shown.values())
-    low = min(float(values.min()) for values in shown.values())
-    plotting.energy_histogram(shown, num_bins=80, value_range=(low, high), ax=axes["energies"])
-    axes["energies"].set_title("energies, of everything with the noise that the energy is for", loc="left")
-    figure.savefig(out, dpi=110, format="png")
 
 
 def _say(topic: str, text: str) -> None:
