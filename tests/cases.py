@@ -1,0 +1,54 @@
+"""The tables that contract tests sweep: samplers here, energies and losses beside."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+
+from funcebm import samplers, tree
+from funcebm.types import Energy, Params, Position, Sampler
+
+from .cases_energies import ENERGIES
+from .cases_losses import LOSSES
+
+__all__ = ["ENERGIES", "LOSSES", "SAMPLERS", "quartic", "quartic_params"]
+
+
+def quartic(params: Params, x: Position) -> Tensor:
+    """A smooth, confining, asymmetric energy of any tree of positions."""
+    total = sum(leaf.sum() for leaf in tree.leaves(x))
+    fourth = sum((leaf**4).sum() for leaf in tree.leaves(x))
+    return params["k"] * tree.squared_norm(x) / 2 + fourth / 8 + params["tilt"] * torch.sin(total)
+
+
+def quartic_params(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    return {"k": torch.tensor(1.5, dtype=dtype), "tilt": torch.tensor(0.4, dtype=dtype)}
+
+
+def _diagonal(position: Position) -> Any:
+    return tree.map(lambda leaf: torch.linspace(0.5, 1.5, leaf.numel()).reshape(leaf.shape), position)
+
+
+def _dense(position: Position) -> Tensor:
+    size = sum(leaf.numel() for leaf in tree.leaves(position))
+    return 0.2 * torch.ones(size, size) + torch.diag(torch.linspace(0.4, 0.9, size))
+
+
+SAMPLERS: dict[str, Callable[[Energy, Position], Sampler]] = {
+    "langevin": lambda energy, position: samplers.langevin(energy, step_size=0.1),
+    "mala": lambda energy, position: samplers.mala(energy, step_size=0.2, temperature=0.8),
+    "hmc": lambda energy, position: samplers.hmc(energy, step_size=0.3, num_leapfrog=3),
+    "hmc_one_step": lambda energy, position: samplers.hmc(energy, step_size=0.3, num_leapfrog=1),
+    "hmc_diagonal": lambda energy, position: samplers.hmc(
+        energy, step_size=0.3, num_leapfrog=3, inverse_mass=_diagonal(position), temperature=1.3
+    ),
+    "hmc_dense": lambda energy, position: samplers.hmc(
+        energy, step_size=0.3, num_leapfrog=2, inverse_mass=_dense(position)
+    ),
+    "hmc_jittered": lambda energy, position: samplers.hmc(energy, step_size=0.3, num_leapfrog=3, jitter=0.3),
+    "gradient_descent": lambda energy, position: samplers.gradient_descent(energy, step_size=0.1),
+    "nesterov": lambda energy, position: samplers.nesterov(energy, step_size=0.05, momentum=0.8),
+}
+"""Name to ``(energy, an example of one position) -> sampler``."""
