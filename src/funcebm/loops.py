@@ -67,7 +67,7 @@ def scan(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) 
     if is_compiling() and has_scan and not _is_differentiating():
         # only a call can tell what the body emits; this one is dead code, which the compiler drops
         after, y = body(init, tree.map(lambda leaf: leaf[0], xs))
-        carry, y_leaves = _call_operator(body, tree.map(_mapped_like, init, after) if _is_mapping() else init, xs)
+        carry, y_leaves = _call_operator(body, _mapped_like(init, after) if _is_mapping() else init, xs)
         return carry, tree.unflatten(tree.structure(y), y_leaves)
     carry, ys = init, []
     for index in range(tree.batch_size(xs)):
@@ -84,7 +84,7 @@ def fold(body: Callable[[Tree, Tree], Tree], init: Tree, xs: Tree) -> Tree:
     """
     if is_compiling() and has_scan and not _is_differentiating():
         if _is_mapping():
-            init = tree.map(_mapped_like, init, body(init, tree.map(lambda leaf: leaf[0], xs)))
+            init = _mapped_like(init, body(init, tree.map(lambda leaf: leaf[0], xs)))
         return _call_operator(lambda carry, x: (body(carry, x), ()), init, xs)[0]
     carry = init
     for index in range(tree.batch_size(xs)):
@@ -105,10 +105,13 @@ def repeat(function: Callable[[Tree], Tree], init: Tree, num: int) -> Tree:
     return fold(lambda carry, _: function(carry), init, torch.zeros(num, device=tree.first(init).device))
 
 
-def _mapped_like(leaf: Tensor, other: Tensor) -> Tensor:
-    """The same numbers, mapped by each ``vmap`` that maps ``other``: the operator wants this of its carry from the start."""
-    never = other.new_zeros((), dtype=torch.bool)
-    return torch.where(never, leaf, leaf)
+def _mapped_like(init: Tree, after: Tree) -> Tree:
+    """The same numbers, all mapped by each ``vmap`` that maps a leaf of ``after``, the carry of one step later.
+
+    The operator wants it of its carry from the start; what one step maps in one leaf, the next may map in others.
+    """
+    never = torch.stack([leaf.new_zeros((), dtype=torch.bool) for leaf in tree.leaves(after)]).any()
+    return tree.map(lambda leaf: torch.where(never, leaf, leaf), init)
 
 
 def _own(leaf: Tensor) -> Tensor:
@@ -123,11 +126,17 @@ def _call_operator(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, 
     """
     init_leaves, carry_structure = tree.flatten(init)
     all_x_leaves, x_structure = tree.flatten(xs)
+    shapes, is_mapping = [leaf.shape for leaf in init_leaves], _is_mapping()
+
+    def pack(leaf: Tensor) -> Tensor:  # an axis of length 1 has no one stride, and vmap gives it several
+        return _own(leaf.squeeze() if is_mapping else leaf)
 
     def flat_body(carry_leaves: list[Tensor], x_leaves: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        carry_leaves = [leaf.reshape(shape) for leaf, shape in zip(carry_leaves, shapes, strict=True)]
         carry, y = body(tree.unflatten(carry_structure, carry_leaves), tree.unflatten(x_structure, x_leaves))
         filler = torch.zeros((), device=carry_leaves[0].device)
-        return [_own(leaf) for leaf in tree.leaves(carry)], [*(_own(leaf) for leaf in tree.leaves(y)), filler]
+        return [pack(leaf) for leaf in tree.leaves(carry)], [*(_own(leaf) for leaf in tree.leaves(y)), filler]
 
-    carry_leaves, y_leaves = _scan_operator(flat_body, [_own(leaf) for leaf in init_leaves], all_x_leaves)
+    carry_leaves, y_leaves = _scan_operator(flat_body, [pack(leaf) for leaf in init_leaves], all_x_leaves)
+    carry_leaves = [leaf.reshape(shape) for leaf, shape in zip(carry_leaves, shapes, strict=True)]
     return tree.unflatten(carry_structure, carry_leaves), y_leaves[:-1]
