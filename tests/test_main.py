@@ -12,7 +12,7 @@ import torch
 from funcebm import __main__ as command
 from funcebm import demo, random
 
-TOPICS = ("data ", "energy ", "training ", "sampling ", "scoring ", "time ", "picture ")
+TOPICS = ("data ", "energy ", "training ", "sampling ", "scoring ", "novelty ", "time ", "picture ")
 
 
 def refused(capsys, *arguments):

@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
     """One line for an error, and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (--help shows the options)\n")
+        self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 def _positive(text: str) -> int:
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=_picture, metavar="PNG", help="where the picture goes (default: funcebm_DATA.png, here)"
     )
-    parser.add_argument("--steps", type=_positive, default=2500, metavar="N", help="of training (default: 2500)")
+    parser.add_argument("--steps", type=_positive, default=3000, metavar="N", help="of training (default: 3000)")
     parser.add_argument(
         "--draws",
         type=_positive,

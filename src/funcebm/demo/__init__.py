@@ -38,7 +38,7 @@ class Result(NamedTuple):
     """What :func:`run` found.
 
     Attributes:
-        samples: new examples, the last draw of each chain, denoised. ``(64, D)``.
+        samples: new examples: the last draw of each chain, then up to 7 earlier ones, denoised. ``(S, D)``.
         positions: where the chains were, with noise. ``(64, draws, D)``.
         summary: of all coordinates of the positions and of the energy, by :func:`funcebm.diagnostics.summary`.
         auroc: of held-out against corrupted examples, by name of the corruption.
@@ -103,7 +103,12 @@ def run(
     for name_of_set, value in auroc.items():
         _say("", f"{name_of_set:<24}{value:.3f}")
 
-    drawn = vmap(_denoiser(energy, task), (None, 0))(params, positions[:, -1])
+    chosen = range(num_draws - 1, -1, -max(1, num_draws // 8))[:8]
+    drawn = vmap(_denoiser(energy, task), (None, 0))(params, torch.cat([positions[:, index] for index in chosen]))
+    nearest = [float(torch.cdist(examples, task.train).amin(1).mean()) for examples in (drawn, task.held_out)]
+    _say(
+        "novelty", f"distance to the nearest training example: samples {nearest[0]:.3f}, held-out data {nearest[1]:.3f}"
+    )
     draw(out, task, energy, params, drawn, sets)
     timed = ", ".join(f"{what} {value:.1f} s" for what, value in seconds.items())
     _say("time", f"{timed}, all {time.perf_counter() - began:.1f} s")
