@@ -1,0 +1,417 @@
+"""Keys and draws: known answers, replay under every transform, and the laws."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import vmap
+
+from funcebm import random, transforms
+
+from .laws import assert_mean, assert_uniform
+
+KEY = random.key(2024)
+SEEDS = st.integers(-(2**70), 2**70)
+
+KNOWN_ANSWERS = [
+    ((0x00000000, 0x00000000), (0x00000000, 0x00000000), (0x6B200159, 0x99BA4EFE)),
+    ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),
+    ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+]
+
+
+def _words(*values: int) -> torch.Tensor:
+    return torch.tensor([value - 2**32 if value >= 2**31 else value for value in values], dtype=torch.int32)
+
+
+def _unsigned(words: torch.Tensor) -> np.ndarray:
+    return words.numpy().astype(np.int64) % 2**32
+
+
+# -- the generator ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("key", "counter", "expected"), KNOWN_ANSWERS)
+def test_threefry_gives_the_known_answers_of_random123(key, counter, expected):
+    words = random.threefry(_words(*key), _words(*counter))
+    assert torch.equal(words, _words(*expected))
+
+
+def test_threefry_gives_the_known_answers_under_vmap_and_in_a_batch():
+    keys, counters, expected = (torch.stack([_words(*case[i]) for case in KNOWN_ANSWERS]) for i in range(3))
+    assert torch.equal(random.threefry(keys, counters), expected)
+    assert torch.equal(vmap(random.threefry)(keys, counters), expected)
+
+
+def _threefry_in_integers(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
+    """The definition in Python's integers, written from the paper, section 2.2 and the table of its rotations."""
+    mask, rotations = 2**32 - 1, (13, 15, 26, 6, 17, 29, 16, 24)
+    schedule = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
+    x0, x1 = (counter[0] + key[0]) & mask, (counter[1] + key[1]) & mask
+    for index in range(20):
+        distance = rotations[index % 8]
+        x0 = (x0 + x1) & mask
+        x1 = (((x1 << distance) | (x1 >> (32 - distance))) & mask) ^ x0
+        if index % 4 == 3:
+            injection = index // 4 + 1
+            x0 = (x0 + schedule[injection % 3]) & mask
+            x1 = (x1 + schedule[(injection + 1) % 3] + injection) & mask
+    return x0, x1
+
+
+word = st.integers(0, 2**32 - 1)
+
+
+@given(key=st.tuples(word, word), counter=st.tuples(word, word))
+def test_threefry_is_the_definition_in_integers(key, counter):
+    assert torch.equal(random.threefry(_words(*key), _words(*counter)), _words(*_threefry_in_integers(key, counter)))
+
+
+def test_bits_are_the_blocks_in_counter_order():
+    words = random.bits(KEY, (10,))
+    counters = torch.stack([torch.zeros(5, dtype=torch.int32), torch.arange(5, dtype=torch.int32)], -1)
+    assert torch.equal(words, random.threefry(KEY, counters).t().reshape(-1))
+
+
+# -- keys ---------------------------------------------------------------------------------------------------------
+
+
+@given(seed=SEEDS)
+def test_a_seed_is_taken_modulo_two_to_the_64(seed):
+    assert torch.equal(random.key(seed), random.key(seed % 2**64))
+    assert tuple(_unsigned(random.key(seed))) == ((seed % 2**64) >> 32, seed % 2**32)
+
+
+@given(seed=SEEDS, few=st.integers(1, 40), more=st.integers(0, 40))
+def test_split_has_the_prefix_property(seed, few, more):
+    key = random.key(seed)
+    assert torch.equal(random.split(key, few), random.split(key, few + more)[:few])
+
+
+@given(seed=SEEDS, index=st.integers(0, 2**31 - 1))
+def test_fold_in_takes_integers_and_tensors_alike(seed, index):
+    key = random.key(seed)
+    for dtype in (torch.int32, torch.int64):
+        assert torch.equal(random.fold_in(key, index), random.fold_in(key, torch.tensor(index, dtype=dtype)))
+
+
+def test_fold_in_reaches_all_words():
+    keys = [random.fold_in(KEY, index) for index in (0, 1, 2**31 - 1, 2**31, 2**32 - 1)]
+    assert len({tuple(key.tolist()) for key in keys}) == 5
+    assert torch.equal(keys[3], random.fold_in(KEY, torch.tensor(2**31)))
+
+
+def test_children_and_draws_of_one_key_never_meet():
+    """``split``, ``fold_in`` and ``bits`` use blocks of their own: 6,000 of them, no two alike."""
+    num = 2000
+    split = random.split(KEY, num)
+    folded = vmap(random.fold_in, (None, 0))(KEY, torch.arange(num))
+    drawn = random.bits(KEY, (2, num)).t()
+    blocks = torch.cat([split, folded, drawn])
+    assert len({tuple(block) for block in blocks.tolist()}) == 3 * num
+
+
+def test_streams_of_related_keys_are_uncorrelated():
+    num = 20000
+    related = [random.key(0), random.key(1), random.key(2**32), random.split(random.key(0))[0]]
+    related += [random.split(random.key(0))[1], random.fold_in(random.key(0), 0), random.fold_in(random.key(0), 1)]
+    draws = torch.stack([random.normal(key, (num,), dtype=torch.float64) for key in related])
+    correlations = torch.corrcoef(draws)[~torch.eye(len(related), dtype=torch.bool)]
+    assert float(correlations.abs().max()) < 5 / math.sqrt(num)
+
+
+def test_neighbours_in_one_stream_are_uncorrelated():
+    """Both outputs of a Box-Muller pair, and numbers that are next to one another."""
+    num = 200000
+    draws = random.normal(KEY, (num,), dtype=torch.float64)
+    for lag in (1, num // 2):
+        assert_mean(draws[:-lag] * draws[lag:], 0.0)
+        assert_mean(draws[:-lag] ** 2 * draws[lag:] ** 2, 1.0)
+
+
+# -- transforms ---------------------------------------------------------------------------------------------------
+
+DRAWS = {
+    "bits": lambda key: random.bits(key, (7,)),
+    "uniform": lambda key: random.uniform(key, (2, 3)),
+    "uniform64": lambda key: random.uniform(key, (5,), dtype=torch.float64),
+    "normal": lambda key: random.normal(key, (3, 3)),
+    "normal64": lambda key: random.normal(key, (3,), dtype=torch.float64),
+    "normal16": lambda key: random.normal(key, (3,), dtype=torch.bfloat16),
+    "scalar": random.normal,
+    "rademacher": lambda key: random.rademacher(key, (5,)),
+    "bernoulli": lambda key: random.bernoulli(key, torch.tensor([0.2, 0.9])),
+    "randint": lambda key: random.randint(key, (4,), -3, 9),
+    "exponential": lambda key: random.exponential(key, (4,)),
+    "gumbel": lambda key: random.gumbel(key, (4,), dtype=torch.float64),
+    "categorical": lambda key: random.categorical(key, torch.tensor([[0.1, 0.5], [1.0, -1.0]]), (3,)),
+    "permutation": lambda key: random.permutation(key, 6),
+    "split": lambda key: random.split(key, 3),
+    "fold_in": lambda key: random.fold_in(key, 5),
+    "children": lambda key: random.normal(random.fold_in(random.split(key, 3)[1], 4), (2,)),
+}
+each_draw = pytest.mark.parametrize("name", list(DRAWS))
+
+
+def _loop(function, keys):
+    return torch.stack([function(key) for key in keys])
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> None:
+    """Equal words; equal floats to the rounding of log and cos, which vectorised differ in the last place."""
+    if a.is_floating_point():
+        torch.testing.assert_close(
+            a, b, rtol=1e-6 if a.dtype == torch.float32 else 1e-13, atol=1e-6, check_stride=False
+        )
+    else:
+        assert torch.equal(a, b)
+
+
+@each_draw
+@pytest.mark.parametrize("num", [1, 3, 40])
+def test_vmap_is_the_loop(name, num):
+    keys = random.split(KEY, num)
+    _same(vmap(DRAWS[name])(keys), _loop(DRAWS[name], keys))
+
+
+@each_draw
+@pytest.mark.parametrize("shape", [(2, 3), (5, 7), (20, 2)])
+def test_nested_vmaps_are_the_nested_loop(name, shape):
+    keys = random.split(KEY, math.prod(shape)).reshape(*shape, 2)
+    expected = torch.stack([_loop(DRAWS[name], row) for row in keys])
+    _same(vmap(vmap(DRAWS[name]))(keys), expected)
+    _same(vmap(vmap(DRAWS[name]), 1)(keys), expected.transpose(0, 1))
+
+
+@each_draw
+def test_the_strides_of_keys_do_not_matter(name):
+    keys = random.split(KEY, 20)
+    expected = _loop(DRAWS[name], keys)
+    _same(vmap(DRAWS[name], 1)(keys.t().contiguous()), expected)
+    _same(vmap(DRAWS[name])(keys.t().contiguous().t()), expected)
+    _same(vmap(DRAWS[name])(keys.repeat_interleave(2, 0)[::2]), expected)
+
+
+def test_mapped_indices_are_the_loop():
+    """``fold_in`` over indices, over keys, over both, in either order."""
+    keys, indices = random.split(KEY, 18), torch.arange(5)
+    expected = torch.stack([torch.stack([random.fold_in(key, int(i)) for i in indices]) for key in keys])
+    over_indices = vmap(random.fold_in, (None, 0))
+    assert torch.equal(vmap(over_indices, (0, None))(keys, indices), expected)
+    over_keys = vmap(random.fold_in, (0, None))
+    assert torch.equal(vmap(over_keys, (None, 0))(keys, indices), expected.transpose(0, 1))
+    assert torch.equal(
+        vmap(random.fold_in)(keys, torch.arange(18)),
+        expected.new_tensor([random.fold_in(key, i).tolist() for i, key in enumerate(keys)]),
+    )
+    both = vmap(lambda key, index: vmap(random.fold_in, (None, 0))(key, index + indices))(keys, torch.arange(18))
+    assert torch.equal(both[3], over_indices(keys[3], 3 + indices))
+
+
+def test_a_draw_may_stand_inside_of_grad():
+    keys = random.split(KEY, 3)
+    slope = torch.func.grad(lambda scale: (scale * random.normal(KEY, (4,))).sum())(torch.tensor(2.0))
+    torch.testing.assert_close(slope, random.normal(KEY, (4,)).sum())
+    slopes = vmap(lambda key: torch.func.grad(lambda s: (s * random.normal(key)).sum())(torch.tensor(2.0)))(keys)
+    torch.testing.assert_close(slopes, vmap(random.normal)(keys))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=SEEDS, rows=st.integers(1, 5), columns=st.integers(1, 5))
+def test_a_shape_only_reshapes(seed, rows, columns):
+    key = random.key(seed)
+    for draw in (random.bits, random.uniform, random.normal, random.rademacher):
+        assert torch.equal(draw(key, (rows, columns)), draw(key, rows * columns).reshape(rows, columns))
+
+
+# -- laws ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ten_million():
+    return random.normal(KEY, (10**7,))
+
+
+def test_ten_million_normals_pass_kolmogorov_and_smirnov(ten_million):
+    probabilities = torch.special.ndtr(ten_million.double()).sort().values
+    num = len(probabilities)
+    grid = torch.arange(num + 1, dtype=torch.float64) / num
+    distance = max(float((grid[1:] - probabilities).max()), float((probabilities - grid[:-1]).max()))
+    assert scipy.stats.kstwobign.sf(distance * math.sqrt(num)) > 1e-6
+
+
+def test_ten_million_normals_have_the_moments_and_the_tails(ten_million):
+    num = len(ten_million)
+    draws = ten_million.double()
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10395 - 225)):
+        assert abs(float((draws**power).mean()) - moment) < 5 * math.sqrt(variance / num)
+    for threshold in (1.0, 2.0, 3.0, 4.0, 4.8):
+        tail = scipy.stats.norm.sf(threshold)
+        for side in (draws > threshold, draws < -threshold):
+            assert abs(float(side.double().mean()) - tail) < 5 * math.sqrt(tail / num)
+    assert float(draws.abs().max()) > 4.9
+
+
+def test_float64_normals_have_the_law():
+    draws = random.normal(KEY, (200000,), dtype=torch.float64)
+    assert scipy.stats.kstest(draws.numpy(), "norm").pvalue > 1e-6
+    assert len(torch.unique(draws)) == len(draws)
+
+
+def test_the_extreme_words_give_finite_normals_past_six_and_a_half_sigma():
+    words = _words(0, 1, 2, 3, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1)
+    unit = random._open_uniform32(words)
+    assert float(unit.min()) > 0
+    assert float(unit.max()) <= 1
+    radius = random._box_muller(unit, torch.zeros(()))[0]
+    assert torch.isfinite(radius).all()
+    assert 6.5 < float(radius.max()) < 6.7
+    unit = random._open_uniform64(words[:, None], words)
+    assert 0 < float(unit.min()) <= 2.0**-53
+    assert float(unit.max()) <= 1
+    radius = random._box_muller(unit, torch.zeros(()).double())[0]
+    assert torch.isfinite(radius).all()
+    assert float(radius.max()) > 8.5
+
+
+def test_uniforms_have_their_range_law_and_resolution():
+    draws = random.uniform(KEY, (10**6,))
+    assert 0 <= float(draws.min()) < 1e-5
+    assert 1 - 1e-5 < float(draws.max()) < 1
+    assert torch.equal(draws * 2**24, (draws * 2**24).round())
+    assert scipy.stats.kstest(draws.double().numpy(), "uniform").pvalue > 1e-6
+    scaled = random.uniform(KEY, (1000,), -2.0, 3.0)
+    torch.testing.assert_close(scaled, -2 + 5 * random.uniform(KEY, (1000,)), atol=1e-6, rtol=0)
+
+
+def test_float64_uniforms_have_53_bits():
+    draws = random.uniform(KEY, (10**5,), dtype=torch.float64)
+    integers = draws * 2.0**53
+    assert torch.equal(integers, integers.round())
+    odd = (integers % 2 == 1).double()
+    assert_mean(odd, 0.5)
+    low_bits = torch.remainder(integers, 2.0**21).long()
+    assert_uniform(torch.bincount(low_bits % 64, minlength=64))
+    assert float(draws.max()) < 1
+    assert scipy.stats.kstest(draws.numpy(), "uniform").pvalue > 1e-6
+
+
+def test_each_bit_is_fair():
+    words = random.bits(KEY, (50000,))
+    for position in range(32):
+        assert_mean(((words >> position) & 1).double(), 0.5)
+
+
+def test_signs_and_flags_have_their_probabilities():
+    assert_mean(random.rademacher(KEY, (10**5,)), 0.0)
+    assert set(random.rademacher(KEY, (100,)).tolist()) == {-1.0, 1.0}
+    probabilities = torch.tensor([0.0, 0.1, 0.5, 0.97, 1.0])
+    flags = random.bernoulli(KEY, probabilities, (10**5, 5))
+    assert flags.dtype == torch.bool
+    assert_mean(flags.double(), probabilities)
+    assert random.bernoulli(KEY, 0.5).shape == ()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 2), (-3, 4), (5, 15), (0, 1000)])
+def test_integers_are_uniform(low, high):
+    draws = random.randint(KEY, (10**5,), low, high)
+    assert draws.dtype == torch.int64
+    assert_uniform(torch.bincount(draws - low, minlength=high - low))
+
+
+def test_integers_of_a_large_range_are_the_64_bit_words_modulo_the_range():
+    span = 2**31 - 1
+    word0, word1 = _unsigned(random.bits(KEY, (2, 50)))
+    expected = [((int(a) << 32) | int(b)) % span for a, b in zip(word0, word1, strict=True)]
+    assert random.randint(KEY, (50,), 7, 7 + span).tolist() == [7 + value for value in expected]
+
+
+def test_exponential_and_gumbel_have_their_laws():
+    assert scipy.stats.kstest(random.exponential(KEY, (10**5,), dtype=torch.float64).numpy(), "expon").pvalue > 1e-6
+    assert scipy.stats.kstest(random.gumbel(KEY, (10**5,), dtype=torch.float64).numpy(), "gumbel_r").pvalue > 1e-6
+    for draw in (random.exponential, random.gumbel):
+        assert torch.isfinite(draw(KEY, (10**6,))).all()
+
+
+def test_categorical_draws_have_the_probabilities_of_their_logits():
+    logits = torch.tensor([[0.3, -1.0, 2.0], [5.0, 5.0, -torch.inf]])
+    draws = random.categorical(KEY, logits, (10**5,))
+    assert draws.shape == (10**5, 2)
+    probabilities = torch.softmax(logits, -1)
+    assert_uniform(torch.bincount(draws[:, 0], minlength=3), probabilities[0])
+    assert_uniform(torch.bincount(draws[:, 1], minlength=3)[:2], probabilities[1, :2])
+    assert not (draws[:, 1] == 2).any()
+
+
+def test_all_orders_are_equally_likely():
+    orders = vmap(lambda key: random.permutation(key, 4))(random.split(KEY, 24000))
+    assert torch.equal(orders.sort(-1).values, torch.arange(4).expand(24000, 4))
+    codes = (orders * torch.tensor([64, 16, 4, 1])).sum(-1)
+    _, counts = torch.unique(codes, return_counts=True)
+    assert len(counts) == 24
+    assert_uniform(counts)
+
+
+def test_half_precision_is_float32_rounded():
+    full = random.normal(KEY, (100,))
+    for dtype in (torch.float16, torch.bfloat16):
+        assert torch.equal(random.normal(KEY, (100,), dtype=dtype), full.to(dtype))
+
+
+# -- the compiled kernels -----------------------------------------------------------------------------------------
+
+
+def test_the_compiled_kernels_give_the_same_words_and_the_same_normals(monkeypatch):
+    """Both layouts of the grid; words bit for bit, normals to the rounding of log and cos."""
+    if not transforms.can_compile():
+        pytest.skip("there is no compiler")
+    keys = random.split(KEY, 20)
+    draws = {
+        "words": lambda: random.bits(KEY, (101,)),
+        "normals": lambda: random.normal(KEY, (101,)),
+        "words of keys": lambda: vmap(lambda key: random.bits(key, (6,)))(keys),
+        "normals of keys": lambda: vmap(lambda key: random.normal(key, (6,)))(keys),
+    }
+    plain = {name: draw() for name, draw in draws.items()}
+    with random.compiled_draws():
+        compiled = {name: draw() for name, draw in draws.items()}
+    assert {(True, 0), (False, 0), (True, 1), (False, 1)} <= set(random._kernels)
+    for name, expected in plain.items():
+        _same(compiled[name], expected)
+
+
+# -- errors -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [1.0, "1", None, True])
+def test_a_seed_must_be_an_integer(seed):
+    with pytest.raises(TypeError, match="a seed must be an int"):
+        random.key(seed)
+
+
+@pytest.mark.parametrize("key", [0, torch.zeros(2), torch.zeros(3, dtype=torch.int32), torch.zeros(1, 2).int()])
+def test_a_key_must_be_a_key(key):
+    for draw in (random.split, random.bits, random.normal, random.uniform, lambda key: random.fold_in(key, 0)):
+        with pytest.raises(ValueError, match=r"a key must be an int32 tensor of shape \(2,\)"):
+            draw(key)
+
+
+def test_arguments_that_make_no_sense_are_errors():
+    with pytest.raises(ValueError, match="num must be at least 1"):
+        random.split(KEY, 0)
+    with pytest.raises(ValueError, match="data must be in"):
+        random.fold_in(KEY, -1)
+    with pytest.raises(ValueError, match="data must be in"):
+        random.fold_in(KEY, 2**32)
+    with pytest.raises(ValueError, match="must hold"):
+        random.randint(KEY, (2,), 3, 3)
+    with pytest.raises(TypeError, match="floating-point dtype"):
+        random.normal(KEY, (2,), dtype=torch.int32)
+    with pytest.raises(ValueError, match="fewer than"):
+        random.bits(KEY, (2**16, 2**16))
