@@ -6,7 +6,6 @@ vectorises, and the first one where they are large, which matrix products prefer
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Callable
 
 import torch
@@ -15,13 +14,11 @@ from torch.func import vmap
 
 from . import loops, random, reducers, tree
 from .reducers import Reducer
-from .transforms import jit
 from .types import Key, Params, Position, Sampler, Tree
 
 __all__ = [
     "chain_axis",
     "chains_first",
-    "compiled_chunk",
     "draw_noise",
     "make_chunk",
     "numbers_to_flags",
@@ -138,9 +135,3 @@ def make_chunk(
         return (state, ()), ys
 
     return chunk
-
-
-@functools.lru_cache(maxsize=128)
-def compiled_chunk(*arguments: Any) -> Callable[..., Any]:
-    """:func:`make_chunk`, compiled; the same function for the same arguments."""
-    return jit(make_chunk(*arguments))

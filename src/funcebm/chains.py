@@ -19,7 +19,6 @@ from . import checks, loops, random, reducers, tree
 from .chain_loop import (
     chain_axis,
     chains_first,
-    compiled_chunk,
     draw_noise,
     make_chunk,
     numbers_to_flags,
@@ -28,7 +27,7 @@ from .chain_loop import (
 )
 from .progress import progress_bar
 from .reducers import Reducer
-from .transforms import dynamic_axis
+from .transforms import dynamic_axis, jit_once
 from .types import Key, Params, Position, Sampler, Tree
 
 __all__ = ["Run", "Samples", "resume", "sample"]
@@ -102,7 +101,7 @@ def sample(
 
     Args:
         key: ``(2,)``.
-        sampler: the kernel; keep and reuse it, since a new one compiles anew.
+        sampler: the kernel. One built anew from the same code and constants does not compile anew.
         params: the parameters of its energy.
         positions: where the chains start; every leaf leads with the chain axis ``C``.
         num_samples: ``N``, the draws kept of each chain.
@@ -233,8 +232,8 @@ def _check_start(state: Any) -> None:
 def _chunk_function(run: Run, axis: int) -> Callable[..., Any]:
     schedule = run.tuning if callable(run.tuning) else None
     sampler = run.sampler._replace(tuning=())  # the numbers are arguments: they do not compile anew
-    make = compiled_chunk if run.jit else make_chunk
-    return make(sampler, schedule, run.collect, run.reducer, run.is_kept, axis)
+    arguments = (sampler, schedule, run.collect, run.reducer, run.is_kept, axis)
+    return jit_once(make_chunk, *arguments) if run.jit else make_chunk(*arguments)
 
 
 def _prepare(run: Run, state: Any) -> Run:

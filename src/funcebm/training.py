@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 from typing import Any, Callable, Iterator, NamedTuple
 
@@ -15,7 +14,7 @@ from . import checks, loops, random, tree
 from .losses._staged import objective, prepare
 from .optimizers import apply_updates
 from .progress import progress_bar
-from .transforms import dynamic_axis, jit
+from .transforms import dynamic_axis, jit_once
 from .types import Batch, Key, Loss, LossAux, Optimizer, Params, Tree
 
 __all__ = ["Fit", "TrainState", "fit", "train_step"]
@@ -179,7 +178,8 @@ def fit(
         else:
             checks.one_structure("params", params, "resume.params", resume.params)
             state, start = TrainState(*resume[:4]), resume.num_steps
-        run = (_compiled_chunk if jit else _make_chunk)(loss, optimizer, ema_decay)
+        arguments = (loss, optimizer, ema_decay)
+        run = jit_once(_make_chunk, *arguments) if jit else _make_chunk(*arguments)
         sizes = _chunk_sizes(num_steps, chunk_size, _noise_bytes(loss, key_init, example))
         collected: list[dict[str, Tensor]] = []
         orders: _Orders | None = None
@@ -222,9 +222,6 @@ def _make_chunk(
         return loops.scan(body, state, xs)
 
     return chunk
-
-
-_compiled_chunk = functools.lru_cache(maxsize=64)(lambda *arguments: jit(_make_chunk(*arguments)))
 
 
 def _draw_noise(loss: Loss, key_steps: Key, example: Batch, first: int, num: int) -> Tree:

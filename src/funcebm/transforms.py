@@ -15,7 +15,7 @@ import torch
 
 from . import loops, random, tree
 
-__all__ = ["can_compile", "dynamic_axis", "jit"]
+__all__ = ["can_compile", "dynamic_axis", "jit", "jit_once"]
 
 _SCAN_NAMES = ("torch._higher_order_ops.scan.scan", "torch.ops.higher_order.scan")
 
@@ -134,10 +134,62 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
             device = _device(args)
             if device not in compiled:
                 _prepare()
-                compiled[device] = torch.compile(_own_code(function), fullgraph=True, backend=_backend(device))
+                compiled[device] = torch.compile(
+                    _own_code(function), fullgraph=True, dynamic=False, backend=_backend(device)
+                )
             return compiled[device](*args)
 
     return jitted
+
+
+class _Call:
+    """A call ``make(*arguments)``, equal to another where the functions among the arguments do the same."""
+
+    def __init__(self, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        self.make, self.arguments = make, arguments
+        self.signature = _signature((make, arguments))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Call) and self.signature == other.signature
+
+    def __hash__(self) -> int:
+        return hash(self.signature)
+
+
+def _signature(value: Any, outer: tuple[int, ...] = ()) -> Any:
+    """What tells whether two values mean the same: of functions the code and what it closes over, of objects who they are."""
+    if id(value) in outer:
+        return "recursion"
+    inner = (*outer, id(value))
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        parts = (cells, value.__defaults__, value.__kwdefaults__)
+        return (value.__code__, id(value.__globals__), *(_signature(part, inner) for part in parts))
+    if isinstance(value, (tuple, list)):
+        return (type(value), *(_signature(part, inner) for part in value))
+    if isinstance(value, dict):
+        return (dict, *((name, _signature(part, inner)) for name, part in value.items()))
+    if value is None or isinstance(value, (bool, int, float, str, torch.dtype, type)):
+        return (type(value), value)
+    return ("object", id(value))
+
+
+@functools.lru_cache(maxsize=128)
+def _jit_call(call: _Call) -> Callable[..., Any]:
+    return jit(call.make(*call.arguments))
+
+
+def jit_once(make: Callable[..., Callable[..., Any]], *arguments: Any) -> Callable[..., Any]:
+    """``jit(make(*arguments))``, and the same compiled function for arguments that mean the same.
+
+    A sampler, a loss or an energy that is built anew from the same code and the same constants does not compile anew.
+
+    >>> def make(factory):
+    ...     return lambda x: factory(x)
+    >>> jit_once(make, lambda x: x + 1) is jit_once(make, lambda x: x + 2)
+    False
+    """
+    return _jit_call(_Call(make, arguments))
 
 
 def dynamic_axis(xs: Any) -> Any:
