@@ -28,7 +28,7 @@ examples:
   python -m funcebm --data two_moons --out moons.png
   python -m funcebm --no-jit --steps 500             without a compiler; slower, same numbers to rounding
 
-The same seed gives the same numbers. With the defaults it takes 1 to 2 minutes on 2 cores, compilation included.
+The same seed gives the same numbers. With the defaults it takes about two minutes on 2 cores, compilation included.
 """
 
 _NEEDS = {"matplotlib": "matplotlib", "sklearn": "scikit-learn"}
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=400,
         metavar="N",
-        help="kept of each of the 64 chains, 4 or more (default: 400)",
+        help="kept of each of the 64 chains, 4 or more (default: 250)",
     )
     parser.add_argument("--no-jit", action="store_true", help="run eagerly, without compiling")
     parser.add_argument(

@@ -39,6 +39,22 @@ def _why_eager() -> str | None:
 
 
 @functools.cache
+def _why_untraceable() -> str | None:
+    """What dynamo of this torch cannot trace of our loops over trees, or None. Asked late: it imports the compiler."""
+    _prepare()
+
+    def loop_over_tree(x: torch.Tensor) -> Any:
+        return loops.fold(lambda carry, _: tree.map(torch.add, carry, carry), {"x": x}, x)
+
+    try:
+        with torch.no_grad():
+            torch.compile(loop_over_tree, fullgraph=True, backend="eager")(torch.ones(2, 2))
+    except Exception as error:
+        return f"dynamo of this torch does not trace a scan over trees ({type(error).__name__}); torch 2.13 does"
+    return None
+
+
+@functools.cache
 def _warn_once(why: str) -> None:
     warnings.warn(
         f"funcebm runs eagerly: {why}. Results are the same, chains are slower.", RuntimeWarning, stacklevel=3
@@ -126,7 +142,7 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def jitted(*args: Any) -> Any:
-        why = _why_eager()
+        why = _why_eager() or _why_untraceable()
         with torch.no_grad():
             if why is not None:
                 _warn_once(why)
