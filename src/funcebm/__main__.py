@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--draws",
         type=_positive,
-        default=400,
+        default=250,
         metavar="N",
         help="kept of each of the 64 chains, 4 or more (default: 250)",
     )
