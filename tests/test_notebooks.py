@@ -1,0 +1,47 @@
+"""The notebooks run, and hold what they claim: their last cells assert it.
+
+They run shortened (``FUNCEBM_SMOKE=1``); ``FUNCEBM_SMOKE=0 pytest tests/test_notebooks.py`` runs them in full.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+pytest.importorskip("matplotlib")
+
+from funcebm.transforms import can_compile  # noqa: E402
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::RuntimeWarning")
+@pytest.mark.skipif(not can_compile(), reason="eager chains take too long here")
+def test_runs(notebook, monkeypatch, tmp_path):
+    monkeypatch.setenv("FUNCEBM_SMOKE", os.environ.get("FUNCEBM_SMOKE", "1"))
+    resources = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+    assert notebook.cells[-1].outputs[-1].text == "all checks passed\n"
+
+
+def test_is_committed_with_its_outputs(notebook):
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    outputs = [output for cell in code for output in cell.outputs]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))  # run from the top, once
+    assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    text = "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs)
+    assert not re.search(r"/(home|root|tmp|work|Users)/|[A-Z]:\\", text)  # no paths of a machine
