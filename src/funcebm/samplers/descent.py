@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks, fields, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
 from .langevin import LangevinState as DescentState
-from .metropolis import unadjusted_info
+from .metropolis import nan_outside, unadjusted_info
 
 __all__ = ["DescentState", "DescentTuning", "NesterovState", "NesterovTuning", "gradient_descent", "nesterov"]
 
@@ -58,7 +58,7 @@ def gradient_descent(energy: Energy, *, step_size: float | Tensor = 0.01) -> Sam
     value_and_gradient = fields.value_and_gradient(energy)
 
     def init(params: Params, position: Position) -> DescentState:
-        return DescentState(position, value_and_gradient(params, position)[1])
+        return DescentState(position, nan_outside(*value_and_gradient(params, position)))
 
     def step(params: Params, tuning: DescentTuning, state: DescentState, noise: Tree) -> tuple[DescentState, Info]:
         position = tree.add_scaled(state.position, -tuning.step_size, state.gradient)
@@ -95,7 +95,7 @@ def nesterov(energy: Energy, *, step_size: float | Tensor = 0.01, momentum: floa
     value_and_gradient = fields.value_and_gradient(energy)
 
     def init(params: Params, position: Position) -> NesterovState:
-        return NesterovState(position, tree.zeros_like(position))
+        return NesterovState(position, nan_outside(value_and_gradient(params, position)[0], tree.zeros_like(position)))
 
     def step(params: Params, tuning: NesterovTuning, state: NesterovState, noise: Tree) -> tuple[NesterovState, Info]:
         ahead = tree.add_scaled(state.position, tuning.momentum, state.velocity)

@@ -78,6 +78,10 @@ def hmc(
     checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
     if jitter is not None:
         checks.positive("jitter", jitter, "Give a number in (0, 1), or None for no jitter.")
+        if not isinstance(jitter, Tensor):
+            checks.require(
+                jitter < 1, "jitter must be below 1", jitter, "Give a number in (0, 1), or None for no jitter."
+            )
     metric = metrics.of(inverse_mass)
     value_and_gradient = fields.value_and_gradient(energy)
 

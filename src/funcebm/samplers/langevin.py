@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks, fields, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from .metropolis import unadjusted_info
+from .metropolis import nan_outside, unadjusted_info
 
 __all__ = ["LangevinState", "LangevinTuning", "langevin", "langevin_proposal", "langevin_tuning"]
 
@@ -72,7 +72,7 @@ def langevin(energy: Energy, *, step_size: float | Tensor = 0.01, temperature: f
     value_and_gradient = fields.value_and_gradient(energy)
 
     def init(params: Params, position: Position) -> LangevinState:
-        return LangevinState(position, value_and_gradient(params, position)[1])
+        return LangevinState(position, nan_outside(*value_and_gradient(params, position)))
 
     def draw(key: Key, position: Position) -> Tree:
         return tree.normal_like(key, position)

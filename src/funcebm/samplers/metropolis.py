@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import tree
 from ..types import Info, Tree
 
-__all__ = ["metropolis_hastings", "unadjusted_info"]
+__all__ = ["metropolis_hastings", "nan_outside", "unadjusted_info"]
 
 _DIVERGENCE_THRESHOLD = 1000.0
 
@@ -32,16 +32,22 @@ def metropolis_hastings(
     """
     is_finite = torch.isfinite(proposal.energy) & tree.all_finite(proposal.position) & ~torch.isnan(log_ratio)
     log_ratio = torch.where(is_finite, log_ratio, -torch.inf)
-    is_accepted = torch.log(uniform) < log_ratio
+    acceptance_rate = log_ratio.clamp(max=0).exp()
+    is_accepted = uniform < acceptance_rate  # a rate of 0 is never accepted, whatever the uniform
     new_state = tree.where(is_accepted, proposal, state)
     info = Info(
-        acceptance_rate=log_ratio.clamp(max=0).exp(),
+        acceptance_rate=acceptance_rate,
         is_accepted=is_accepted,
         is_divergent=~is_finite | (log_ratio < -_DIVERGENCE_THRESHOLD),
         num_gradients=_count(num_gradients, log_ratio),
         energy=new_state.energy,
     )
     return new_state, info
+
+
+def nan_outside(energy: Tensor, value: Tree) -> Tree:
+    """``value`` where the energy is finite, NaN elsewhere: a state that keeps no energy shows so that it starts outside."""
+    return tree.map(lambda leaf: torch.where(torch.isfinite(energy), leaf, torch.nan), value)
 
 
 def unadjusted_info(position: Tree, energy: Tensor, num_gradients: int) -> Info:

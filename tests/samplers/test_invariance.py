@@ -1,0 +1,97 @@
+"""A Metropolis sampler that starts in its target stays in it, at any step size: the exact test of the whole kernel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+import funcebm as ebm
+from funcebm import random, samplers
+from tests.laws import assert_covariance, assert_mean, assert_same_law
+
+NUM_CHAINS = 16000
+
+
+def skewed(params: Tensor, x: Tensor) -> Tensor:
+    """``T`` times minus the log density of ``u = log Gamma(2)`` and ``v ~ N(u^2 / 2, 1)``; no symmetry of any kind."""
+    return params * (torch.exp(x[0]) - 2 * x[0] + (x[1] - x[0] ** 2 / 2) ** 2 / 2)
+
+
+def draw_skewed(key: Tensor, num: int) -> Tensor:
+    key_u, key_v = random.split(key)
+    u = torch.log(random.exponential(key_u, (num, 2)).sum(1))
+    return torch.stack([u, u**2 / 2 + random.normal(key_v, (num,))], 1)
+
+
+DENSE = torch.tensor([[0.6, 0.4], [0.4, 1.1]])
+CASES = {
+    "mala": lambda t: samplers.mala(skewed, step_size=0.5 / t, temperature=t),
+    "mala_large": lambda t: samplers.mala(skewed, step_size=1.2 / t, temperature=t),
+    "hmc": lambda t: samplers.hmc(skewed, step_size=0.7, num_leapfrog=3, temperature=t),
+    "hmc_large": lambda t: samplers.hmc(skewed, step_size=1.2, num_leapfrog=2, temperature=t),
+    "hmc_diagonal": lambda t: samplers.hmc(
+        skewed, step_size=0.8, num_leapfrog=3, inverse_mass=torch.tensor([0.4, 1.5]), temperature=t
+    ),
+    "hmc_dense": lambda t: samplers.hmc(skewed, step_size=0.8, num_leapfrog=3, inverse_mass=DENSE, temperature=t),
+    "hmc_jittered": lambda t: samplers.hmc(skewed, step_size=0.7, num_leapfrog=3, jitter=0.9, temperature=t),
+}
+
+
+def test_the_density_and_the_exact_draws_belong_together():
+    """Stein: with the score ``s`` of the density, ``E[s(x)] = 0`` and ``E[x s(x)^T] = -I``."""
+    draws = draw_skewed(random.key(0), 30000).double()
+    scores = vmap(lambda x: -torch.func.grad(lambda x: skewed(torch.tensor(1.0), x))(x))(draws)
+    assert_mean(scores, 0.0)
+    assert_mean(draws[:, :, None] * scores[:, None, :], -torch.eye(2))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("name", list(CASES))
+def test_the_target_is_invariant_at_large_steps(name, temperature):
+    start, other = (draw_skewed(random.key(seed), NUM_CHAINS) for seed in (11, 12))
+    options = {"num_samples": 1, "thin": 3, "jit": False}
+    samples = ebm.sample(random.key(13), CASES[name](temperature), torch.tensor(temperature), start, **options)
+    assert 0.15 < float(samples.info.acceptance_rate.mean()) < 0.95
+    assert_same_law(samples.draws[:, 0], other)
+
+
+def test_the_test_can_tell_a_wrong_kernel():
+    """Without its Metropolis test, Langevin at this step size does not keep the law; the statement above sees it."""
+    start, other = (draw_skewed(random.key(seed), NUM_CHAINS) for seed in (11, 12))
+    sampler = samplers.langevin(skewed, step_size=0.2)
+    samples = ebm.sample(random.key(13), sampler, torch.tensor(1.0), start, num_samples=1, thin=3, jit=False)
+    with pytest.raises(AssertionError):
+        assert_same_law(samples.draws[:, 0], other)
+
+
+@pytest.mark.parametrize("name", ["mala", "hmc", "hmc_jittered"])
+def test_one_step_is_in_detailed_balance(name):
+    """In equilibrium ``(x, x')`` and ``(x', x)`` have one law; a skewed moment tells them apart."""
+    start = draw_skewed(random.key(21), NUM_CHAINS)
+    samples = ebm.sample(random.key(22), CASES[name](1.0), torch.tensor(1.0), start, num_samples=1, jit=False)
+    x, y = start.double(), samples.draws[:, 0].double()
+    squashed = torch.tanh(x) * y**2 - torch.tanh(y) * x**2
+    assert_mean(squashed, 0.0)
+    assert_mean(torch.sigmoid(x[:, 0]) * y[:, 1] - torch.sigmoid(y[:, 0]) * x[:, 1], 0.0)
+
+
+@pytest.mark.parametrize(("k", "step_size", "temperature"), [(1.0, 0.5, 1.0), (2.0, 0.8, 1.0), (1.5, 0.3, 2.0)])
+def test_unadjusted_langevin_on_a_gaussian_has_the_known_variance(k, step_size, temperature):
+    """``T / (k (1 - h k / 2))``, both as a fixed point and as the limit from elsewhere."""
+    expected = temperature / (k * (1 - step_size * k / 2))
+    sampler = samplers.langevin(lambda k, x: k * (x**2).sum() / 2, step_size=step_size, temperature=temperature)
+    stationary = expected**0.5 * random.normal(random.key(31), (NUM_CHAINS, 2))
+    for start, steps in ((stationary, 1), (torch.full_like(stationary, 3.0), 25)):
+        options = {"num_samples": 1, "thin": steps, "jit": False}
+        draws = ebm.sample(random.key(32), sampler, torch.tensor(k), start, **options).draws[:, 0]
+        assert_mean(draws, 0.0, bias=1e-4)
+        assert_covariance(draws, expected * torch.eye(2), bias=1e-4)
+
+
+def test_chains_forget_where_they_started():
+    sampler = CASES["hmc"](1.0)
+    start = torch.tensor([1.5, -4.0]).expand(5000, 2).clone()
+    samples = ebm.sample(random.key(41), sampler, torch.tensor(1.0), start, num_samples=1, num_burn_in=60, jit=False)
+    assert_same_law(samples.draws[:, 0], draw_skewed(random.key(42), NUM_CHAINS))
