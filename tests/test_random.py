@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import vmap
 
-from funcebm import random, transforms
+from funcebm import random, threefry, transforms
 
 from .laws import assert_mean
 

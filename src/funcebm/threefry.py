@@ -1,0 +1,208 @@
+"""The generator under :mod:`funcebm.random`: Threefry-2x32-20, over grids of keys and counters.
+
+All draws go through one custom operator over a grid of keys and counters. Large draws run a compiled kernel, small ones
+(and all where there is no compiler) plain tensor operations; the random words are the same bit for bit.
+
+Reference: Salmon, Moraes, Dror and Shaw (2011), "Parallel random numbers: as easy as 1, 2, 3", SC11.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any, Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from .types import Key
+
+__all__ = [
+    "BITS",
+    "FOLD",
+    "NORMAL32",
+    "NORMAL64",
+    "SPLIT",
+    "WORDS",
+    "blocks",
+    "compiled_draws",
+    "numbered_blocks",
+    "open_uniform32",
+    "open_uniform64",
+    "threefry",
+    "use_kernels",
+]
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA
+BITS, SPLIT, FOLD = 0, 1, 2  # the high counter word keeps the three uses of a key apart
+WORDS, NORMAL32, NORMAL64 = 0, 1, 2  # what the operator makes of a block
+_VECTOR = 16  # lanes; a shorter axis is no good as the innermost one
+_SMALL = 1 << 14  # blocks; below, plain operations
+
+# -- the generator ------------------------------------------------------------------------------------------------
+
+
+def _rotate_left(word: Tensor, distance: int) -> Tensor:
+    return (word << distance) | ((word >> (32 - distance)) & ((1 << distance) - 1))
+
+
+def _block(key0: Tensor, key1: Tensor, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+    """One Threefry-2x32-20 block, elementwise on int32 words."""
+    schedule = (key0, key1, key0 ^ key1 ^ _PARITY)
+    x0, x1 = high + key0, low + key1
+    for group in range(5):
+        for distance in _ROTATIONS[group % 2]:
+            x0 = x0 + x1
+            x1 = _rotate_left(x1, distance) ^ x0
+        x0 = x0 + schedule[(group + 1) % 3]
+        x1 = x1 + schedule[(group + 2) % 3] + (group + 1)
+    return x0, x1
+
+
+def threefry(key: Tensor, counter: Tensor) -> Tensor:
+    """The Threefry-2x32-20 block function. ``(..., 2), (..., 2) -> (..., 2)`` int32 words; plain tensor operations.
+
+    >>> words = threefry(torch.zeros(2, dtype=torch.int32), torch.zeros(2, dtype=torch.int32))
+    >>> [f"{int(word) % 2**32:08x}" for word in words]
+    ['6b200159', '99ba4efe']
+    """
+    return torch.stack(_block(key[..., 0], key[..., 1], counter[..., 0], counter[..., 1]), -1)
+
+
+def _box_muller(radius_uniform: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
+    """Two standard normals from ``u`` in (0, 1] and an angle in half turns, in [-1, 1)."""
+    radius = torch.sqrt(-2 * torch.log(radius_uniform))
+    angle = turns * math.pi
+    return radius * torch.cos(angle), radius * torch.sin(angle)
+
+
+def open_uniform64(word0: Tensor, word1: Tensor) -> Tensor:
+    """A 53-bit uniform in (0, 1) from two words."""
+    high = (word0.double() + 2.0**31) * 2.0**-32
+    return high + (((word1 >> 11) & 0x1FFFFF).double() + 0.5) * 2.0**-53
+
+
+def open_uniform32(word: Tensor) -> Tensor:
+    """A uniform in (0, 1] from one word, of 31 bits near zero."""
+    return (((word >> 1) & 0x7FFFFFFF).float() + 0.5) * 2.0**-31
+
+
+def _outputs(key0: Tensor, key1: Tensor, high: Tensor, low: Tensor, kind: int) -> tuple[Tensor, Tensor]:
+    """The two outputs of a block (of two blocks for float64 normals), elementwise."""
+    if kind == NORMAL64:
+        first = _block(key0, key1, high, 2 * low)
+        second = _block(key0, key1, high, 2 * low + 1)
+        return _box_muller(open_uniform64(*first), 2 * open_uniform64(*second) - 1)
+    word0, word1 = _block(key0, key1, high, low)
+    if kind == NORMAL32:
+        return _box_muller(open_uniform32(word0), word1.float() * 2.0**-31)
+    return word0, word1
+
+
+def _grid_over_counters(key: Tensor, counter: Tensor, high: Tensor, kind: int) -> Tensor:
+    """Keys ``(K, 2)`` and counters ``(R, m)``, ``R`` 1 or ``K``, to ``(K, 2, m)``: counters are the innermost axis."""
+    return torch.stack(_outputs(key[:, :1], key[:, 1:], high, counter, kind), 1)
+
+
+def _grid_over_keys(key: Tensor, counter: Tensor, high: Tensor, kind: int) -> Tensor:
+    """The transposed grid, ``(2, K), (m, R) -> (2, m, K)``: keys are the innermost axis."""
+    return torch.stack(_outputs(key[0], key[1], high, counter, kind), 0)
+
+
+# -- the operator -------------------------------------------------------------------------------------------------
+
+_compile_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
+_kernels: dict[tuple[bool, int], Callable[..., Any]] = {}
+_always_compiled = False
+
+
+def use_kernels(compile_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] | None) -> None:
+    """Tells this module how to compile its kernels (``None``: not at all); :mod:`funcebm.transforms` does."""
+    global _compile_kernel
+    _compile_kernel = compile_kernel
+    _kernels.clear()
+
+
+@contextlib.contextmanager
+def compiled_draws() -> Iterator[None]:
+    """Inside, draws of every size run the compiled kernels, so that results do not depend on how a run is cut."""
+    global _always_compiled
+    before, _always_compiled = _always_compiled, True
+    try:
+        yield
+    finally:
+        _always_compiled = before
+
+
+def _run_grid(keys_inner: bool, kind: int, num_blocks: int, key: Tensor, counter: Tensor, high: Tensor) -> Tensor:
+    grid = _grid_over_keys if keys_inner else _grid_over_counters
+    if _compile_kernel is not None and (_always_compiled or num_blocks >= _SMALL):
+        if (keys_inner, kind) not in _kernels:
+            _kernels[keys_inner, kind] = _compile_kernel(grid)
+        return _kernels[keys_inner, kind](key, counter, high, kind)
+    return grid(key, counter, high, kind)
+
+
+def _keys_innermost(num_keys: int, num_counters: int, kind: int) -> bool:
+    """Which axis is the innermost: the one that vectorises; words of many keys lie in planes, as keys do."""
+    return num_keys >= _VECTOR and (kind == WORDS or num_counters < _VECTOR)
+
+
+def _draw_blocks(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor:
+    """The operator: keys ``(K, 2)``, counters ``(R, m)`` with ``R`` 1 or ``K``, to ``(K, 2, m)``."""
+    num_keys, num_counters = key.shape[0], counter.shape[1]
+    num_blocks = num_keys * num_counters
+    high = torch.full((), domain, dtype=torch.int32, device=key.device)
+    with torch.no_grad():
+        if _keys_innermost(num_keys, num_counters, kind):
+            planes = key.t().contiguous()
+            return _run_grid(True, kind, num_blocks, planes, counter.t().contiguous(), high).permute(2, 0, 1)
+        return _run_grid(False, kind, num_blocks, key.contiguous(), counter.contiguous(), high)
+
+
+if hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_vmap"):
+    _operator: Callable[..., Tensor] = torch.library.custom_op(
+        "funcebm::draw_blocks",
+        _draw_blocks,
+        mutates_args=(),
+        schema="(Tensor key, Tensor counter, int domain, int kind) -> Tensor",
+    )
+
+    @torch.library.register_fake("funcebm::draw_blocks")
+    def _(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor:
+        dtype = (torch.int32, torch.float32, torch.float64)[kind]
+        num_keys, num_counters = key.shape[0], counter.shape[1]
+        if _keys_innermost(num_keys, num_counters, kind):
+            return torch.empty(2, num_counters, num_keys, dtype=dtype, device=key.device).permute(2, 0, 1)
+        return torch.empty(num_keys, 2, num_counters, dtype=dtype, device=key.device)
+
+    def _batched_draw(info: Any, in_dims: tuple[Any, ...], key: Tensor, counter: Tensor, domain: int, kind: int) -> Any:
+        key_dim, counter_dim = in_dims[0], in_dims[1]
+        size = info.batch_size
+        if key_dim is None and counter.shape[0 if counter_dim else 1] == 1:
+            counter = counter.movedim(counter_dim, 1)  # (1, size, m): more counters for the same keys
+            blocks = _operator(key, counter.reshape(1, -1), domain, kind)
+            return blocks.unflatten(2, (size, counter.shape[2])), 2
+        key = key.movedim(key_dim, 0) if key_dim is not None else key.expand(size, *key.shape)
+        num_keys = key.shape[1]
+        if counter_dim is not None:
+            counter = counter.movedim(counter_dim, 0).expand(size, num_keys, -1).flatten(0, 1)
+        elif counter.shape[0] != 1:
+            counter = counter.expand(size, num_keys, -1).flatten(0, 1)
+        blocks = _operator(key.flatten(0, 1), counter, domain, kind)
+        return blocks.unflatten(0, (size, num_keys)), 0
+
+    torch.library.register_vmap("funcebm::draw_blocks", _batched_draw)
+else:
+    _operator = _draw_blocks  # an older torch: plain operations, which vmap knows
+
+
+def blocks(key: Key, counter: Tensor, domain: int, kind: int) -> Tensor:
+    """Blocks ``(2, m)`` of one key at the counters ``(m,)``."""
+    return _operator(key.unsqueeze(0), counter.unsqueeze(0), domain, kind)[0]
+
+
+def numbered_blocks(key: Key, num: int, domain: int, kind: int) -> Tensor:
+    """The first ``num`` blocks of one key. ``(2, num)``."""
+    return blocks(key, torch.arange(num, dtype=torch.int32, device=key.device), domain, kind)
