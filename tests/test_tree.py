@@ -144,5 +144,5 @@ def test_cast_like_leaves_integers_as_they_are():
 
 def test_paths_name_the_leaves():
     value = {"layers": [Pair(torch.zeros(1), ()), {"weight": torch.zeros(1)}]}
-    assert [path.split("/")[0] for path in tree.paths(value)] == ["layers", "layers"]
-    assert tree.paths(value)[1] == "layers/1/weight"
+    assert tree.paths(value) == ["layers/0/left", "layers/1/weight"]
+    assert tree.paths(torch.zeros(1)) == [""]

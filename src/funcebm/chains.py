@@ -136,7 +136,9 @@ def sample(
     if chunk_size is not None:
         checks.positive_int("chunk_size", chunk_size)
     tuning = sampler.tuning if tuning is None else tuning
+    jit = jit and not loops.is_compiling()  # a compiled function is compiled whole
     if not loops.is_compiling():  # the checks are for a person, the compiler cannot follow their messages
+        _check_outermost(jit, (key, params, positions, () if callable(tuning) else tuning))
         _check_positions(positions)
         checks.same_device(params=params, positions=positions)
         _check_tuning(tuning, sampler.tuning, tree.first(positions))
@@ -185,6 +187,11 @@ def _gradients(jit: bool) -> contextlib.AbstractContextManager[Any]:
 
 
 # -- checks at the door -------------------------------------------------------------------------------------------
+
+
+def _check_outermost(jit: bool, arguments: Tree) -> None:
+    fix = "Pass jit=False here, and compile the whole: funcebm.jit(torch.func.vmap(...))."
+    checks.require(not (jit and _is_traced(arguments)), "jit=True must be outermost", "a call inside vmap or grad", fix)
 
 
 def _check_positions(positions: Position) -> None:
@@ -250,10 +257,15 @@ def _prepare(run: Run, state: Any) -> Run:
     return run._replace(is_kept=bool(tree.leaves(vmap(run.collect)(*example))))
 
 
+def _is_traced(value: Tree) -> bool:
+    """Whether a compiler, or a transform such as ``vmap``, is at work on these tensors."""
+    tensors = [leaf for leaf in tree.leaves(value) if isinstance(leaf, Tensor)]
+    return loops.is_compiling() or not all(checks.is_concrete(leaf) for leaf in tensors)
+
+
 def _slab_sizes(run: Run, positions: Position, num_draws: int, thin: int) -> list[int]:
     """How many draws each compiled call makes: few enough for the noise to stay small, and all nearly equal."""
-    is_traced = loops.is_compiling() or not checks.is_concrete(run.chain_keys)
-    if is_traced and run.chunk_size is None:
+    if run.chunk_size is None and _is_traced((run.chain_keys, positions)):
         return [num_draws]
     draw_bytes = thin * sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(positions))
     chunk = run.chunk_size or max(1, min(_CHUNK_STEPS // thin, _CHUNK_BYTES // draw_bytes))
@@ -309,9 +321,8 @@ def _sample(run: Run, state: Any, num_samples: int) -> Samples:
         info = numbers_to_flags(info)
     elif run.reducer is not None:
         info, reduced = vmap(summary(run.collect, run.reducer).final)(run.accumulator)
-    is_pure = not run.jit and (loops.is_compiling() or not checks.is_concrete(run.chain_keys))
     state = tree.map(lambda leaf: leaf.contiguous(), state)
-    if is_pure:
+    if _is_traced((run.chain_keys, state)):
         return Samples(draws, info, state, reduced, (), ())
     return Samples(draws, info, state, reduced, num_done == num_samples, run)
 

@@ -56,10 +56,13 @@ def one_structure(name: str, got: Tree, expected_name: str, expected: Tree) -> N
     if tree.structure(got) == tree.structure(expected):
         return
     have, want = set(tree.paths(got)), set(tree.paths(expected))
+    found = f"leaves missing: {sorted(want - have)}, leaves not expected: {sorted(have - want)}"
+    if have == want:  # other containers
+        found = f"{tree.structure(got)} in place of {tree.structure(expected)}"
     raise ValueError(
         message(
             f"{name} must be a tree of the same structure as {expected_name}",
-            f"leaves missing: {sorted(want - have)}, leaves not expected: {sorted(have - want)}",
+            found,
             f"Start from {expected_name} and change its leaves.",
         )
     )
@@ -67,7 +70,10 @@ def one_structure(name: str, got: Tree, expected_name: str, expected: Tree) -> N
 
 def same_device(**trees: Tree) -> None:
     """All leaves of all the trees must be on one device."""
-    devices = {name: {str(leaf.device) for leaf in tree.leaves(value)} for name, value in trees.items()}
+    devices = {
+        name: {str(leaf.device) for leaf in tree.leaves(value) if isinstance(leaf, Tensor)}
+        for name, value in trees.items()
+    }
     seen = set().union(*devices.values())
     if len(seen) > 1:
         where = ", ".join(f"{name} on {sorted(found)}" for name, found in devices.items() if found)

@@ -76,7 +76,9 @@ def structure(tree: Tree) -> Any:
 
 def paths(tree: Tree) -> list[str]:
     """The names of the leaves, such as ``"layers/0/weight"``, in the order of :func:`leaves`."""
-    return ["/".join(str(entry) for entry in path) for path in optree.tree_paths(tree)]
+    return [
+        "/".join(str(getattr(entry, "field", entry.entry)) for entry in path) for path in optree.tree_accessors(tree)
+    ]
 
 
 def add(a: Tree, b: Tree) -> Tree:

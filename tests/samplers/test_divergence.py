@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
+from tests.laws import assert_mean
 from torch.func import vmap
 
 import funcebm as ebm
 from funcebm import random, samplers
 from funcebm.samplers.mala import MalaState
-from tests.laws import assert_mean
 
 
 def _power(params, x):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.laws import assert_covariance, assert_mean, assert_same_law
 from torch import Tensor
 from torch.func import vmap
 
 import funcebm as ebm
 from funcebm import random, samplers
-from tests.laws import assert_covariance, assert_mean, assert_same_law
 
 NUM_CHAINS = 16000
 

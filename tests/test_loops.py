@@ -1,0 +1,106 @@
+"""Loops mean the same eager and compiled; the compiled ones share one function here, since compiling is slow."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.func import grad, vmap
+
+import funcebm as ebm
+from funcebm import loops, random, transforms, tree
+
+XS = {"a": random.normal(random.key(0), (5, 2)), "b": torch.arange(5)}
+
+
+def _body(carry, x):
+    total = carry["total"] + torch.sin(x["a"]) * carry["count"]
+    carry = {"count": carry["count"] + x["b"], "total": total}
+    return carry, (total.sum(), {"seen": x["b"] * 2})
+
+
+INIT = {"count": torch.tensor(1), "total": torch.zeros(2)}
+
+
+def test_scan_is_the_loop_that_one_would_write():
+    carry, (sums, rest) = loops.scan(_body, INIT, XS)
+    count, total, expected = 1, torch.zeros(2), []
+    for i in range(5):
+        total = total + torch.sin(XS["a"][i]) * count
+        count += i
+        expected.append(total.sum())
+    assert torch.equal(carry["total"], total)
+    assert int(carry["count"]) == count
+    assert torch.equal(sums, torch.stack(expected))
+    assert rest["seen"].tolist() == [0, 2, 4, 6, 8]
+
+
+def test_scan_may_emit_nothing():
+    carry, ys = loops.scan(lambda carry, x: (carry + x, ()), torch.tensor(0), torch.arange(4))
+    assert int(carry) == 6
+    assert ys == ()
+
+
+def test_fold_is_a_scan_that_emits_nothing():
+    carry = loops.fold(lambda carry, x: _body(carry, x)[0], INIT, XS)
+    assert torch.equal(carry["total"], loops.scan(_body, INIT, XS)[0]["total"])
+
+
+@pytest.mark.parametrize("num", [0, 1, 2, 7])
+def test_repeat_applies_a_function_so_many_times(num):
+    assert int(loops.repeat(lambda x: 2 * x + 1, torch.tensor(0), num)) == 2**num - 1
+
+
+def test_loops_go_through_vmap_and_grad():
+    def last(scale):
+        return loops.fold(lambda carry, x: carry * torch.cos(scale * x), torch.tensor(1.0), torch.arange(1.0, 4.0))
+
+    scales = torch.tensor([0.1, 0.2, 0.3])
+    torch.testing.assert_close(vmap(last)(scales), torch.stack([last(s) for s in scales]))
+    s = scales[1]
+    exact = -last(s) * sum(k * torch.tan(s * k) for k in (1, 2, 3))
+    torch.testing.assert_close(grad(last)(s), exact)
+
+
+def _everything(init, xs, scale):
+    """Loops in a loop, under ``vmap``, with ``grad`` in the body, inside ``grad``, of length 1, and emitting nothing."""
+
+    def step(x, bump):
+        slope = grad(lambda x: (torch.cos(x) * scale).sum())(x)
+        return loops.repeat(lambda x: x - 0.1 * x**3, x + slope + bump, 3)
+
+    def outer(carry, x):
+        new = vmap(step, (0, None))(carry, x["a"].sum())
+        return new, new.sum()
+
+    rows = torch.stack([init["total"], init["total"] + 1])
+    return {
+        "scan": loops.scan(_body, init, xs),
+        "fold": loops.fold(lambda carry, x: _body(carry, x)[0], init, xs),
+        "nothing": loops.scan(lambda carry, x: (carry + x, ()), init["count"], xs["b"])[0],
+        "nested": loops.scan(outer, rows, xs),
+        "one": loops.scan(outer, rows, tree.map(lambda leaf: leaf[:1], xs)),
+        "differentiated": grad(lambda s: loops.fold(lambda c, x: torch.sin(c * s + x.sum()), s, xs["a"]))(scale),
+        "same tensor twice": loops.fold(lambda c, x: (c[1], c[0] + x), (scale, scale), xs["a"].sum(1)),
+    }
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    if not transforms.can_compile():
+        pytest.skip("there is no compiler")
+    return ebm.jit(_everything)
+
+
+def test_compiled_loops_are_the_python_loops(compiled):
+    scale = torch.tensor(0.7)
+    expected, got = _everything(INIT, XS, scale), compiled(INIT, XS, scale)
+    assert tree.structure(got) == tree.structure(expected)
+    for path, a, b in zip(tree.paths(expected), tree.leaves(got), tree.leaves(expected), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda text, path=path: f"{path}: {text}")
+
+
+def test_a_second_call_with_other_numbers_compiles_nothing(compiled):
+    compiled(INIT, XS, torch.tensor(0.7))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        other = compiled(INIT, XS, torch.tensor(0.2))
+    torch.testing.assert_close(other["fold"], loops.fold(lambda carry, x: _body(carry, x)[0], INIT, XS))

@@ -1,0 +1,126 @@
+"""``jit``: a code object for each function, no silent return to eager, one warning where nothing can be compiled."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+import funcebm as ebm
+from funcebm import transforms, tree
+
+needs_compiler = pytest.mark.skipif(not transforms.can_compile(), reason="there is no compiler")
+
+
+@pytest.fixture
+def eager_backend(monkeypatch):
+    """Dynamo as ever, but nothing is made of its graphs: fast, and all that these statements are about."""
+    monkeypatch.setattr(transforms, "_backend", lambda device: "eager")
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    monkeypatch.setattr(transforms, "_why_eager", lambda: "the moon is full")
+    transforms._warn_once.cache_clear()
+    yield
+    transforms._warn_once.cache_clear()
+
+
+def _factory(k: int):
+    seen = []
+
+    def function(x):
+        seen.append(torch.compiler.is_compiling())
+        return k * x
+
+    return function, seen
+
+
+@needs_compiler
+@pytest.mark.usefixtures("eager_backend")
+def test_twelve_closures_of_one_factory_all_compile():
+    """Dynamo compiles eight functions of one code object, and then runs the others eagerly without a word."""
+    for k in range(12):
+        function, seen = _factory(k)
+        assert float(ebm.jit(function)(torch.ones(()))) == k
+        assert seen == [True]
+
+
+@needs_compiler
+@pytest.mark.usefixtures("eager_backend")
+def test_a_second_call_compiles_nothing():
+    def function(params, x):
+        return params["a"] * x, {"sum": x.sum()}
+
+    jitted = ebm.jit(function)
+    first = jitted({"a": torch.tensor(2.0)}, torch.ones(3))
+    with torch.compiler.set_stance("fail_on_recompile"):
+        second = jitted({"a": torch.tensor(5.0)}, torch.zeros(3))
+        with torch.no_grad():
+            jitted({"a": torch.tensor(5.0)}, torch.zeros(3))
+    assert first[0].tolist() == [2, 2, 2]
+    assert second[1]["sum"] == 0
+
+
+@needs_compiler
+@pytest.mark.usefixtures("eager_backend")
+def test_what_cannot_be_compiled_whole_is_an_error_and_not_a_silent_return_to_eager():
+    def branches_on_a_number(x):
+        return x if float(x.sum()) > 0 else -x
+
+    with pytest.raises((torch._dynamo.exc.Unsupported, torch._dynamo.exc.UserError)):
+        ebm.jit(branches_on_a_number)(torch.ones(2))
+
+
+@needs_compiler
+@pytest.mark.usefixtures("eager_backend")
+def test_an_error_of_the_users_own_function_says_what_it_said():
+    def function(x):
+        raise ValueError("these are not the droids you are looking for")
+
+    with pytest.raises(Exception, match="these are not the droids"):
+        ebm.jit(function)(torch.ones(2))
+
+
+def test_jit_runs_without_autograd_and_with_the_name_of_its_function():
+    def named(x):
+        """Says so."""
+        return 2 * x
+
+    jitted = ebm.jit(named)
+    assert jitted.__name__ == "named"
+    assert jitted.__doc__ == "Says so."
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_there_is_one_warning_and_the_same_result():
+    double, triple = ebm.jit(lambda x: 2 * x), ebm.jit(lambda x: 3 * x)
+    with pytest.warns(RuntimeWarning, match="runs eagerly: the moon is full") as caught:
+        assert float(double(torch.ones(()))) == 2
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert float(double(torch.ones(()))) == 2
+        assert float(triple(torch.ones(()))) == 3
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_chains_run_as_with_jit_false():
+    sampler = ebm.samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.5)
+    run = lambda **options: ebm.sample(  # noqa: E731
+        ebm.random.key(0), sampler, (), torch.zeros(2, 2), num_samples=3, **options
+    )
+    ebm.random.use_kernels(None)
+    try:
+        with pytest.warns(RuntimeWarning, match="runs eagerly"):
+            got = run()
+    finally:
+        ebm.random.use_kernels(transforms._compile_kernel)
+    assert torch.equal(got.draws, run(jit=False).draws)
+
+
+def test_dynamic_axis_changes_nothing():
+    xs = {"a": torch.ones(4, 2), "b": torch.ones(1)}
+    assert transforms.dynamic_axis(xs) is xs
+    assert tree.batch_size(xs) == 4
