@@ -111,8 +111,8 @@ def _python(contender: Contender, options: argparse.Namespace) -> str:
     return sys.executable if contender.peer is None else getattr(options, contender.peer)
 
 
-def _time_row(row: Row, workers: dict[str, Worker], num_steps: int, num_rounds: int) -> dict[str, float]:
-    """Median microseconds a step of each contender, from turns in rounds."""
+def _time_row(row: Row, workers: dict[str, Worker], num_steps: int, num_rounds: int) -> dict[str, list[float]]:
+    """Microseconds a step of each contender, in rounds of turns."""
     names = [name for name, worker in workers.items() if row.algorithm in worker.contender.algorithms]
     if not names:
         return {}
@@ -129,7 +129,7 @@ def _time_row(row: Row, workers: dict[str, Worker], num_steps: int, num_rounds: 
     low, high = min(checks.values()), max(checks.values())
     if row.same_law and num_steps == row.num_steps and not high < 1.3 * low:
         print(f"{row.name}: the contenders disagree about the mean square: {checks}", file=sys.stderr)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
 def _first_calls(row: Row, workers: dict[str, Worker], num_steps: int, options: argparse.Namespace) -> dict[str, str]:
@@ -168,6 +168,9 @@ def _processor() -> str:
 
 def compare(options: argparse.Namespace) -> None:
     """Runs the comparison and prints the table as it grows."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > 0.5:
+        print(f"This machine is busy (load {load:.1f}): other work spoils the times, of threads most.", file=sys.stderr)
     with _workers(options) as workers:
         titles = [worker.contender.title for worker in workers.values()]
         ratios = ["TorchEBM / funcebm", "BlackJAX / funcebm"]
@@ -176,7 +179,8 @@ def compare(options: argparse.Namespace) -> None:
         print("|---|" + "---:|" * len(titles + ratios + firsts), flush=True)
         for row in (row for row in ROWS if row.name in options.rows):
             num_steps = max(10, row.num_steps // 50) if options.quick else row.num_steps
-            times = _time_row(row, workers, num_steps, options.rounds)
+            rounds = _time_row(row, workers, num_steps, options.rounds)
+            times = {name: (min if options.best else statistics.median)(values) for name, values in rounds.items()}
             cells = [f"{times[name]:,.1f}" if name in times else "-" for name in workers]
             cells += [_ratio(times, "torchebm", row.torchebm), _ratio(times, "blackjax", row.blackjax)]
             if firsts:
@@ -184,11 +188,10 @@ def compare(options: argparse.Namespace) -> None:
                 cells += [seconds.get(age, "-") for age in ("jit cold", "jit warm", "blackjax cold")]
             print(_line([row.title, *cells]), flush=True)
         versions = "; ".join(dict.fromkeys(worker.description for worker in workers.values()))
-    rounds = f"medians of {options.rounds} rounds" if options.rounds > 1 else "one round"
-    print(
-        f"\n{_processor()}, {options.threads} threads; {versions}; {rounds}. In brackets: the ratio to reach (bold: it"
-    )
-    print("is not reached), and seconds of the first call with the imports before it.")
+    kind = "best" if options.best else "median"
+    print(f"\n{_processor()}, {options.threads} threads; {versions}.")
+    print(f"Times: {kind} of {options.rounds}; other work at the start: a load of {load:.1f}.")
+    print("Ratios: in brackets the one to reach, bold where it is not. First call: seconds, in brackets with imports.")
 
 
 def _names(kind: str, allowed: list[str]) -> Any:
@@ -220,6 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=_positive, default=2, help="threads, and cores, of each contender (2)")
     parser.add_argument("--torchebm-python", default=sys.executable, help="interpreter with torchebm (this one)")
     parser.add_argument("--jax-python", default=sys.executable, help="interpreter with jax, blackjax, optax (this one)")
+    parser.add_argument("--best", action="store_true", help="the best round, not the median (for a busy machine)")
     parser.add_argument("--no-first-call", action="store_true", help="do not measure the first call")
     parser.add_argument("--quick", action="store_true", help="few steps, one round, no first call")
     options = parser.parse_args(arguments)

@@ -20,7 +20,7 @@ def test_quick_table(capsys):
     for row in rows:
         assert float(row[1].replace(",", "")) > 0
         assert row[2:] == ["-", "-"]
-    assert "1 threads" in lines[-2]
+    assert "1 threads" in lines[-3]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchebm") is not None, reason="TorchEBM is installed here")
