@@ -318,7 +318,7 @@ def test_an_error_of_the_energy_itself_comes_through_as_it_is():
     def energy(params, x):
         raise ZeroDivisionError("mine")
 
-    with pytest.raises(ZeroDivisionError, match="^mine$"):
+    with pytest.raises(ZeroDivisionError, match=r"^mine$"):
         _sample(sampler=samplers.mala(energy))
 
 

@@ -19,7 +19,7 @@ def test_require_says_three_things():
 
 @pytest.mark.parametrize("value", [0, 0.0, -1.0, math.inf, math.nan, torch.tensor(0.0), torch.tensor([1.0, math.nan])])
 def test_positive_refuses(value):
-    with pytest.raises(ValueError, match="a must be positive and finite. Got"):
+    with pytest.raises(ValueError, match=r"a must be positive and finite. Got"):
         checks.positive("a", value)
 
 
@@ -30,7 +30,7 @@ def test_positive_takes(value):
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, True, "1", None])
 def test_positive_int_refuses(value):
-    with pytest.raises(ValueError, match="a must be an integer of at least 1. Got"):
+    with pytest.raises(ValueError, match=r"a must be an integer of at least 1. Got"):
         checks.positive_int("a", value)
 
 

@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 from torch.func import vmap
 
-from funcebm import random
+from funcebm import random, threefry
 
 from .laws import assert_mean, assert_uniform
 

@@ -114,7 +114,7 @@ def sample(
             draws are kept and memory does not grow with ``num_samples``.
         jit: compile. Without it this is a pure function, through which ``vmap`` and ``grad`` go.
         progress: show a bar (tqdm). Ctrl-C then, as always, ends the run and returns what is finished.
-        chunk_size: at most this many draws in one compiled call; it changes speed and memory only.
+        chunk_size: at most this many draws in one compiled call (but not one alone); it changes speed and memory only.
 
     Returns:
         :class:`Samples`.
@@ -271,6 +271,8 @@ def _slab_sizes(run: Run, positions: Position, num_draws: int, thin: int) -> lis
     chunk = run.chunk_size or max(1, min(_CHUNK_STEPS // thin, _CHUNK_BYTES // draw_bytes))
     slab = max(math.ceil(chunk / _SLABS), min(chunk, _SLAB_BYTES // draw_bytes), 1)
     num_slabs = math.ceil(num_draws / slab)
+    if run.jit:  # a slab of one draw would be compiled by itself, and round differently
+        num_slabs = min(num_slabs, max(num_draws // 2, 1))
     return [num_draws // num_slabs + (index < num_draws % num_slabs) for index in range(num_slabs)]
 
 

@@ -84,7 +84,9 @@ def check_shape(metric: Diagonal | Dense, position: Position) -> None:
     if isinstance(metric, Dense):
         size = sum(leaf.numel() for leaf in tree.leaves(position))
         got = f"shape {tuple(metric.inverse_mass.shape)}"
-        checks.require(metric.inverse_mass.shape[-2:] == (size, size), f"inverse_mass must be ({size}, {size})", got, fix)
+        checks.require(
+            metric.inverse_mass.shape[-2:] == (size, size), f"inverse_mass must be ({size}, {size})", got, fix
+        )
     elif not _is_scalar(metric.inverse_mass):
         checks.one_structure("inverse_mass", metric.inverse_mass, "one position", position)
         got_shapes = [tuple(leaf.shape) for leaf in tree.leaves(metric.inverse_mass)]
