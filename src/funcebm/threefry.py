@@ -144,9 +144,12 @@ def _run_grid(keys_inner: bool, kind: int, num_blocks: int, key: Tensor, counter
     return grid(key, counter, high, kind)
 
 
-def _keys_innermost(num_keys: int, num_counters: int, kind: int) -> bool:
-    """Which axis is the innermost: the one that vectorises; words of many keys lie in planes, as keys do."""
-    return num_keys >= _VECTOR and (kind == WORDS or num_counters < _VECTOR)
+def _has_planes(num_counters: int, kind: int) -> bool:
+    """Whether the result lies in memory as ``(2, m, K)``.
+
+    ``K`` has no say in it: the strides of a run's noise, and its rounding, must not depend on how the run is cut.
+    """
+    return kind == WORDS or num_counters < _VECTOR
 
 
 def _draw_blocks(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor:
@@ -155,10 +158,13 @@ def _draw_blocks(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor
     num_blocks = num_keys * num_counters
     high = torch.full((), domain, dtype=torch.int32, device=key.device)
     with torch.no_grad():
-        if _keys_innermost(num_keys, num_counters, kind):
+        has_planes = _has_planes(num_counters, kind)
+        rounds = kind != WORDS and _always_compiled and num_keys > 1
+        if has_planes and (num_keys >= _VECTOR or rounds):
             planes = key.t().contiguous()
             return _run_grid(True, kind, num_blocks, planes, counter.t().contiguous(), high).permute(2, 0, 1)
-        return _run_grid(False, kind, num_blocks, key.contiguous(), counter.contiguous(), high)
+        drawn = _run_grid(False, kind, num_blocks, key.contiguous(), counter.contiguous(), high)
+        return drawn.permute(1, 2, 0).contiguous().permute(2, 0, 1) if has_planes and num_keys > 1 else drawn
 
 
 if hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_vmap"):
@@ -173,7 +179,7 @@ if hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_vmap
     def _(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor:
         dtype = (torch.int32, torch.float32, torch.float64)[kind]
         num_keys, num_counters = key.shape[0], counter.shape[1]
-        if _keys_innermost(num_keys, num_counters, kind):
+        if _has_planes(num_counters, kind) and num_keys > 1:
             return torch.empty(2, num_counters, num_keys, dtype=dtype, device=key.device).permute(2, 0, 1)
         return torch.empty(num_keys, 2, num_counters, dtype=dtype, device=key.device)
 
