@@ -12,6 +12,7 @@ from typing import Any, Callable, NamedTuple
 from torch import Tensor
 
 __all__ = [
+    "Adaptation",
     "Batch",
     "Energy",
     "Info",
@@ -77,6 +78,8 @@ class Sampler(NamedTuple):
         tuning: the default numbers of the kernel, a tree of tensors.
         batched_step: optionally, ``step`` over a leading chain axis of ``state`` and ``noise``, for kernels
             whose control flow depends on the data; :func:`funcebm.chains.sample` prefers it to ``vmap(step)``.
+        target_acceptance: the acceptance rate at which the kernel works best, a hint for the warm-up; None where
+            there is no acceptance test.
     """
 
     init: Callable[[Params, Position], Any]
@@ -84,11 +87,34 @@ class Sampler(NamedTuple):
     step: Callable[[Params, Tree, Any, Tree], tuple[Any, Any]]
     tuning: Tree
     batched_step: Callable[[Params, Tree, Any, Tree], tuple[Any, Any]] | None = None
+    target_acceptance: float | None = None
 
     def __call__(self, key: Key, params: Params, state: Any, tuning: Tree | None = None) -> tuple[Any, Any]:
         """Draws the noise of one step and applies it: ``(state, info)``."""
         noise = self.draw(key, state.position)
         return self.step(params, self.tuning if tuning is None else tuning, state, noise)
+
+
+class Adaptation(NamedTuple):
+    """How a warm-up finds the numbers of a sampler, from all chains together, as pure functions.
+
+    Attributes:
+        init: ``(key, sampler, params, state) -> memory``; every leaf of ``state`` leads with the chain axis, as below.
+            ``memory`` is a tree of tensors with the field ``tuning``, the numbers of the next step.
+        update: ``(memory, state, info) -> memory``, after each step of all chains.
+        final: ``memory -> tuning``, the numbers to sample with.
+        windows: optionally, ``num_steps -> lengths`` of the parts of the warm-up, which add up to ``num_steps``.
+        refresh: optionally, ``(key, sampler, params, memory, state) -> memory`` after each window but the last, outside of
+            the compiled loop: linear algebra and searches belong here.
+        is_per_chain: whether each chain has numbers of its own: then the leaves of ``memory.tuning`` lead with the chain axis.
+    """
+
+    init: Callable[[Key, Sampler, Params, Any], Any]
+    update: Callable[[Any, Any, Any], Any]
+    final: Callable[[Any], Tree]
+    windows: Callable[[int], tuple[int, ...]] | None = None
+    refresh: Callable[[Key, Sampler, Params, Any, Any], Any] | None = None
+    is_per_chain: bool = False
 
 
 class LossAux(NamedTuple):

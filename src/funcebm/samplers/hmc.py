@@ -143,4 +143,4 @@ def hmc(
         torch.as_tensor(temperature),
         torch.as_tensor(0.0 if jitter is None else jitter),
     )
-    return Sampler(init, draw, make_step(lambda function, _: function), tuning, batched_step=make_step(vmap))
+    return Sampler(init, draw, make_step(lambda function, _: function), tuning, make_step(vmap), target_acceptance=0.8)

@@ -74,4 +74,4 @@ def mala(energy: Energy, *, step_size: float | Tensor = 0.1, temperature: float 
         log_ratio = log_ratio + 0.5 * (tree.squared_norm(noise.normal) - tree.squared_norm(back))
         return metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients=1)
 
-    return Sampler(init, draw, step, langevin_tuning(step_size, temperature))
+    return Sampler(init, draw, step, langevin_tuning(step_size, temperature), target_acceptance=0.574)
