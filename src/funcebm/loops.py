@@ -16,12 +16,15 @@ from . import tree
 from .types import Tree
 
 _scan_operator: Any
+_while_operator: Any
 try:
     from torch._higher_order_ops.scan import scan as _scan_operator
-except ImportError:  # a torch without the operator: every loop is a Python loop
-    _scan_operator = None
+    from torch._higher_order_ops.while_loop import while_loop as _while_operator
+    from torch._higher_order_ops.while_loop import while_loop_op as _while_primitive
+except ImportError:  # a torch without the operators: every loop is a Python loop
+    _scan_operator = _while_operator = None
 
-__all__ = ["fold", "has_scan", "is_compiling", "repeat", "scan"]
+__all__ = ["fold", "has_scan", "is_compiling", "repeat", "scan", "while_loop"]
 
 has_scan = _scan_operator is not None
 """Whether this torch can compile a loop."""
@@ -105,6 +108,55 @@ def repeat(function: Callable[[Tree], Tree], init: Tree, num: int) -> Tree:
     return fold(lambda carry, _: function(carry), init, torch.zeros(num, device=tree.first(init).device))
 
 
+def while_loop(condition: Callable[[Tree], Tensor], body: Callable[[Tree], Tree], init: Tree) -> Tree:
+    """Applies ``body`` while ``condition`` holds; many loops at once go on in lock step until the last has ended.
+
+    Args:
+        condition: ``carry -> ()`` bool. It may have leading axes, one for each of many loops, which every leaf of the
+            carry then leads with: a loop whose condition is False keeps its carry as it is while others go on.
+        body: ``carry -> carry``; it keeps structure, shapes and dtypes.
+        init: the first carry.
+
+    Returns:
+        The last carry.
+
+    >>> while_loop(lambda x: x < 10, lambda x: 2 * x, torch.tensor([1, 3, 50]))
+    tensor([16, 12, 50])
+    """
+
+    def masked(carry: Tree) -> Tree:
+        goes_on, after = condition(carry), body(carry)
+        if goes_on.ndim == 0 and not _is_mapping():
+            return after
+        keep = lambda new, old: torch.where(goes_on.reshape(goes_on.shape + (1,) * (new.ndim - goes_on.ndim)), new, old)  # noqa: E731
+        return tree.map(keep, after, carry)
+
+    if is_compiling() and _while_operator is not None:
+        leaves, structure = tree.flatten(_mapped_like(init, body(init)) if _is_mapping() else init)
+        shapes = [leaf.shape for leaf in leaves]
+
+        def unpack(leaves: tuple[Tensor, ...]) -> Tree:
+            return tree.unflatten(structure, [leaf.reshape(shape) for leaf, shape in zip(leaves, shapes, strict=True)])
+
+        last = _while_operator(
+            lambda *leaves: condition(unpack(leaves)).any(),
+            lambda *leaves: tuple(_own(leaf) for leaf in tree.leaves(masked(unpack(leaves)))),
+            tuple(_own(leaf) for leaf in leaves),
+        )
+        return unpack(last)
+    carry = init
+    while _any(condition(carry)):
+        carry = masked(carry)
+    return carry
+
+
+def _any(flags: Tensor) -> bool:
+    """Whether any flag is set, in any of the loops that ``vmap`` maps over."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(flags):
+        flags = torch._C._functorch.get_unwrapped(flags)
+    return bool(flags.any())
+
+
 def _mapped_like(init: Tree, after: Tree) -> Tree:
     """The same numbers, all mapped by each ``vmap`` that maps a leaf of ``after``, the carry of one step later.
 
@@ -117,6 +169,45 @@ def _mapped_like(init: Tree, after: Tree) -> Tree:
 def _own(leaf: Tensor) -> Tensor:
     """A copy with the plain strides of its shape: the operator compares strides too."""
     return leaf.clone(memory_format=torch.contiguous_format)
+
+
+def _map_while_loop(interpreter: Any, condition: Any, body: Any, carried: Any, additional: Any, **_: Any) -> Any:
+    """The rule of ``vmap`` for the operator, which has none: the mapped loops go on in lock step."""
+    from torch._functorch.vmap import restore_vmap, unwrap_batched, wrap_batched
+
+    size, level = interpreter.batch_size(), interpreter.level()
+    (carried, additional), (carried_dims, additional_dims) = unwrap_batched((carried, additional), level)
+    front = [
+        leaf.expand(size, *leaf.shape) if dim is None else leaf.movedim(dim, 0)
+        for leaf, dim in zip(carried, carried_dims, strict=True)
+    ]
+    in_dims = ((0,) * len(front) + tuple(additional_dims),)
+    count = len(front)
+
+    def mapped(function: Any, leaves: Any) -> list[Tensor]:
+        outs, dims = restore_vmap(function, in_dims[0], size, interpreter.randomness())(*leaves)
+        if isinstance(outs, Tensor):
+            outs, dims = (outs,), (dims,)
+        return [
+            out.expand(size, *out.shape) if dim is None else out.movedim(dim, 0)
+            for out, dim in zip(outs, dims, strict=True)
+        ]
+
+    def any_goes_on(*leaves: Tensor) -> Tensor:
+        return mapped(condition, leaves)[0].any()
+
+    def lock_step(*leaves: Tensor) -> tuple[Tensor, ...]:
+        goes_on = mapped(condition, leaves)[0]
+        pairs = zip(mapped(body, leaves), leaves[:count], strict=True)
+        return tuple(_own(torch.where(goes_on.reshape(-1, *[1] * (old.ndim - 1)), new, old)) for new, old in pairs)
+
+    with interpreter.lower():
+        last = _while_primitive(any_goes_on, lock_step, tuple(_own(leaf) for leaf in front), tuple(additional))
+    return wrap_batched(tuple(last), (0,) * count, level)
+
+
+if _while_operator is not None:
+    _while_primitive.py_impl(torch._C._functorch.TransformType.Vmap)(_map_while_loop)
 
 
 def _call_operator(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) -> tuple[Tree, list[Tensor]]:
