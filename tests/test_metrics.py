@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -45,11 +47,35 @@ def test_momentum_is_a_root_of_the_mass(name):
     torch.testing.assert_close(root @ root.T, torch.linalg.inv(inverse_mass))
 
 
-def test_momentum_has_the_law_of_the_mass():
+@sweep
+def test_displacement_is_a_root_of_the_inverse_mass_and_whiten_its_transpose(name):
+    """``A A^T = M^-1``; ``whiten`` is ``A^T``, so it undoes ``momentum``: exactly, from the images of the unit vectors."""
+    metric, inverse_mass = METRICS[name]
+    metric = tree.map(torch.Tensor.double, metric)
+    back = tree.ravel(POSITION)[1]
+    matrix = lambda function: torch.stack(  # noqa: E731
+        [tree.ravel(function(metric, back(unit)))[0] for unit in torch.eye(3).double()], 1
+    )
+    root = matrix(metrics.displacement)
+    torch.testing.assert_close(root @ root.T, inverse_mass)
+    torch.testing.assert_close(matrix(metrics.whiten), root.T)
+    torch.testing.assert_close(matrix(metrics.whiten) @ matrix(metrics.momentum), torch.eye(3).double())
+
+
+def test_momenta_and_displacements_have_the_laws_of_the_mass_and_of_its_inverse():
     noise = random.normal(random.key(1), (20000, 3), dtype=torch.float64)
-    momenta = torch.func.vmap(lambda z: metrics.momentum(metrics.dense(DENSE), z))(noise)
-    assert_mean(momenta, 0.0)
-    assert_covariance(momenta, torch.linalg.inv(DENSE))
+    for function, covariance in ((metrics.momentum, torch.linalg.inv(DENSE)), (metrics.displacement, DENSE)):
+        draws = torch.func.vmap(lambda z: function(metrics.dense(DENSE), z))(noise)  # noqa: B023
+        assert_mean(draws, 0.0)
+        assert_covariance(draws, covariance)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
+def test_what_counts_as_symmetric_does_not_depend_on_the_units(scale):
+    units = torch.tensor([1.0, scale]).double()
+    metrics.dense(units[:, None] * torch.tensor([[1.0, 0.5], [0.5 + 1e-6, 1.0]]).double() * units)
+    with pytest.raises(ValueError, match="must be symmetric"):
+        metrics.dense(units[:, None] * torch.tensor([[1.0, 0.0], [0.5, 1.0]]).double() * units)
 
 
 def test_a_metric_made_explicitly_stays():
@@ -67,11 +93,16 @@ def test_a_metric_made_explicitly_stays():
         (torch.tensor([[1.0, 2.0], [2.0, 1.0]]), "positive definite"),
         (torch.tensor([[1.0, 0.5], [0.0, 1.0]]), "symmetric"),
         (torch.ones(2, 3), r"must have the shape \(D, D\)"),
+        (torch.tensor([[1.0, math.nan], [math.nan, 1.0]]), "must be finite"),
+        (torch.tensor([[1.0, 1.0], [1.0, 1.0]]), "positive definite"),
+        ({}, "must hold a tensor"),
     ],
 )
 def test_a_matrix_that_is_no_metric_is_an_error(inverse_mass, message):
     with pytest.raises(ValueError, match=message):
         metrics.of(inverse_mass)
+    with pytest.raises(ValueError, match=message.replace("inverse_mass", "preconditioner")):
+        metrics.of(inverse_mass, name="preconditioner")
 
 
 @pytest.mark.parametrize("metric", [metrics.of(DENSE), metrics.of(torch.ones(4)), metrics.of({"a": torch.ones(5)})])

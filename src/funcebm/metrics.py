@@ -1,12 +1,14 @@
-"""Kinetic energies: the inverse mass matrix of Hamiltonian samplers, identity, diagonal or dense.
+"""Metrics: the inverse mass of Hamiltonian samplers and the preconditioner of Langevin ones, identity, diagonal or dense.
 
-A metric is a tree of numbers, so it lives in a sampler's tuning and is traced. The momentum has the law ``N(0, M)``, the
-kinetic energy is ``p . M^-1 p / 2`` and the velocity ``M^-1 p``.
+A metric is a tree of numbers, so it lives in a sampler's tuning and is traced. It is the scale ``M^-1 = A A^T`` on which
+positions vary: the covariance of the target is a good one. With ``x = A y`` a momentum ``p`` (or a gradient) is ``A^T p``
+to ``y``. Momenta have the law ``N(0, M)``, displacements ``N(0, M^-1)``; the kinetic energy is ``p . M^-1 p / 2``, the
+velocity ``M^-1 p``.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +16,20 @@ from torch import Tensor
 from . import checks, tree
 from .types import Position, Tree
 
-__all__ = ["Dense", "Diagonal", "check_shape", "dense", "diagonal", "kinetic_energy", "momentum", "of", "velocity"]
+__all__ = [
+    "Dense",
+    "Diagonal",
+    "check_shape",
+    "dense",
+    "diagonal",
+    "displacement",
+    "is_scalar",
+    "kinetic_energy",
+    "momentum",
+    "of",
+    "velocity",
+    "whiten",
+]
 
 
 class Diagonal(NamedTuple):
@@ -24,43 +39,55 @@ class Diagonal(NamedTuple):
 
 
 class Dense(NamedTuple):
-    """A dense inverse mass over the ravelled position, and a square root ``A`` of the mass, ``M = A A^T``. Both ``(D, D)``."""
+    """A dense inverse mass over the ravelled position, with roots: ``M = R R^T``, ``M^-1 = A A^T``. All ``(D, D)``.
+
+    The roots belong together, ``R = A^-T``; :func:`dense` makes both from one Cholesky factor.
+    """
 
     inverse_mass: Tensor
     mass_root: Tensor
+    inverse_root: Tensor
 
 
-def diagonal(inverse_mass: Tree) -> Diagonal:
-    """The metric of a diagonal inverse mass, in squared units of the position.
+def diagonal(inverse_mass: Tree, *, name: str = "inverse_mass") -> Diagonal:
+    """The metric of a diagonal inverse mass, in squared units of the position; ``name`` is what messages call it.
 
     >>> diagonal(torch.ones(3)).inverse_mass
     tensor([1., 1., 1.])
     """
+    fix = "Variances of the target, coordinate by coordinate, are a good choice."
+    checks.require(bool(tree.leaves(inverse_mass)), f"{name} must hold a tensor", "an empty tree", fix)
     for leaf in tree.leaves(inverse_mass):
-        checks.positive("inverse_mass", leaf, "Variances of the target, coordinate by coordinate, are a good choice.")
+        checks.require(isinstance(leaf, Tensor), f"{name} must hold tensors", leaf, fix, TypeError)
+        checks.positive(name, leaf, fix)
     return Diagonal(inverse_mass)
 
 
-def dense(inverse_mass: Tensor) -> Dense:
-    """The metric of a symmetric positive definite inverse mass. ``(D, D)``.
+def dense(inverse_mass: Tensor, *, name: str = "inverse_mass") -> Dense:
+    """The metric of a symmetric positive definite inverse mass ``(D, D)``; ``name`` is what messages call it.
 
-    >>> dense(4 * torch.eye(2)).mass_root.diagonal()
-    tensor([0.5000, 0.5000])
+    >>> metric = dense(4 * torch.eye(2))
+    >>> metric.mass_root.diagonal(), metric.inverse_root.diagonal()
+    (tensor([0.5000, 0.5000]), tensor([2., 2.]))
     """
     square = inverse_mass.ndim == 2 and inverse_mass.shape[0] == inverse_mass.shape[1]
     shape = f"shape {tuple(inverse_mass.shape)}"
     fix = "The covariance of the target is a good choice; for a diagonal use funcebm.metrics.diagonal."
-    checks.require(square, "a dense inverse_mass must have the shape (D, D)", shape, fix)
+    checks.require(square, f"a dense {name} must have the shape (D, D)", shape, fix)
     factor, failed = torch.linalg.cholesky_ex(inverse_mass)
     if checks.is_concrete(inverse_mass):
-        symmetric = torch.allclose(inverse_mass, inverse_mass.mT, rtol=1e-4, atol=1e-6)
-        checks.require(symmetric, "inverse_mass must be symmetric", "a matrix that is not", fix)
-        checks.require(int(failed) == 0, "inverse_mass must be positive definite", "a matrix that is not", fix)
+        finite = bool(torch.isfinite(inverse_mass).all())
+        checks.require(finite, f"{name} must be finite", "a matrix that is not", fix)
+        scale = inverse_mass.diagonal().abs().sqrt()  # each entry on the scale of its own two coordinates
+        symmetric = bool(((inverse_mass - inverse_mass.mT).abs() <= 1e-4 * scale[:, None] * scale).all())
+        checks.require(symmetric, f"{name} must be symmetric", "a matrix that is not", fix)
+        checks.require(int(failed) == 0, f"{name} must be positive definite", "a matrix that is not", fix)
     eye = torch.eye(inverse_mass.shape[0], dtype=inverse_mass.dtype, device=inverse_mass.device)
-    return Dense(inverse_mass, torch.linalg.solve_triangular(factor, eye, upper=False).mT.contiguous())
+    mass_root = torch.linalg.solve_triangular(factor, eye, upper=False).mT.contiguous()
+    return Dense(inverse_mass, mass_root, factor)
 
 
-def of(inverse_mass: float | Tree | Diagonal | Dense | None) -> Diagonal | Dense:
+def of(inverse_mass: float | Tree | Diagonal | Dense | None, *, name: str = "inverse_mass") -> Diagonal | Dense:
     """The metric that a user means: None is the identity, a matrix is dense, anything else diagonal."""
     if isinstance(inverse_mass, (Diagonal, Dense)):
         return inverse_mass
@@ -69,51 +96,64 @@ def of(inverse_mass: float | Tree | Diagonal | Dense | None) -> Diagonal | Dense
     if isinstance(inverse_mass, (int, float)):
         inverse_mass = torch.tensor(float(inverse_mass))
     if isinstance(inverse_mass, Tensor) and inverse_mass.ndim == 2:
-        return dense(inverse_mass)
-    return diagonal(inverse_mass)
+        return dense(inverse_mass, name=name)
+    return diagonal(inverse_mass, name=name)
 
 
-def _is_scalar(inverse_mass: Tree) -> bool:
-    return isinstance(inverse_mass, Tensor) and inverse_mass.ndim == 0
+def is_scalar(metric: Diagonal | Dense) -> bool:
+    """Whether the metric is one number for all coordinates."""
+    return isinstance(metric.inverse_mass, Tensor) and metric.inverse_mass.ndim == 0
 
 
-def check_shape(metric: Diagonal | Dense, position: Position) -> None:
+def check_shape(metric: Diagonal | Dense, position: Position, *, name: str = "inverse_mass") -> None:
     """Raises unless the metric fits one position."""
     shapes = [tuple(leaf.shape) for leaf in tree.leaves(position)]
     fix = "Give funcebm.metrics.diagonal(a tree like one position) or funcebm.metrics.dense(a (D, D) matrix)."
     if isinstance(metric, Dense):
         size = sum(leaf.numel() for leaf in tree.leaves(position))
         got = f"shape {tuple(metric.inverse_mass.shape)}"
-        checks.require(
-            metric.inverse_mass.shape[-2:] == (size, size), f"inverse_mass must be ({size}, {size})", got, fix
-        )
-    elif not _is_scalar(metric.inverse_mass):
-        checks.one_structure("inverse_mass", metric.inverse_mass, "one position", position)
+        checks.require(metric.inverse_mass.shape[-2:] == (size, size), f"{name} must be ({size}, {size})", got, fix)
+    elif not is_scalar(metric):
+        checks.one_structure(name, metric.inverse_mass, "one position", position)
         got_shapes = [tuple(leaf.shape) for leaf in tree.leaves(metric.inverse_mass)]
-        checks.require(got_shapes == shapes, f"inverse_mass must have the shapes {shapes}", str(got_shapes), fix)
+        checks.require(got_shapes == shapes, f"{name} must have the shapes {shapes}", str(got_shapes), fix)
+
+
+def _times(
+    metric: Diagonal | Dense, matrix: Callable[[Dense], Tensor], scale: Callable[[Tensor], Tensor], value: Tree
+) -> Tree:
+    """A matrix of a dense metric, or a function of each number of a diagonal one, times a tree like the position."""
+    if isinstance(metric, Dense):
+        vector, back = tree.ravel(value)
+        return back(matrix(metric) @ vector)
+    if is_scalar(metric):
+        return tree.scale(scale(metric.inverse_mass), value)
+    return tree.map(lambda inverse, leaf: scale(inverse) * leaf, metric.inverse_mass, value)
 
 
 def velocity(metric: Diagonal | Dense, momentum: Tree) -> Tree:
-    """``M^-1 p``, a tree like the position."""
-    if isinstance(metric, Dense):
-        vector, back = tree.ravel(momentum)
-        return back(metric.inverse_mass @ vector)
-    if _is_scalar(metric.inverse_mass):
-        return tree.scale(metric.inverse_mass, momentum)
-    return tree.mul(metric.inverse_mass, momentum)
+    """``M^-1 p``, a tree like the position; of a gradient, the preconditioned one."""
+    return _times(metric, lambda dense: dense.inverse_mass, lambda inverse: inverse, momentum)
 
 
 def momentum(metric: Diagonal | Dense, noise: Tree) -> Tree:
-    """A momentum with the law ``N(0, M)`` from standard normal noise.
+    """A momentum with the law ``N(0, M)`` from standard normal noise: ``A^-T z``."""
+    return _times(metric, lambda dense: dense.mass_root, torch.rsqrt, noise)
 
-    With ``M = A A^T`` it is ``A z``, and ``z / sqrt(M^-1)`` where that is diagonal.
+
+def displacement(metric: Diagonal | Dense, noise: Tree) -> Tree:
+    """A displacement with the law ``N(0, M^-1)`` from standard normal noise: ``A z``."""
+    return _times(metric, lambda dense: dense.inverse_root, torch.sqrt, noise)
+
+
+def whiten(metric: Diagonal | Dense, momentum: Tree) -> Tree:
+    """``A^T p``, the momentum (or gradient) in coordinates of unit scale: the inverse of :func:`momentum`.
+
+    >>> metric = dense(torch.tensor([[2.0, 0.5], [0.5, 1.0]]))
+    >>> whiten(metric, momentum(metric, torch.ones(2)))
+    tensor([1., 1.])
     """
-    if isinstance(metric, Dense):
-        vector, back = tree.ravel(noise)
-        return back(metric.mass_root @ vector)
-    if _is_scalar(metric.inverse_mass):
-        return tree.scale(metric.inverse_mass.rsqrt(), noise)
-    return tree.map(lambda inverse, z: z * inverse.rsqrt(), metric.inverse_mass, noise)
+    return _times(metric, lambda dense: dense.inverse_root.mT, torch.sqrt, momentum)
 
 
 def kinetic_energy(metric: Diagonal | Dense, momentum: Tree) -> Tensor:
