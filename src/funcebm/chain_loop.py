@@ -6,13 +6,14 @@ vectorises, and the first one where they are large, which matrix products prefer
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from . import loops, random, reducers, tree
+from . import checks, loops, random, reducers, tree
 from .reducers import Reducer
 from .types import Key, Params, Position, Sampler, Tree
 
@@ -20,14 +21,39 @@ __all__ = [
     "chain_axis",
     "chains_first",
     "draw_noise",
+    "is_traced",
     "make_chunk",
     "numbers_to_flags",
     "over_chains",
+    "slab_sizes",
     "summary",
     "to_inside",
 ]
 
 _SMALL_POSITION = 16
+_CHUNK_BYTES = 32 * 2**20  # of noise, in a chunk of the default size
+_CHUNK_STEPS = 8192
+_SLABS = 4  # the noise of a chunk is drawn and used up in so many parts
+_SLAB_BYTES = 2**18  # but not in smaller ones
+
+
+def is_traced(value: Tree) -> bool:
+    """Whether a compiler, or a transform such as ``vmap``, is at work on these tensors."""
+    tensors = [leaf for leaf in tree.leaves(value) if isinstance(leaf, Tensor)]
+    return loops.is_compiling() or not all(checks.is_concrete(leaf) for leaf in tensors)
+
+
+def slab_sizes(positions: Position, num_draws: int, thin: int, chunk_size: int | None, jit: bool) -> list[int]:
+    """How many draws each compiled call makes: few enough for the noise to stay small, and all nearly equal."""
+    if chunk_size is None and is_traced(positions):
+        return [num_draws]
+    draw_bytes = thin * sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(positions))
+    chunk = chunk_size or max(1, min(_CHUNK_STEPS // thin, _CHUNK_BYTES // draw_bytes))
+    slab = max(math.ceil(chunk / _SLABS), min(chunk, _SLAB_BYTES // draw_bytes), 1)
+    num_slabs = math.ceil(num_draws / slab)
+    if jit:  # a slab of one draw would be compiled by itself, and round differently
+        num_slabs = min(num_slabs, max(num_draws // 2, 1))
+    return [num_draws // num_slabs + (index < num_draws % num_slabs) for index in range(num_slabs)]
 
 
 def chain_axis(positions: Position) -> int:

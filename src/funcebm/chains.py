@@ -8,20 +8,21 @@ or on where a run was cut. The chain axis is the last one inside a run: it is th
 from __future__ import annotations
 
 import contextlib
-import math
 from typing import Any, Callable, Iterator, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from . import checks, loops, random, reducers, tree
+from . import chain_checks, checks, loops, random, reducers, tree
 from .chain_loop import (
     chain_axis,
     chains_first,
     draw_noise,
+    is_traced,
     make_chunk,
     numbers_to_flags,
+    slab_sizes,
     summary,
     to_inside,
 )
@@ -31,11 +32,6 @@ from .transforms import dynamic_axis, jit_once
 from .types import Key, Params, Position, Sampler, Tree
 
 __all__ = ["Run", "Samples", "resume", "sample"]
-
-_CHUNK_BYTES = 32 * 2**20  # of noise, in a chunk of the default size
-_CHUNK_STEPS = 8192
-_SLABS = 4  # the noise of a chunk is drawn and used up in so many parts
-_SLAB_BYTES = 2**18  # but not in smaller ones
 
 
 class Run(NamedTuple):
@@ -138,17 +134,17 @@ def sample(
     tuning = sampler.tuning if tuning is None else tuning
     jit = jit and not loops.is_compiling()  # a compiled function is compiled whole
     if not loops.is_compiling():  # the checks are for a person, the compiler cannot follow their messages
-        _check_outermost(jit, (key, params, positions, () if callable(tuning) else tuning))
-        _check_positions(positions)
+        chain_checks.outermost(jit, (key, params, positions, () if callable(tuning) else tuning))
+        chain_checks.positions(positions)
         checks.same_device(params=params, positions=positions)
-        _check_tuning(tuning, sampler.tuning, tree.first(positions))
+        chain_checks.tuning(tuning, sampler.tuning, tree.map(lambda leaf: leaf[0], positions))
     like = tree.first(positions)
     tuning = tuning if callable(tuning) else tree.cast_like(tuning, like)
 
     with _gradients(jit):
         chain_keys = random.split(key.to(like.device), tree.batch_size(positions))
         state = vmap(sampler.init, (None, 0))(params, positions)
-        _check_start(state)
+        chain_checks.start(state)
         reducer = reducers.combine(reduce) if isinstance(reduce, dict) else reduce
         collect = _collect_position if collect is None else collect
         run = Run(chain_keys, sampler, params, tuning, (), 0, thin, collect, reducer, True, jit, progress, chunk_size)
@@ -186,53 +182,6 @@ def _gradients(jit: bool) -> contextlib.AbstractContextManager[Any]:
     return torch.no_grad() if jit else contextlib.nullcontext()
 
 
-# -- checks at the door -------------------------------------------------------------------------------------------
-
-
-def _check_outermost(jit: bool, arguments: Tree) -> None:
-    fix = "Pass jit=False here, and compile the whole: funcebm.jit(torch.func.vmap(...))."
-    checks.require(not (jit and _is_traced(arguments)), "jit=True must be outermost", "a call inside vmap or grad", fix)
-
-
-def _check_positions(positions: Position) -> None:
-    found = tree.leaves(positions)
-    fix = "Stack the starts of the chains on a leading axis, for example torch.zeros(num_chains, dim)."
-    checks.require(bool(found), "positions must hold a tensor", "an empty tree", fix)
-    for name, leaf in zip(tree.paths(positions), found, strict=True):
-        where = f"leaf {name!r}, " if name else ""
-        checks.require(isinstance(leaf, Tensor), "positions must hold tensors", where + repr(leaf), fix, TypeError)
-        checks.require(leaf.ndim > 0, "positions must lead with a chain axis", where + "a 0-d tensor", fix)
-        got = f"{where}{leaf.dtype}"
-        checks.require(
-            leaf.is_floating_point(), "positions must be floating point", got, "Use positions.float().", TypeError
-        )
-    lengths = {leaf.shape[0] for leaf in found}
-    checks.require(len(lengths) == 1, "all positions must share one chain axis", f"lengths {sorted(lengths)}", fix)
-    checks.require(min(lengths) > 0, "there must be at least one chain", "a chain axis of length 0", fix)
-
-
-def _check_tuning(tuning: Any, default: Tree, like: Tensor) -> None:
-    """A tuning, or what a schedule of it gives first, must be like the default."""
-    if callable(tuning):
-        tuning = tuning(torch.zeros((), dtype=torch.int64, device=like.device))
-    checks.one_structure("tuning", tuning, "sampler.tuning", default)
-    for name, leaf in zip(tree.paths(tuning), tree.leaves(tuning), strict=True):
-        checks.require(isinstance(leaf, Tensor), "tuning must hold tensors", f"{name} = {leaf!r}", "Use torch.tensor.")
-        if name.endswith("step_size"):
-            checks.positive(name, leaf, "Try a smaller number above zero.")
-
-
-def _check_start(state: Any) -> None:
-    """What the state of every chain caches (energies, gradients) must be finite."""
-    flags = vmap(tree.all_finite)(state)
-    if not checks.is_concrete(flags) or bool(flags.all()):
-        return
-    bad = torch.nonzero(~flags).flatten().tolist()
-    shown = ", ".join(str(index) for index in bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
-    fix = "Start these chains inside the support, where the energy and its gradient are finite."
-    raise ValueError(checks.message("energy and gradient must be finite at the start", f"chains {shown}", fix))
-
-
 # -- the run ------------------------------------------------------------------------------------------------------
 
 
@@ -257,25 +206,6 @@ def _prepare(run: Run, state: Any) -> Run:
     return run._replace(is_kept=bool(tree.leaves(vmap(run.collect)(*example))))
 
 
-def _is_traced(value: Tree) -> bool:
-    """Whether a compiler, or a transform such as ``vmap``, is at work on these tensors."""
-    tensors = [leaf for leaf in tree.leaves(value) if isinstance(leaf, Tensor)]
-    return loops.is_compiling() or not all(checks.is_concrete(leaf) for leaf in tensors)
-
-
-def _slab_sizes(run: Run, positions: Position, num_draws: int, thin: int) -> list[int]:
-    """How many draws each compiled call makes: few enough for the noise to stay small, and all nearly equal."""
-    if run.chunk_size is None and _is_traced((run.chain_keys, positions)):
-        return [num_draws]
-    draw_bytes = thin * sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(positions))
-    chunk = run.chunk_size or max(1, min(_CHUNK_STEPS // thin, _CHUNK_BYTES // draw_bytes))
-    slab = max(math.ceil(chunk / _SLABS), min(chunk, _SLAB_BYTES // draw_bytes), 1)
-    num_slabs = math.ceil(num_draws / slab)
-    if run.jit:  # a slab of one draw would be compiled by itself, and round differently
-        num_slabs = min(num_slabs, max(num_draws // 2, 1))
-    return [num_draws // num_slabs + (index < num_draws % num_slabs) for index in range(num_slabs)]
-
-
 def _advance(run: Run, state: Any, num_draws: int, thin: int) -> Iterator[tuple[Run, Any, Tree, int]]:
     """Makes draws slab by slab: the run and the state so far, what the slab emitted ``(n, ...)``, and ``n``."""
     positions = state.position
@@ -283,7 +213,7 @@ def _advance(run: Run, state: Any, num_draws: int, thin: int) -> Iterator[tuple[
     function = _chunk_function(run, axis)
     tuning = () if callable(run.tuning) else run.tuning
     carry = to_inside((state, run.accumulator), axis)
-    for size in _slab_sizes(run, positions, num_draws, thin):
+    for size in slab_sizes(positions, num_draws, thin, run.chunk_size, run.jit):
         indices = torch.arange(run.num_steps, run.num_steps + size * thin, device=run.chain_keys.device)
         indices = indices.reshape(size, thin)
         with random.compiled_draws() if run.jit else contextlib.nullcontext():
@@ -324,7 +254,7 @@ def _sample(run: Run, state: Any, num_samples: int) -> Samples:
     elif run.reducer is not None:
         info, reduced = vmap(summary(run.collect, run.reducer).final)(run.accumulator)
     state = tree.map(lambda leaf: leaf.contiguous(), state)
-    if _is_traced((run.chain_keys, state)):
+    if is_traced((run.chain_keys, state)):
         return Samples(draws, info, state, reduced, (), ())
     return Samples(draws, info, state, reduced, num_done == num_samples, run)
 

@@ -236,9 +236,23 @@ def _prepare() -> None:
 
     if hasattr(config.cpp, "vec_isa_ok") and config.cpp.vec_isa_ok is None:
         config.cpp.vec_isa_ok = True
+    _let_while_loops_be_mapped()
     # freeing a large block once teaches the C allocator to keep what a run frees for its next slab, instead of handing
     # it to the system and taking the page faults again; nothing is written to the block
     torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
+def _let_while_loops_be_mapped() -> None:
+    """Dynamo asks what a ``while_loop`` works on for its storage, to find out who mutates it; under ``vmap`` there is none."""
+    from torch._dynamo.variables import higher_order_ops
+
+    ask = getattr(higher_order_ops, "get_tensor_storages", None)
+    if ask is not None:
+
+        def ask_plain_tensors(tensor: torch.Tensor) -> set[Any]:
+            return set() if torch._C._functorch.is_functorch_wrapped_tensor(tensor) else ask(tensor)
+
+        higher_order_ops.get_tensor_storages = ask_plain_tensors
 
 
 def _compile_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:

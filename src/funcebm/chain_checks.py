@@ -1,0 +1,73 @@
+"""Checks at the door of everything that runs chains: :func:`funcebm.sample` and :func:`funcebm.warm_up`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from . import checks, metrics, tree
+from .chain_loop import is_traced
+from .types import Position, Tree
+
+__all__ = ["outermost", "positions", "start", "tuning"]
+
+
+def outermost(jit: bool, arguments: Tree) -> None:
+    """``jit`` compiles a whole run, so no transform may be around it."""
+    fix = "Pass jit=False here, and compile the whole: funcebm.jit(torch.func.vmap(...))."
+    checks.require(not (jit and is_traced(arguments)), "jit=True must be outermost", "a call inside vmap or grad", fix)
+
+
+def positions(positions: Position) -> None:
+    """Floating-point tensors that lead with one chain axis."""
+    found = tree.leaves(positions)
+    fix = "Stack the starts of the chains on a leading axis, for example torch.zeros(num_chains, dim)."
+    checks.require(bool(found), "positions must hold a tensor", "an empty tree", fix)
+    for name, leaf in zip(tree.paths(positions), found, strict=True):
+        where = f"leaf {name!r}, " if name else ""
+        checks.require(isinstance(leaf, Tensor), "positions must hold tensors", where + repr(leaf), fix, TypeError)
+        checks.require(leaf.ndim > 0, "positions must lead with a chain axis", where + "a 0-d tensor", fix)
+        got = f"{where}{leaf.dtype}"
+        checks.require(
+            leaf.is_floating_point(), "positions must be floating point", got, "Use positions.float().", TypeError
+        )
+    lengths = {leaf.shape[0] for leaf in found}
+    checks.require(len(lengths) == 1, "all positions must share one chain axis", f"lengths {sorted(lengths)}", fix)
+    checks.require(min(lengths) > 0, "there must be at least one chain", "a chain axis of length 0", fix)
+
+
+def tuning(tuning: Any, default: Tree, position: Position) -> None:
+    """A tuning, or what a schedule of it gives first, must be like the default, but for the kind of its metric."""
+    if callable(tuning):
+        tuning = tuning(torch.zeros((), dtype=torch.int64, device=tree.first(position).device))
+    checks.one_structure("tuning", _without_metrics(tuning), "sampler.tuning", _without_metrics(default))
+    for name, leaf in zip(tree.paths(tuning), tree.leaves(tuning), strict=True):
+        checks.require(isinstance(leaf, Tensor), "tuning must hold tensors", f"{name} = {leaf!r}", "Use torch.tensor.")
+        if name.endswith("step_size"):
+            checks.positive(name, leaf, "Try a smaller number above zero.")
+    if isinstance(getattr(tuning, "metric", None), (metrics.Diagonal, metrics.Dense)):
+        metrics.check_shape(tuning.metric, position)
+
+
+def _without_metrics(value: Tree) -> Tree:
+    """A tuning with a number in the place of each metric: identity, diagonal and dense ones may replace one another."""
+    if isinstance(value, (metrics.Diagonal, metrics.Dense)):
+        return torch.zeros(())
+    if isinstance(value, tuple):
+        parts = [_without_metrics(part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
+def start(state: Any) -> None:
+    """What the state of every chain caches (energies, gradients) must be finite."""
+    flags = vmap(tree.all_finite)(state)
+    if not checks.is_concrete(flags) or bool(flags.all()):
+        return
+    bad = torch.nonzero(~flags).flatten().tolist()
+    shown = ", ".join(str(index) for index in bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+    fix = "Start these chains inside the support, where the energy and its gradient are finite."
+    raise ValueError(checks.message("energy and gradient must be finite at the start", f"chains {shown}", fix))
