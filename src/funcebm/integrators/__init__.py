@@ -1,5 +1,5 @@
 """Building blocks of Hamiltonian samplers."""
 
-from .symplectic import PhasePoint, leapfrog
+from .symplectic import Integrator, PhasePoint, leapfrog, mclachlan, position_leapfrog, splitting, yoshida
 
-__all__ = ["PhasePoint", "leapfrog"]
+__all__ = ["Integrator", "PhasePoint", "leapfrog", "mclachlan", "position_leapfrog", "splitting", "yoshida"]
