@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
-from .convergence import ess, mcse_mean, split_rhat
+from .convergence import folded_rhat, nested_rhat, rhat, split_rhat
 from .discrepancy import auroc, mmd
+from .effective_sample_size import ess, ess_bulk, ess_quantile, ess_tail
+from .monte_carlo_error import mcse_mean, mcse_quantile, mcse_sd
 from .summary import Summary, summary
 
-__all__ = ["Summary", "auroc", "ess", "mcse_mean", "mmd", "split_rhat", "summary"]
+__all__ = [
+    "Summary",
+    "auroc",
+    "ess",
+    "ess_bulk",
+    "ess_quantile",
+    "ess_tail",
+    "folded_rhat",
+    "mcse_mean",
+    "mcse_quantile",
+    "mcse_sd",
+    "mmd",
+    "nested_rhat",
+    "rhat",
+    "split_rhat",
+    "summary",
+]

@@ -1,9 +1,7 @@
-r"""Convergence of Markov chains: split R-hat, effective sample size, Monte Carlo standard error.
+r"""R-hat: do the chains see one law?
 
 All functions take draws ``(C, N, *event)``, the layout of :func:`funcebm.chains.sample`, or any tree of them, and give
-one number for each coordinate of the event, in float64. They are plain tensor operations: no loop over coordinates, and
-:func:`torch.func.vmap` goes through them. Each one is a few steps on the split chains, so that other functions of the
-draws (ranks, indicators) can be put between the split and the estimate.
+one number for each coordinate of the event, in float64.
 
 Reference: Vehtari, Gelman, Simpson, Carpenter and Bürkner (2021), "Rank-normalization, folding, and localization: an
 improved R-hat for assessing convergence of MCMC", Bayesian Analysis 16(2):667-718.
@@ -17,26 +15,25 @@ import torch
 from torch import Tensor
 
 from .. import tree
-from ..checks import is_concrete, require
+from ..checks import positive_int, require
 from ..types import Tree
+from .draws import Sorted, check_shapes, each_leaf, halves, means_and_deviations, median, ordered, scores, variance
 
-__all__ = ["ess", "mcse_mean", "split_rhat"]
-
-_CHUNK = 1 << 24  # numbers in one Fourier transform
+__all__ = ["folded_rhat", "nested_rhat", "rhat", "split_rhat"]
 
 
-def split_rhat(draws: Tree) -> Tree:
-    r"""The potential scale reduction factor of the chains cut in halves.
+def rhat(draws: Tree) -> Tree:
+    r"""Rank-normalised split R-hat, the larger of that of the draws and that of the folded draws.
 
-    With :math:`m` half chains of :math:`n` draws, means :math:`\bar x_j` and variances :math:`s_j^2`,
+    .. math:: \hat R = \max\bigl(\hat R(z(x)),\ \hat R(z(|x - \operatorname{median} x|))\bigr)
 
-    .. math:: \hat R = \sqrt{\frac{n-1}{n} + \frac{\operatorname{var}(\bar x_j)}{\operatorname{mean}(s_j^2)}},
-
-    with both variances unbiased. It tends to 1 when all halves see one law; above 1.01 they do not yet. The middle draw
-    of an odd number is left out.
+    with :func:`split_rhat`'s formula on the half chains and :math:`z` the normal scores of the ranks, so that it needs no
+    moments of the target. The first sees chains in other places, the second (:func:`folded_rhat`) chains of other
+    spread. Above 1.01 the chains do not agree yet. It is ArviZ's ``az.rhat`` and BlackJAX's ``rhat``.
 
     Args:
-        draws: a tree of ``(C, N, *event)`` with ``N >= 4``; integers and bools are read as numbers.
+        draws: a tree of ``(C, N, *event)`` with ``N >= 4``; integers and bools are read as numbers. One chain is judged
+            by its halves (ArviZ gives NaN there).
 
     Returns:
         A tree of ``(*event,)`` in float64. NaN for a coordinate that never changes, infinite where every half chain
@@ -47,6 +44,61 @@ def split_rhat(draws: Tree) -> Tree:
             ``vmap``, where numbers cannot be looked at, such a coordinate gives NaN).
         TypeError: a leaf is not a tensor of real numbers.
 
+    Reference: Vehtari et al. (2021), section 4.
+
+    >>> from funcebm import random
+    >>> draws = random.normal(random.key(0), (4, 1000, 3))
+    >>> bool((rhat(draws) < 1.01).all())
+    True
+    """
+    return each_leaf(_with_sorted(rank_rhat_of), draws)
+
+
+def folded_rhat(draws: Tree) -> Tree:
+    r"""Rank-normalised split R-hat of :math:`|x - \operatorname{median} x|`: do the chains have one spread?
+
+    It is ArviZ's ``az.rhat(method="folded")``. Chains with the same centre and another scale have a
+    :func:`split_rhat` of 1, and a large one here.
+
+    Args:
+        draws: a tree of ``(C, N, *event)`` with ``N >= 4``.
+
+    Returns:
+        A tree of ``(*event,)`` in float64; NaN where all draws are equally far from the median.
+
+    Raises:
+        ValueError, TypeError: as :func:`rhat`.
+
+    Reference: Vehtari et al. (2021), section 4.
+
+    >>> from funcebm import random
+    >>> draws = random.normal(random.key(0), (4, 1000)) * torch.tensor([1.0, 1.0, 1.0, 2.0])[:, None]
+    >>> bool(split_rhat(draws) < 1.01), bool(folded_rhat(draws) > 1.05)
+    (True, True)
+    """
+    return each_leaf(_with_sorted(folded_rhat_of), draws)
+
+
+def split_rhat(draws: Tree) -> Tree:
+    r"""The potential scale reduction factor of the chains cut in halves, of the draws as they are.
+
+    With :math:`m` half chains of :math:`n` draws, means :math:`\bar x_j` and variances :math:`s_j^2`,
+
+    .. math:: \hat R = \sqrt{\frac{n-1}{n} + \frac{\operatorname{var}(\bar x_j)}{\operatorname{mean}(s_j^2)}},
+
+    with both variances unbiased. It tends to 1 when all halves see one mean; above 1.01 they do not yet. The middle draw
+    of an odd number is left out. It is ArviZ's ``az.rhat(method="split")``, and BlackJAX's
+    ``potential_scale_reduction`` of the half chains. :func:`rhat` sees more.
+
+    Args:
+        draws: a tree of ``(C, N, *event)`` with ``N >= 4``.
+
+    Returns:
+        A tree of ``(*event,)`` in float64; NaN and infinite as :func:`rhat`.
+
+    Raises:
+        ValueError, TypeError: as :func:`rhat`.
+
     Reference: Gelman et al. (2013), Bayesian Data Analysis, 3rd ed., section 11.4.
 
     >>> from funcebm import random
@@ -54,165 +106,92 @@ def split_rhat(draws: Tree) -> Tree:
     >>> bool((split_rhat(draws) < 1.01).all())
     True
     """
-    return _each_leaf(lambda leaf: rhat_of(halves(leaf)), draws)
+    return each_leaf(lambda block: rhat_of(halves(block)), draws)
 
 
-def ess(draws: Tree) -> Tree:
-    r"""The effective sample size for the mean: the number of independent draws with the same standard error.
+def nested_rhat(draws: Tree, num_superchains: int) -> Tree:
+    r"""Nested R-hat, for many short chains: chains that started at one point are judged together.
 
-    .. math:: \mathrm{ESS} = \frac{m n}{\hat\tau}, \qquad \hat\tau = -1 + 2 \sum_{k=0}^{K-1} \hat P_k + \hat\rho_{2K},
-        \qquad \hat\rho_t = 1 - \frac{W - \hat\gamma_t}{\hat V},
+    Chains come in :math:`K` superchains of :math:`M = C / K` neighbours: chains :math:`kM` to :math:`(k+1)M - 1` share
+    their start. With :math:`B` the variance of the :math:`K` superchain means and :math:`W` the mean over superchains of
+    (variance of the chain means inside) + (mean variance inside a chain),
 
-    over the :math:`m` half chains of :math:`n` draws. :math:`\hat\gamma_t` is their mean autocovariance at lag
-    :math:`t`, :math:`W` their mean variance and :math:`\hat V = \frac{n-1}{n} W + \operatorname{var}(\bar x_j)`, so
-    chains that disagree count for little. The sum runs over pairs :math:`\hat P_k = \hat\rho_{2k} + \hat\rho_{2k+1}`
-    while they are positive (Geyer's initial positive sequence), each cut down to the least one before it (initial
-    monotone sequence). :math:`\hat\tau` is at least :math:`1/\log_{10}(mn)`. The numbers are those of ArviZ
-    (``az.ess(method="mean")``), except that "constant" means exactly constant, whatever the scale.
+    .. math:: \hat R_\nu = \sqrt{1 + B / W},
 
-    Args:
-        draws: a tree of ``(C, N, *event)`` with ``N >= 4``.
-
-    Returns:
-        A tree of ``(*event,)`` in float64; a coordinate that never changes gives the number of draws.
-
-    Raises:
-        ValueError, TypeError: as :func:`split_rhat`.
-
-    Reference: Geyer (1992), Statistical Science 7(4):473-483, section 3.3; Vehtari et al. (2021), section 3.2.
-
-    >>> from funcebm import random
-    >>> draws = random.normal(random.key(0), (4, 1000))
-    >>> 3000 < float(ess(draws)) < 5000
-    True
-    """
-    return _each_leaf(lambda leaf: ess_of(halves(leaf)), draws)
-
-
-def mcse_mean(draws: Tree) -> Tree:
-    r"""The Monte Carlo standard error of the mean, :math:`\mathrm{sd} / \sqrt{\mathrm{ESS}}`.
+    all variances unbiased, the first part of :math:`W` zero for :math:`M = 1` and the second for :math:`N = 1`. What the
+    superchains have forgotten of their starts is seen even in chains too short for :func:`rhat`: in stationary chains
+    :math:`\hat R_\nu^2` is about :math:`1 + 1 / (M n)` with :math:`n` the effective number of draws of a chain, down to
+    one draw each. It is neither split nor rank-normalised, as in the paper.
 
     Args:
-        draws: a tree of ``(C, N, *event)`` with ``N >= 4``.
+        draws: a tree of ``(C, N, *event)`` with ``N >= 1``.
+        num_superchains: :math:`K >= 2`, a divisor of ``C``. Start the chains with
+            ``starts.repeat_interleave(C // K, 0)``.
 
     Returns:
-        A tree of ``(*event,)`` in float64, in units of the draws.
+        A tree of ``(*event,)`` in float64; NaN for a coordinate that never changes.
 
     Raises:
-        ValueError, TypeError: as :func:`split_rhat`.
+        ValueError: superchains that do not divide the chains, or hold one draw each; else as :func:`rhat`.
+        TypeError: as :func:`rhat`.
 
-    Reference: Vehtari et al. (2021), section 3.2.
+    Reference: Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari and Gelman (2024), "Nested R-hat: assessing the
+    convergence of Markov chain Monte Carlo when running many short chains", Bayesian Analysis, arXiv:2110.13017,
+    section 2.
 
     >>> from funcebm import random
-    >>> error = mcse_mean(random.normal(random.key(0), (4, 2500)))
-    >>> 0.009 < float(error) < 0.011
+    >>> draws = random.normal(random.key(0), (512, 2, 3))
+    >>> bool((nested_rhat(draws, 8) < 1.02).all())
     True
     """
-    return _each_leaf(mcse_of, draws)
+    check_shapes(draws, minimum=1)
+    positive_int("num_superchains", num_superchains, minimum=2)
+    num_chains, num = tree.first(draws).shape[:2]
+    fix = "Start chains.sample with starts.repeat_interleave(C // K, 0), and pass K."
+    must = f"num_superchains must divide the {num_chains} chains"
+    require(num_chains % num_superchains == 0, must, num_superchains, fix)
+    must = "a superchain must hold more than one draw"
+    require(num_chains > num_superchains or num > 1, must, "one chain of one draw", fix)
+
+    def statistic(block: Tensor) -> Tensor:
+        groups = block.unflatten(0, (num_superchains, -1))  # (K, M, N, d)
+        means = means_and_deviations(groups.flatten(0, 1))[0].unflatten(0, (num_superchains, -1))
+        within = torch.zeros_like(block[0, 0])
+        if means.shape[1] > 1:
+            within = within + variance(means, 1).mean(0)
+        if num > 1:
+            within = within + variance(groups, 2).mean((0, 1))
+        centres = means_and_deviations(means)[0]
+        return (1 + variance(centres) / within).sqrt()
+
+    return each_leaf(statistic, draws, minimum=1)
 
 
-# -- one leaf, without checks ---------------------------------------------------------------------------------------
-
-
-def mcse_of(draws: Tensor) -> Tensor:
-    """:func:`mcse_mean` of one leaf ``(C, N, *event)``, unchecked."""
-    draws = draws.double()
-    return variance(draws.flatten(0, 1)).sqrt() / ess_of(halves(draws)).sqrt()
-
-
-def halves(draws: Tensor) -> Tensor:
-    """``(C, N, *event)`` to ``(2C, N // 2, *event)`` in float64; the middle draw of an odd number is left out."""
-    half = draws.shape[1] // 2
-    return torch.cat([draws[:, :half], draws[:, draws.shape[1] - half :]]).double()
-
-
-def variance(values: Tensor) -> Tensor:
-    """The unbiased variance over the first axis; exactly zero where all values are equal."""
-    return (values - values[:1]).var(0)
-
-
-def _means_and_deviations(chains: Tensor) -> tuple[Tensor, Tensor]:
-    """Chain means ``(m, *event)``, and the chains minus their means; exact for chains that stand still."""
-    start = chains[:, :1]
-    shifted = chains - start
-    mean = shifted.mean(1, keepdim=True)
-    return (start + mean).squeeze(1), shifted - mean
+# -- one block (m, n, d), without checks -----------------------------------------------------------------------------
 
 
 def rhat_of(chains: Tensor) -> Tensor:
-    """The potential scale reduction factor of chains ``(m, n, *event)``, as they are."""
+    """The potential scale reduction factor of chains ``(m, n, d)``, as they are."""
     num = chains.shape[1]
-    means, deviations = _means_and_deviations(chains)
+    means, deviations = means_and_deviations(chains)
     within = deviations.square().sum(1).mean(0) / (num - 1)
     return ((num - 1) / num + variance(means) / within).sqrt()
 
 
-def ess_of(chains: Tensor) -> Tensor:
-    """The effective sample size of chains ``(m, n, *event)``, as they are."""
-    num_chains, num = chains.shape[:2]
-    means, deviations = _means_and_deviations(chains)
-    covariance = _mean_autocovariance(deviations)
-    within = covariance[0] * (num / (num - 1))
-    total = covariance[0] + variance(means) if num_chains > 1 else covariance[0]
-    correlation = 1 - (within - covariance) / total
-    correlation = torch.cat([torch.ones_like(correlation[:1]), correlation[1:]])
-
-    num_pairs = max((num - 3) // 2, 0) + 1
-    even, odd = correlation[0 : 2 * num_pairs : 2], correlation[1 : 2 * num_pairs : 2]
-    pairs = even + odd
-    kept = (pairs[:-1] > 0).long().cumprod(0)
-    monotone = torch.cummin(pairs, 0).values[:-1]
-    last = kept.sum(0, keepdim=True)  # the pair that ends the sequence gives its even lag
-    end = torch.take_along_dim(torch.where(pairs >= 0, even, even.clamp(min=0)), last, 0)[0]
-    time = -1 + 2 * (kept * monotone).sum(0) + end
-
-    count = torch.full_like(time, num_chains * num)
-    value = count / torch.maximum(time, 1 / count.log10())
-    return torch.where(total == 0, count, value)
+def rank_rhat_of(chains: Tensor, found: Sorted) -> Tensor:
+    """:func:`rhat` of half chains ``(m, n, d)`` and their values sorted."""
+    # the folded draws of a fair coin do not vary: fmax leaves their NaN out
+    return torch.fmax(rhat_of(scores(chains, found)), folded_rhat_of(chains, found))
 
 
-def _mean_autocovariance(deviations: Tensor) -> Tensor:
-    """Autocovariances (divisor ``n``) of centred chains ``(m, n, *event)`` at all lags, averaged: ``(n, *event)``.
-
-    The Fourier transform is linear, so the power spectra are averaged before the one transform back.
-    """
-    num_chains, num = deviations.shape[:2]
-    padded = 1 << (2 * num - 1).bit_length()
-    rows = max(1, _CHUNK // max(1, padded * deviations[0, 0].numel()))
-    power = 0
-    for part in deviations.split(rows):
-        spectrum = torch.fft.rfft(part, n=padded, dim=1)
-        power = power + (spectrum.real.square() + spectrum.imag.square()).sum(0)
-    return torch.fft.irfft(power, n=padded, dim=0)[:num] / (num * num_chains)
+def folded_rhat_of(chains: Tensor, found: Sorted) -> Tensor:
+    """:func:`folded_rhat` of half chains ``(m, n, d)`` and their values sorted."""
+    return rhat_of(scores((chains - median(found.values)).abs()))
 
 
-# -- the door -----------------------------------------------------------------------------------------------------
+def _with_sorted(statistic: Callable[[Tensor, Sorted], Tensor]) -> Callable[[Tensor], Tensor]:
+    def of_halves(block: Tensor) -> Tensor:
+        chains = halves(block)
+        return statistic(chains, ordered(chains))
 
-
-def check_shapes(draws: Tree) -> None:
-    """All leaves must be tensors ``(C, N, *event)`` with one ``C`` and one ``N >= 4``, of real numbers."""
-    leaves = tree.leaves(draws)
-    fix = "Pass what chains.sample gives as draws."
-    require(len(leaves) > 0, "draws must hold at least one tensor", draws, fix)
-    for leaf in leaves:
-        real = isinstance(leaf, Tensor) and not leaf.is_complex()
-        got = str(leaf.dtype) if isinstance(leaf, Tensor) else type(leaf).__name__
-        require(real, "draws must be tensors of real numbers", got, fix, TypeError)
-        shape = tuple(leaf.shape)
-        must = "draws must have a chain axis and a draw axis, (C, N, *event)"
-        require(leaf.ndim >= 2, must, f"the shape {shape}", "For one chain, pass draws[None].")
-        require(shape[0] >= 1, "draws must hold at least one chain", f"the shape {shape}", fix)
-        fix_count = "Draw more with chains.resume, or put the draw axis second."
-        require(shape[1] >= 4, "draws must hold at least 4 draws a chain", f"the shape {shape}", fix_count)
-    shapes = {tuple(leaf.shape[:2]) for leaf in leaves}
-    require(len(shapes) == 1, "all leaves must have the same chain and draw axes", f"{sorted(shapes)}", fix)
-
-
-def _each_leaf(statistic: Callable[[Tensor], Tensor], draws: Tree) -> Tree:
-    check_shapes(draws)
-    for name, leaf in zip(tree.paths(draws), tree.leaves(draws), strict=True):
-        if is_concrete(leaf) and not bool(torch.isfinite(leaf).all()):
-            bad = (~torch.isfinite(leaf)).flatten(1).any(1).nonzero().flatten().tolist()
-            where = f"NaN or infinity in {name or 'draws'}, chains {', '.join(map(str, bad))}"
-            require(False, "draws must be finite", where, "Leave those chains out, or see summary(draws) for the rest.")
-    return tree.map(statistic, draws)
+    return of_halves

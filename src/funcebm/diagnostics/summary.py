@@ -12,7 +12,10 @@ from torch import Tensor
 from .. import tree
 from ..checks import positive, require
 from ..types import Tree
-from .convergence import check_shapes, ess_of, halves, mcse_of, rhat_of, variance
+from .convergence import rhat_of
+from .draws import check_shapes, halves, variance
+from .effective_sample_size import ess_of
+from .monte_carlo_error import mcse_mean_of as mcse_of
 
 __all__ = ["Summary", "summary"]
 
@@ -120,9 +123,9 @@ def summary(samples: Any, *, max_rhat: float = 1.01, min_ess: float | None = Non
     statistics = {
         "mean": lambda leaf: leaf.double().mean((0, 1)),
         "sd": lambda leaf: variance(leaf.double().flatten(0, 1)).sqrt(),
-        "mcse": mcse_of,
-        "ess": lambda leaf: ess_of(halves(leaf)),
-        "rhat": lambda leaf: rhat_of(halves(leaf)),
+        "mcse": lambda leaf: mcse_of(leaf.double()),
+        "ess": lambda leaf: ess_of(halves(leaf.double())),
+        "rhat": lambda leaf: rhat_of(halves(leaf.double())),
     }
     columns = {
         name: torch.cat([statistic(leaf).reshape(-1).cpu() for leaf in leaves])
