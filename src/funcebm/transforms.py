@@ -77,17 +77,6 @@ def _options(device: str) -> dict[str, Any]:
     return _known(options)
 
 
-def _has_mapped_loop(graph: torch.fx.GraphModule) -> bool:
-    """Whether a ``vmap`` goes over a ``scan``, and not only inside its body."""
-    depth = 0
-    for node in graph.graph.nodes:
-        name = getattr(node.target, "__name__", "")
-        depth += (name == "_vmap_increment_nesting") - (name == "_vmap_decrement_nesting")
-        if depth > 0 and name == "scan":
-            return True
-    return False
-
-
 def _backend(device: str) -> Callable[..., Any]:
     """Inductor with our options."""
     options = _options(device)
@@ -95,10 +84,7 @@ def _backend(device: str) -> Callable[..., Any]:
     def compile_graph(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
         from torch._inductor.compile_fx import compile_fx
 
-        patches = options
-        if _has_mapped_loop(graph):  # there the C++ wrapper frees a view that it does not own, and crashes
-            patches = {**options, **_known({"cpp_wrapper": False, "cpp_wrapper_build_separate": False})}
-        return compile_fx(graph, inputs, config_patches=patches)
+        return compile_fx(graph, inputs, config_patches=options)
 
     return compile_graph
 
