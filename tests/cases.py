@@ -48,6 +48,31 @@ SAMPLERS: dict[str, Callable[[Energy, Position], Sampler]] = {
         energy, step_size=0.3, num_leapfrog=2, inverse_mass=_dense(position)
     ),
     "hmc_jittered": lambda energy, position: samplers.hmc(energy, step_size=0.3, num_leapfrog=3, jitter=0.3),
+    "langevin_dense": lambda energy, position: samplers.langevin(
+        energy, step_size=0.1, preconditioner=_dense(position), temperature=0.7
+    ),
+    "mala_diagonal": lambda energy, position: samplers.mala(
+        energy, step_size=0.2, preconditioner=_diagonal(position), temperature=1.2
+    ),
+    "mala_dense": lambda energy, position: samplers.mala(energy, step_size=0.2, preconditioner=_dense(position)),
+    "underdamped_baoab": lambda energy, position: samplers.underdamped_langevin(
+        energy, step_size=0.3, friction=0.8, inverse_mass=_dense(position), temperature=1.2
+    ),
+    "underdamped_obabo": lambda energy, position: samplers.underdamped_langevin(
+        energy, step_size=0.3, splitting="obabo"
+    ),
+    "barker": lambda energy, position: samplers.barker(energy, step_size=0.5),
+    "barker_dense": lambda energy, position: samplers.barker(
+        energy, step_size=0.6, preconditioner=_dense(position), temperature=0.8
+    ),
+    "random_walk": lambda energy, position: samplers.random_walk(
+        energy, step_size=0.4, preconditioner=_diagonal(position)
+    ),
+    "sgld": lambda energy, position: samplers.sgld(energy, step_size=0.05, gradient_noise=0.5),
+    "sghmc": lambda energy, position: samplers.sghmc(
+        energy, step_size=0.1, inverse_mass=_diagonal(position), gradient_noise=0.5
+    ),
+    "sgnht": lambda energy, position: samplers.sgnht(energy, step_size=0.1, inverse_mass=_dense(position)),
     "gradient_descent": lambda energy, position: samplers.gradient_descent(energy, step_size=0.1),
     "nesterov": lambda energy, position: samplers.nesterov(energy, step_size=0.05, momentum=0.8),
 }

@@ -29,6 +29,17 @@ DENSE = torch.tensor([[0.6, 0.4], [0.4, 1.1]])
 CASES = {
     "mala": lambda t: samplers.mala(skewed, step_size=0.5 / t, temperature=t),
     "mala_large": lambda t: samplers.mala(skewed, step_size=1.2 / t, temperature=t),
+    "mala_diagonal": lambda t: samplers.mala(
+        skewed, step_size=0.8 / t, preconditioner=torch.tensor([0.4, 1.5]), temperature=t
+    ),
+    "mala_dense": lambda t: samplers.mala(skewed, step_size=0.8 / t, preconditioner=DENSE, temperature=t),
+    "barker": lambda t: samplers.barker(skewed, step_size=1.2, temperature=t),
+    "barker_dense": lambda t: samplers.barker(skewed, step_size=1.4, preconditioner=DENSE, temperature=t),
+    "random_walk": lambda t: samplers.random_walk(skewed, step_size=1.5, temperature=t),
+    "random_walk_dense": lambda t: samplers.random_walk(skewed, step_size=1.5, preconditioner=DENSE, temperature=t),
+    "random_walk_uniform": lambda t: samplers.random_walk(
+        skewed, step_size=2.0, proposal=lambda key, x: random.uniform(key, (2,), low=-1.0), temperature=t
+    ),
     "hmc": lambda t: samplers.hmc(skewed, step_size=0.7, num_leapfrog=3, temperature=t),
     "hmc_large": lambda t: samplers.hmc(skewed, step_size=1.2, num_leapfrog=2, temperature=t),
     "hmc_diagonal": lambda t: samplers.hmc(
@@ -66,7 +77,7 @@ def test_the_test_can_tell_a_wrong_kernel():
         assert_same_law(samples.draws[:, 0], other)
 
 
-@pytest.mark.parametrize("name", ["mala", "hmc", "hmc_jittered"])
+@pytest.mark.parametrize("name", ["mala", "mala_dense", "barker", "barker_dense", "random_walk", "hmc", "hmc_jittered"])
 def test_one_step_is_in_detailed_balance(name):
     """In equilibrium ``(x, x')`` and ``(x', x)`` have one law; a skewed moment tells them apart."""
     start = draw_skewed(random.key(21), NUM_CHAINS)

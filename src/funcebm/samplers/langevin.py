@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import checks, fields, tree
+from .. import checks, fields, metrics, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
 from .metropolis import nan_outside, unadjusted_info
 
@@ -22,45 +22,67 @@ class LangevinState(NamedTuple):
 
 
 class LangevinTuning(NamedTuple):
-    """``step_size`` in squared units of the position, ``temperature`` in units of energy. Both ``()``."""
+    """``step_size`` ``()``, the metric whose inverse mass is the preconditioner, ``temperature`` ``()`` in units of energy.
+
+    The step size is in squared units of the position over those of the preconditioner.
+    """
 
     step_size: Tensor
+    metric: Any
     temperature: Tensor
 
 
-def langevin_tuning(step_size: float | Tensor, temperature: float | Tensor) -> LangevinTuning:
+def langevin_tuning(
+    step_size: float | Tensor, preconditioner: Tree | None, temperature: float | Tensor
+) -> LangevinTuning:
     """Checks the numbers and makes tensors of them."""
     checks.positive("step_size", step_size, "Try 0.01, and smaller where chains diverge.")
     checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E), gradient_descent for temperature 0.")
-    return LangevinTuning(torch.as_tensor(step_size), torch.as_tensor(temperature))
+    metric = metrics.of(preconditioner, name="preconditioner")
+    return LangevinTuning(torch.as_tensor(step_size), metric, torch.as_tensor(temperature))
 
 
 def langevin_proposal(tuning: LangevinTuning, position: Position, gradient: Tree, noise: Tree) -> Position:
-    """``x - h grad E(x) + sqrt(2 h T) xi``."""
-    spread = torch.sqrt(2 * tuning.step_size * tuning.temperature)
-    return tree.map(lambda x, g, z: x - tuning.step_size * g + spread * z, position, gradient, noise)
+    """``x - h P grad E(x) + sqrt(2 h T) A xi`` with ``P = A A^T``."""
+    step_size = tuning.step_size
+    if metrics.is_scalar(tuning.metric):  # a factor of the step size, which costs nothing for each coordinate
+        step_size = step_size * tuning.metric.inverse_mass
+    else:
+        gradient, noise = metrics.velocity(tuning.metric, gradient), metrics.displacement(tuning.metric, noise)
+    spread = torch.sqrt(2 * step_size * tuning.temperature)
+    return tree.map(lambda x, g, z: x - step_size * g + spread * z, position, gradient, noise)
 
 
-def langevin(energy: Energy, *, step_size: float | Tensor = 0.01, temperature: float | Tensor = 1.0) -> Sampler:
+def langevin(
+    energy: Energy,
+    *,
+    step_size: float | Tensor = 0.01,
+    preconditioner: Tree | None = None,
+    temperature: float | Tensor = 1.0,
+) -> Sampler:
     r"""Unadjusted Langevin algorithm.
 
-    .. math:: x' = x - h \nabla E(x) + \sqrt{2 h T}\,\xi, \qquad \xi \sim N(0, I)
+    .. math:: x' = x - h P \nabla E(x) + \sqrt{2 h T}\, A \xi, \qquad \xi \sim N(0, I), \quad P = A A^\top
 
     Its law tends to :math:`e^{-E/T}` as :math:`h \to 0`, with a bias of order :math:`h`: on :math:`E = k x^2 / 2` the
-    stationary variance is :math:`T / (k (1 - h k / 2))`. :func:`mala` removes the bias. One gradient a step.
+    stationary variance is :math:`T / (k (1 - h P k / 2))`. :func:`mala` removes the bias. One gradient a step.
 
     Args:
         energy: ``(params, x) -> ()``.
-        step_size: :math:`h > 0`, in squared units of ``x``. ``()``.
+        step_size: :math:`h > 0`, in squared units of ``x`` over those of :math:`P`. ``()``.
+        preconditioner: :math:`P`, the scales and correlations of ``x``; the covariance of the target is a good one. None
+            is the identity, a matrix ``(D, D)`` is dense over the ravelled position, anything else (a number, a vector, a
+            tree like one position) is diagonal. :mod:`funcebm.metrics` makes the choice explicit.
         temperature: :math:`T > 0`, in units of energy. ``()``.
 
     Returns:
         A :class:`~funcebm.types.Sampler` with ``LangevinState``, ``Info`` and ``LangevinTuning``.
 
     Raises:
-        ValueError: a number that is not positive.
+        ValueError: a number that is not positive, or a preconditioner that is not symmetric and positive definite.
 
-    Reference: Roberts and Tweedie (1996), Bernoulli 2(4):341-363, eq. 2.
+    Reference: Roberts and Tweedie (1996), Bernoulli 2(4):341-363, eq. 2; with a preconditioner, Roberts and Stramer
+    (2002), Methodology and Computing in Applied Probability 4:337-357.
 
     >>> from funcebm import random
     >>> sampler = langevin(lambda params, x: (x**2).sum() / 2, step_size=0.1)
@@ -69,9 +91,11 @@ def langevin(energy: Energy, *, step_size: float | Tensor = 0.01, temperature: f
     >>> state.position.shape
     torch.Size([2])
     """
+    tuning = langevin_tuning(step_size, preconditioner, temperature)
     value_and_gradient = fields.value_and_gradient(energy)
 
     def init(params: Params, position: Position) -> LangevinState:
+        metrics.check_shape(tuning.metric, position, name="preconditioner")
         return LangevinState(position, nan_outside(*value_and_gradient(params, position)))
 
     def draw(key: Key, position: Position) -> Tree:
@@ -82,4 +106,4 @@ def langevin(energy: Energy, *, step_size: float | Tensor = 0.01, temperature: f
         value, gradient = value_and_gradient(params, position)
         return LangevinState(position, gradient), unadjusted_info(position, value, num_gradients=1)
 
-    return Sampler(init, draw, step, langevin_tuning(step_size, temperature))
+    return Sampler(init, draw, step, tuning)

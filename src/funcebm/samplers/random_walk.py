@@ -1,0 +1,98 @@
+"""Random-walk Metropolis, with any symmetric proposal and without gradients."""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple
+
+from torch import Tensor
+
+from .. import checks, fields, metrics, random, tree
+from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .langevin import LangevinTuning as RandomWalkTuning
+from .langevin import langevin_tuning
+from .metropolis import metropolis_hastings
+
+__all__ = ["RandomWalkNoise", "RandomWalkState", "RandomWalkTuning", "random_walk"]
+
+
+class RandomWalkState(NamedTuple):
+    """A position, with the energy ``()`` there."""
+
+    position: Position
+    energy: Tensor
+
+
+class RandomWalkNoise(NamedTuple):
+    """What the proposal drew, a tree like the position, and a uniform ``()`` for the test."""
+
+    increment: Tree
+    uniform: Tensor
+
+
+def random_walk(
+    energy: Energy,
+    *,
+    step_size: float | Tensor = 0.5,
+    proposal: Callable[[Key, Position], Tree] | None = None,
+    preconditioner: Tree | None = None,
+    temperature: float | Tensor = 1.0,
+) -> Sampler:
+    r"""Random-walk Metropolis.
+
+    Proposes :math:`y = x + h A z`, with :math:`P = A A^\top`, and accepts with probability
+    :math:`\min(1, e^{(E(x) - E(y)) / T})`, so :math:`e^{-E/T}` is invariant where :math:`z` and :math:`-z` have one law. It
+    asks for values of the energy only, which may have jumps and kinks. Aim at an acceptance rate of 0.234; in ``D``
+    dimensions that is near :math:`h = 2.38 / \sqrt D` where :math:`P` is the covariance of the target.
+
+    Args:
+        energy: ``(params, x) -> ()``.
+        step_size: :math:`h > 0`, in units of ``x`` over the root of those of :math:`P`. ``()``.
+        proposal: ``(key, x) -> z``, a tree like ``x``, of a symmetric law that does not depend on the numbers in ``x`` (it
+            sees where the chain started); None draws standard normals.
+        preconditioner: :math:`P`, as in :func:`~funcebm.samplers.mala`.
+        temperature: :math:`T > 0`, in units of energy. ``()``.
+
+    Returns:
+        A :class:`~funcebm.types.Sampler` with ``RandomWalkState``, ``Info`` and ``RandomWalkTuning``.
+
+    Raises:
+        ValueError: a number that is not positive, a preconditioner that is not symmetric and positive definite, or a
+            proposal that is not like the position.
+
+    Reference: Metropolis, Rosenbluth, Rosenbluth, Teller and Teller (1953), Journal of Chemical Physics 21:1087-1092;
+    Roberts, Gelman and Gilks (1997), Annals of Applied Probability 7(1):110-120.
+
+    >>> sampler = random_walk(lambda params, x: x.abs().sum(), step_size=1.0)
+    >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
+    >>> int(info.num_gradients)
+    0
+    """
+    tuning = langevin_tuning(step_size, preconditioner, temperature)
+    drawn = tree.normal_like if proposal is None else proposal
+
+    def value(params: Params, position: Position) -> Tensor:
+        return fields.require_scalar(energy(params, position), position)
+
+    def init(params: Params, position: Position) -> RandomWalkState:
+        metrics.check_shape(tuning.metric, position, name="preconditioner")
+        return RandomWalkState(position, value(params, position))
+
+    def draw(key: Key, position: Position) -> RandomWalkNoise:
+        key_increment, key_accept = random.split(key)
+        increment = drawn(key_increment, position)
+        checks.one_structure("what proposal returns", increment, "the position", position)
+        shapes = [[tuple(leaf.shape) for leaf in tree.leaves(value)] for value in (increment, position)]
+        must = f"what proposal returns must have the shapes {shapes[1]}"
+        checks.require(shapes[0] == shapes[1], must, str(shapes[0]), "Draw one number for each coordinate.")
+        return RandomWalkNoise(increment, random.uniform(key_accept, dtype=tree.first(position).dtype))
+
+    def step(
+        params: Params, tuning: RandomWalkTuning, state: RandomWalkState, noise: RandomWalkNoise
+    ) -> tuple[RandomWalkState, Info]:
+        move = metrics.displacement(tuning.metric, noise.increment)
+        position = tree.add_scaled(state.position, tuning.step_size, move)
+        proposed = RandomWalkState(position, value(params, position))
+        log_ratio = (state.energy - proposed.energy) / tuning.temperature
+        return metropolis_hastings(log_ratio, noise.uniform, proposed, state, num_gradients=0)
+
+    return Sampler(init, draw, step, tuning, target_acceptance=0.234)

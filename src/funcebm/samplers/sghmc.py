@@ -1,0 +1,133 @@
+"""Stochastic-gradient Hamiltonian Monte Carlo."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import checks, metrics, tree
+from ..types import Energy, Info, Params, Position, Sampler, Tree
+from .metropolis import nan_outside, unadjusted_info
+from .sgld import MinibatchNoise, check_gradient_noise, minibatches
+
+__all__ = ["SGHMCState", "SGHMCTuning", "sghmc"]
+
+
+class SGHMCState(NamedTuple):
+    """A position, the momentum, and whether the momentum is still to be drawn, ``()`` bool."""
+
+    position: Position
+    momentum: Tree
+    is_fresh: Tensor
+
+
+class SGHMCTuning(NamedTuple):
+    """As :class:`~funcebm.samplers.underdamped_langevin.UnderdampedTuning`, and ``gradient_noise``, the variance of a
+    gradient."""
+
+    step_size: Tensor
+    metric: Any
+    friction: Tensor
+    temperature: Tensor
+    gradient_noise: Tensor
+
+
+def sghmc(
+    energy: Energy | Callable[..., Tensor],
+    *,
+    step_size: float | Tensor = 0.01,
+    friction: float | Tensor = 1.0,
+    inverse_mass: Tree | None = None,
+    temperature: float | Tensor = 1.0,
+    gradient_noise: float | Tensor = 0.0,
+    num_data: int | None = None,
+    batch_size: int | None = None,
+) -> Sampler:
+    r"""Stochastic-gradient Hamiltonian Monte Carlo.
+
+    .. math:: x' = x + h M^{-1} p, \qquad
+              p' = (1 - h \gamma) p - h \hat g(x') / T + \sqrt{h (2 \gamma - h V / T^2)}\, A^{-\top} \xi,
+              \qquad M^{-1} = A A^\top
+
+    Underdamped Langevin dynamics with a noisy gradient :math:`\hat g`, of mean :math:`\nabla E`. What the noise of the
+    gradient adds is taken from the noise that is injected, where its variance :math:`V` is known; with 0 in its place the
+    chain is at the temperature :math:`T + h V / (2 \gamma T)`. Either way positions and momenta have a bias of order
+    :math:`h`. One gradient a step. Without noise and with :math:`v = h M^{-1} p` this is gradient descent with the learning
+    rate :math:`h^2 / T` and the momentum :math:`1 - h \gamma`; the step size of :func:`~funcebm.samplers.langevin` that it
+    amounts to is :math:`h / (\gamma T)`.
+
+    ``init`` has no key: the first step draws :math:`p \sim N(0, M)`, in place of friction and injected noise.
+
+    Args:
+        energy: ``(params, x, indices) -> ()`` with ``num_data`` and ``batch_size``, else ``(params, x) -> ()``; see
+            :func:`~funcebm.samplers.sgld`.
+        step_size: :math:`h > 0`, in units of time, as that of :func:`~funcebm.samplers.hmc`. ``()``.
+        friction: :math:`\gamma > 0`, in units of one over time, with :math:`h \gamma < 1`. ``()``.
+        inverse_mass: :math:`M^{-1}`, as in :func:`~funcebm.samplers.hmc`.
+        temperature: :math:`T > 0`, in units of energy; it divides the energy. ``()``.
+        gradient_noise: :math:`V \ge 0`, the variance of one coordinate of :math:`\hat g` (of :math:`A^\top \hat g` with an
+            inverse mass), with :math:`h V < 2 \gamma T^2`. ``()``.
+        num_data: how many data there are; static.
+        batch_size: how many of them, drawn uniformly with replacement, make a minibatch; static.
+
+    Returns:
+        A :class:`~funcebm.types.Sampler` with ``SGHMCState``, ``Info`` and ``SGHMCTuning``.
+
+    Raises:
+        ValueError: a number out of its range, an inverse mass that is not a metric, or one of ``num_data`` and
+            ``batch_size`` without the other.
+
+    Reference: Chen, Fox and Guestrin (2014), ICML, eq. 13 and algorithm 2. Their friction matrix :math:`C` is
+    :math:`\gamma M`, their :math:`\hat B` is :math:`h V / 2`; we do not draw the momentum anew every so often.
+
+    >>> sampler = sghmc(lambda params, x: (x**2).sum() / 2, step_size=0.1, friction=0.5)
+    >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
+    >>> state.momentum.shape
+    torch.Size([2])
+    """
+    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
+    check_friction(step_size, friction)
+    tuning = SGHMCTuning(
+        torch.as_tensor(step_size),
+        metrics.of(inverse_mass),
+        torch.as_tensor(friction),
+        torch.as_tensor(temperature),
+        torch.as_tensor(gradient_noise),
+    )
+    most = 2 * tuning.friction * tuning.temperature**2 / tuning.step_size
+    check_gradient_noise(tuning.gradient_noise, most, "2 friction temperature^2 / step_size")
+    batches = minibatches(energy, num_data, batch_size)
+
+    def init(params: Params, position: Position) -> SGHMCState:
+        metrics.check_shape(tuning.metric, position)
+        value = batches.value(params, position, batches.first(position))
+        is_fresh = torch.ones((), dtype=torch.bool, device=value.device)
+        return SGHMCState(position, nan_outside(value, tree.zeros_like(position)), is_fresh)
+
+    def step(params: Params, tuning: SGHMCTuning, state: SGHMCState, noise: MinibatchNoise) -> tuple[SGHMCState, Info]:
+        h, is_fresh = tuning.step_size, state.is_fresh
+        normal = metrics.momentum(tuning.metric, noise.normal)
+        momentum = tree.where(is_fresh, normal, state.momentum)
+        position = tree.add_scaled(state.position, h, metrics.velocity(tuning.metric, momentum))
+        value, gradient = batches.value_and_gradient(params, position, noise.indices)
+        injected = h * (2 * tuning.friction - h * tuning.gradient_noise / tuning.temperature**2)
+        decay = torch.where(is_fresh, 1, 1 - h * tuning.friction)
+        spread = torch.where(is_fresh, 0, torch.sqrt(injected))
+        pull = h / tuning.temperature
+        momentum = tree.map(lambda p, g, z: decay * p - pull * g + spread * z, momentum, gradient, normal)
+        state = SGHMCState(position, momentum, torch.zeros_like(is_fresh))
+        return state, unadjusted_info(position, value, num_gradients=1)
+
+    return Sampler(init, batches.draw, step, tuning)
+
+
+def check_friction(step_size: float | Tensor, friction: float | Tensor) -> None:
+    """Both positive, and friction takes only a part of the momentum in one step."""
+    checks.positive("step_size", step_size, "Try 0.01, and smaller where chains diverge.")
+    checks.positive("friction", friction, "Try 1.0, one over the time in which the momentum is to be forgotten.")
+    product = torch.as_tensor(step_size) * torch.as_tensor(friction)
+    if checks.is_concrete(product):
+        fix = "Take a smaller step_size or less friction."
+        checks.require(bool((product < 1).all()), "step_size * friction must be below 1", str(product.tolist()), fix)

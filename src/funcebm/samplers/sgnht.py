@@ -1,0 +1,118 @@
+"""The stochastic-gradient Nose-Hoover thermostat."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import checks, metrics, tree
+from ..types import Energy, Info, Params, Position, Sampler, Tree
+from .metropolis import nan_outside, unadjusted_info
+from .sghmc import check_friction
+from .sgld import MinibatchNoise, minibatches
+
+__all__ = ["SGNHTState", "SGNHTTuning", "sgnht"]
+
+
+class SGNHTState(NamedTuple):
+    """A position, the momentum, the ``thermostat`` ``()``, which is friction beyond that of the tuning, and whether the
+    momentum is still to be drawn, ``()`` bool."""
+
+    position: Position
+    momentum: Tree
+    thermostat: Tensor
+    is_fresh: Tensor
+
+
+class SGNHTTuning(NamedTuple):
+    """``step_size`` in units of time, the metric, ``friction`` in units of one over time, ``temperature`` of energy."""
+
+    step_size: Tensor
+    metric: Any
+    friction: Tensor
+    temperature: Tensor
+
+
+def sgnht(
+    energy: Energy | Callable[..., Tensor],
+    *,
+    step_size: float | Tensor = 0.01,
+    friction: float | Tensor = 1.0,
+    inverse_mass: Tree | None = None,
+    temperature: float | Tensor = 1.0,
+    num_data: int | None = None,
+    batch_size: int | None = None,
+) -> Sampler:
+    r"""Stochastic-gradient Nose-Hoover thermostat: noisy gradients whose noise need not be known.
+
+    .. math:: x' = x + h M^{-1} p, \qquad
+              p' = (1 - h (\gamma + \eta)) p - h \hat g(x') / T + \sqrt{2 h \gamma}\, A^{-\top} \xi, \qquad
+              \eta' = \eta + h \left(\frac{p' \cdot M^{-1} p'}{D} - 1\right)
+
+    with :math:`M^{-1} = A A^\top`. The thermostat :math:`\eta` adds friction while the momenta are too warm, and takes it away
+    while they are too cold, so it finds by itself what the noise of the gradient asks for: with the variance :math:`V` of a
+    coordinate of :math:`A^\top \hat g` it settles around :math:`h (V / T^2 + \gamma^2) / 2`. The bias of the positions is of
+    order :math:`h`. The noise must be about the same everywhere and in every coordinate of :math:`A^{-1} x`, and ``D``,
+    the number of coordinates, not be small: in one dimension the thermostat is slow. One gradient a step.
+
+    ``init`` has no key: the first step draws :math:`p \sim N(0, M)`, in place of friction and injected noise.
+
+    Args:
+        energy: ``(params, x, indices) -> ()`` with ``num_data`` and ``batch_size``, else ``(params, x) -> ()``; see
+            :func:`~funcebm.samplers.sgld`.
+        step_size: :math:`h > 0`, in units of time, as that of :func:`~funcebm.samplers.hmc`. ``()``.
+        friction: :math:`\gamma > 0`, in units of one over time, with :math:`h \gamma < 1`: what the injected noise needs.
+            ``()``.
+        inverse_mass: :math:`M^{-1}`, as in :func:`~funcebm.samplers.hmc`.
+        temperature: :math:`T > 0`, in units of energy; it divides the energy. ``()``.
+        num_data: how many data there are; static.
+        batch_size: how many of them, drawn uniformly with replacement, make a minibatch; static.
+
+    Returns:
+        A :class:`~funcebm.types.Sampler` with ``SGNHTState``, ``Info`` and ``SGNHTTuning``.
+
+    Raises:
+        ValueError: a number out of its range, an inverse mass that is not a metric, or one of ``num_data`` and
+            ``batch_size`` without the other.
+
+    Reference: Ding, Fang, Babbush, Chen, Skeel and Neven (2014), NeurIPS, algorithm 2. Their diffusion :math:`A` is
+    :math:`\gamma`, their thermostat :math:`\xi` is :math:`\gamma + \eta`; we move the position first, so that the gradient is
+    that of the new one.
+
+    >>> sampler = sgnht(lambda params, x: (x**2).sum() / 2, step_size=0.1)
+    >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
+    >>> state.thermostat.shape
+    torch.Size([])
+    """
+    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
+    check_friction(step_size, friction)
+    metric = metrics.of(inverse_mass)
+    batches = minibatches(energy, num_data, batch_size)
+
+    def init(params: Params, position: Position) -> SGNHTState:
+        metrics.check_shape(metric, position)
+        value = batches.value(params, position, batches.first(position))
+        is_fresh = torch.ones((), dtype=torch.bool, device=value.device)
+        momentum = nan_outside(value, tree.zeros_like(position))
+        return SGNHTState(position, momentum, tree.first(position).new_zeros(()), is_fresh)
+
+    def step(params: Params, tuning: SGNHTTuning, state: SGNHTState, noise: MinibatchNoise) -> tuple[SGNHTState, Info]:
+        h, is_fresh = tuning.step_size, state.is_fresh
+        normal = metrics.momentum(tuning.metric, noise.normal)
+        momentum = tree.where(is_fresh, normal, state.momentum)
+        position = tree.add_scaled(state.position, h, metrics.velocity(tuning.metric, momentum))
+        value, gradient = batches.value_and_gradient(params, position, noise.indices)
+        decay = torch.where(is_fresh, 1, 1 - h * (tuning.friction + state.thermostat))
+        spread = torch.where(is_fresh, 0, torch.sqrt(2 * h * tuning.friction))
+        pull = h / tuning.temperature
+        momentum = tree.map(lambda p, g, z: decay * p - pull * g + spread * z, momentum, gradient, normal)
+        size = sum(leaf.numel() for leaf in tree.leaves(position))
+        warmth = 2 * metrics.kinetic_energy(tuning.metric, momentum) / size
+        thermostat = state.thermostat + h * (warmth - 1)
+        state = SGNHTState(position, momentum, thermostat, torch.zeros_like(is_fresh))
+        return state, unadjusted_info(position, value, num_gradients=1)
+
+    tuning = SGNHTTuning(torch.as_tensor(step_size), metric, torch.as_tensor(friction), torch.as_tensor(temperature))
+    return Sampler(init, batches.draw, step, tuning)

@@ -1,0 +1,147 @@
+"""Underdamped (kinetic) Langevin dynamics, by splitting."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import checks, fields, metrics, random, tree
+from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .metropolis import nan_outside, unadjusted_info
+
+__all__ = ["UnderdampedState", "UnderdampedTuning", "underdamped_langevin"]
+
+_NUM_NORMALS = {"baoab": 1, "obabo": 2}
+
+
+class UnderdampedState(NamedTuple):
+    """A position, the momentum, the gradient of the energy, and whether the momentum is still to be drawn, ``()`` bool."""
+
+    position: Position
+    momentum: Tree
+    gradient: Tree
+    is_fresh: Tensor
+
+
+class UnderdampedTuning(NamedTuple):
+    """``step_size`` in units of time, the metric, ``friction`` in units of one over time, ``temperature`` of energy."""
+
+    step_size: Tensor
+    metric: Any
+    friction: Tensor
+    temperature: Tensor
+
+
+def underdamped_langevin(
+    energy: Energy,
+    *,
+    step_size: float | Tensor = 0.1,
+    friction: float | Tensor = 1.0,
+    splitting: str = "baoab",
+    inverse_mass: Tree | None = None,
+    temperature: float | Tensor = 1.0,
+) -> Sampler:
+    r"""Underdamped Langevin dynamics, unadjusted.
+
+    .. math:: dx = M^{-1} p \, dt, \qquad dp = -\nabla E(x) / T \, dt - \gamma p \, dt + \sqrt{2 \gamma}\, dW,
+              \quad W \sim N(0, M t)
+
+    leaves :math:`e^{-E/T}` and :math:`p \sim N(0, M)` invariant. A step is made of parts that are solved exactly,
+
+    .. math:: A: x \mathrel{+}= t M^{-1} p, \quad B: p \mathrel{-}= t \nabla E(x) / T, \quad
+              O: p = e^{-\gamma t} p + \sqrt{1 - e^{-2 \gamma t}}\, M^{1/2} \xi
+
+    ``"baoab"`` is :math:`B_{h/2} A_{h/2} O_h A_{h/2} B_{h/2}`: on a Gaussian the positions have exactly the right variance,
+    elsewhere the bias is of order :math:`h^2`. ``"obabo"`` is :math:`O_{h/2} B_{h/2} A_h B_{h/2} O_{h/2}`, a leapfrog step
+    between two partial refreshments; on :math:`E = k x^2 / 2` with unit mass its positions have the variance
+    :math:`T / (k (1 - h^2 k / 4T))`. Stable for :math:`h^2 k < 4 T`. One gradient a step.
+
+    ``init`` has no key: the first step draws the momentum in full from :math:`N(0, M)`, in place of its (first) part O.
+
+    Args:
+        energy: ``(params, x) -> ()``.
+        step_size: :math:`h > 0`, in units of time, as that of :func:`~funcebm.samplers.hmc`. ``()``.
+        friction: :math:`\gamma > 0`, in units of one over time: the momentum is forgotten after :math:`1 / \gamma`. Large
+            :math:`\gamma` gives :func:`~funcebm.samplers.langevin`. ``()``.
+        splitting: ``"baoab"`` or ``"obabo"``.
+        inverse_mass: :math:`M^{-1}`, as in :func:`~funcebm.samplers.hmc`.
+        temperature: :math:`T > 0`, in units of energy. As in :func:`~funcebm.samplers.hmc` it divides the energy and
+            leaves the law of the momentum alone. ``()``.
+
+    Returns:
+        A :class:`~funcebm.types.Sampler` with ``UnderdampedState``, ``Info`` and ``UnderdampedTuning``.
+
+    Raises:
+        ValueError: a number that is not positive, an unknown splitting, an inverse mass that is not a metric.
+
+    Reference: Leimkuhler and Matthews (2013), Applied Mathematics Research eXpress 2013(1):34-56 (BAOAB); Bussi and
+    Parrinello (2007), Physical Review E 75:056707 (OBABO). They write :math:`p \sim N(0, T M)`: their step times
+    :math:`\sqrt T` is ours.
+
+    >>> sampler = underdamped_langevin(lambda params, x: (x**2).sum() / 2, step_size=0.3)
+    >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
+    >>> state.momentum.shape
+    torch.Size([2])
+    """
+    checks.positive("step_size", step_size, "Try 0.1, and smaller where chains diverge.")
+    checks.positive("friction", friction, "Try 1.0, one over the time in which the momentum is to be forgotten.")
+    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
+    checks.require(splitting in _NUM_NORMALS, "splitting must be 'baoab' or 'obabo'", splitting, "Use 'baoab'.")
+    metric = metrics.of(inverse_mass)
+    value_and_gradient = fields.value_and_gradient(energy)
+
+    def init(params: Params, position: Position) -> UnderdampedState:
+        metrics.check_shape(metric, position)
+        gradient = nan_outside(*value_and_gradient(params, position))
+        is_fresh = torch.ones((), dtype=torch.bool, device=tree.first(position).device)
+        return UnderdampedState(position, tree.zeros_like(position), gradient, is_fresh)
+
+    def draw(key: Key, position: Position) -> tuple[Tree, ...]:
+        keys = random.split(key, _NUM_NORMALS[splitting])
+        return tuple(tree.normal_like(key_normal, position) for key_normal in keys)
+
+    def step(
+        params: Params, tuning: UnderdampedTuning, state: UnderdampedState, noise: tuple[Tree, ...]
+    ) -> tuple[UnderdampedState, Info]:
+        h = tuning.step_size
+        normals = [metrics.momentum(tuning.metric, normal) for normal in noise]
+
+        def drift(position: Position, momentum: Tree, time: Tensor) -> Position:
+            return tree.add_scaled(position, time, metrics.velocity(tuning.metric, momentum))
+
+        def kick(momentum: Tree, gradient: Tree) -> Tree:
+            return tree.add_scaled(momentum, -0.5 * h / tuning.temperature, gradient)
+
+        def forgetting(time: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.exp(-tuning.friction * time), torch.sqrt(-torch.expm1(-2 * tuning.friction * time))
+
+        def mix(decay: Tensor, spread: Tensor, momentum: Tree, normal: Tree) -> Tree:
+            return tree.map(lambda p, z: decay * p + spread * z, momentum, normal)
+
+        if splitting == "baoab":
+            decay, spread = forgetting(h)
+            momentum = kick(tree.where(state.is_fresh, normals[0], state.momentum), state.gradient)
+            position = drift(state.position, momentum, 0.5 * h)
+            decay, spread = torch.where(state.is_fresh, 1, decay), torch.where(state.is_fresh, 0, spread)
+            momentum = mix(decay, spread, momentum, normals[0])
+            position = drift(position, momentum, 0.5 * h)
+            value, gradient = value_and_gradient(params, position)
+            momentum = kick(momentum, gradient)
+        else:
+            decay, spread = forgetting(0.5 * h)
+            momentum = mix(
+                decay, torch.where(state.is_fresh, 1, spread), state.momentum, normals[0]
+            )  # fresh: from zero
+            momentum = kick(momentum, state.gradient)
+            position = drift(state.position, momentum, h)
+            value, gradient = value_and_gradient(params, position)
+            momentum = mix(decay, spread, kick(momentum, gradient), normals[1])
+        state = UnderdampedState(position, momentum, gradient, torch.zeros_like(state.is_fresh))
+        return state, unadjusted_info(position, value, num_gradients=1)
+
+    tuning = UnderdampedTuning(
+        torch.as_tensor(step_size), metric, torch.as_tensor(friction), torch.as_tensor(temperature)
+    )
+    return Sampler(init, draw, step, tuning)
