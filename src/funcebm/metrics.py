@@ -153,7 +153,7 @@ def whiten(metric: Diagonal | Dense, momentum: Tree) -> Tree:
     >>> whiten(metric, momentum(metric, torch.ones(2)))
     tensor([1., 1.])
     """
-    return _times(metric, lambda dense: dense.inverse_root.mT, torch.sqrt, momentum)
+    return _times(metric, lambda dense: dense.inverse_root.transpose(-2, -1), torch.sqrt, momentum)
 
 
 def kinetic_energy(metric: Diagonal | Dense, momentum: Tree) -> Tensor:
