@@ -7,7 +7,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
-from funcebm import samplers, tree
+from funcebm import integrators, samplers, tree
 from funcebm.types import Energy, Params, Position, Sampler
 
 from .cases_energies import ENERGIES
@@ -48,6 +48,25 @@ SAMPLERS: dict[str, Callable[[Energy, Position], Sampler]] = {
         energy, step_size=0.3, num_leapfrog=2, inverse_mass=_dense(position)
     ),
     "hmc_jittered": lambda energy, position: samplers.hmc(energy, step_size=0.3, num_leapfrog=3, jitter=0.3),
+    "hmc_multinomial": lambda energy, position: samplers.hmc(
+        energy, step_size=0.3, num_leapfrog=4, jitter=0.3, inverse_mass=_dense(position), endpoint="multinomial"
+    ),
+    "hmc_yoshida": lambda energy, position: samplers.hmc(
+        energy, step_size=0.4, num_leapfrog=2, integrator=integrators.yoshida
+    ),
+    "hmc_position_leapfrog": lambda energy, position: samplers.hmc(
+        energy, step_size=0.3, num_leapfrog=3, temperature=0.8, integrator=integrators.position_leapfrog
+    ),
+    "dynamic_hmc": lambda energy, position: samplers.dynamic_hmc(
+        energy, step_size=0.3, trajectory_length=2.0, inverse_mass=_dense(position), temperature=1.2
+    ),
+    "dynamic_hmc_uniform": lambda energy, position: samplers.dynamic_hmc(
+        energy, step_size=0.3, trajectory_length=2.0, lengths="uniform"
+    ),
+    "ghmc": lambda energy, position: samplers.ghmc(energy, step_size=0.3, inverse_mass=_dense(position)),
+    "ghmc_three_steps": lambda energy, position: samplers.ghmc(
+        energy, step_size=0.3, num_leapfrog=3, alpha=0.5, inverse_mass=_diagonal(position), temperature=1.3
+    ),
     "langevin_dense": lambda energy, position: samplers.langevin(
         energy, step_size=0.1, preconditioner=_dense(position), temperature=0.7
     ),

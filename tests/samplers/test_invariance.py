@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 import funcebm as ebm
-from funcebm import random, samplers
+from funcebm import integrators, random, samplers
 
 NUM_CHAINS = 16000
 
@@ -47,6 +47,24 @@ CASES = {
     ),
     "hmc_dense": lambda t: samplers.hmc(skewed, step_size=0.8, num_leapfrog=3, inverse_mass=DENSE, temperature=t),
     "hmc_jittered": lambda t: samplers.hmc(skewed, step_size=0.7, num_leapfrog=3, jitter=0.9, temperature=t),
+    "hmc_position_leapfrog": lambda t: samplers.hmc(
+        skewed, step_size=0.7, num_leapfrog=3, integrator=integrators.position_leapfrog, temperature=t
+    ),
+    "hmc_mclachlan": lambda t: samplers.hmc(
+        skewed, step_size=1.3, num_leapfrog=2, integrator=integrators.mclachlan, temperature=t
+    ),
+    "hmc_yoshida": lambda t: samplers.hmc(
+        skewed, step_size=0.7, num_leapfrog=2, integrator=integrators.yoshida, temperature=t
+    ),
+    "hmc_multinomial": lambda t: samplers.hmc(
+        skewed, step_size=0.8, num_leapfrog=4, inverse_mass=DENSE, endpoint="multinomial", temperature=t
+    ),
+    "dynamic_hmc": lambda t: samplers.dynamic_hmc(skewed, step_size=0.7, trajectory_length=4.0, temperature=t),
+    "dynamic_hmc_uniform": lambda t: samplers.dynamic_hmc(
+        skewed, step_size=0.7, trajectory_length=4.0, lengths="uniform", temperature=t
+    ),
+    "ghmc": lambda t: samplers.ghmc(skewed, step_size=0.9, inverse_mass=DENSE, temperature=t),
+    "ghmc_three_steps": lambda t: samplers.ghmc(skewed, step_size=0.7, num_leapfrog=3, alpha=0.4, temperature=t),
 }
 
 

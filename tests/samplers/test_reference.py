@@ -43,6 +43,24 @@ def _hmc_np(k, h, T, inverse_mass, p, num_leapfrog, x, u):
     return (x if np.log(u) < ratio else start), min(1.0, np.exp(ratio))
 
 
+def _multinomial_np(k, h, T, inverse_mass, p, num_leapfrog, num_backward, x, uniforms):
+    """The whole trajectory first, then the choice among its states, by streaming in the order in which they were made."""
+    hamiltonian = lambda x, p: _energy_np(k, x) / T + p @ inverse_mass @ p / 2  # noqa: E731
+    start, states = (x, p), [(x, p)]
+    for sign, num in ((1, num_leapfrog - num_backward), (-1, num_backward)):
+        x, p = start
+        for _ in range(num):
+            p = p - sign * h / 2 * _gradient_np(k, x) / T
+            x = x + sign * h * inverse_mass @ p
+            p = p - sign * h / 2 * _gradient_np(k, x) / T
+            states.append((x, p))
+    weights = np.exp([hamiltonian(*start) - hamiltonian(*state) for state in states])
+    chosen = 0
+    for i, u in enumerate(uniforms, start=1):
+        chosen = i if u < weights[i] / weights[: i + 1].sum() else chosen
+    return (states[chosen][0], np.minimum(1, weights[1:]).mean()), chosen
+
+
 def _steps(sampler, num=12):
     """Positions, infos and noises of a float64 chain."""
     params = torch.tensor(1.3, dtype=torch.float64)
@@ -97,6 +115,26 @@ def test_hmc_is_its_definition(metric, jitter, num_leapfrog, temperature):
             p = noise.momentum / np.sqrt(np.diag(matrix))
         h = 0.375 if jitter is None else 0.375 * (1 + jitter * float(noise.jitter))
         _agree(y, info, _hmc_np(1.3, h, temperature, matrix, p, num_leapfrog, x, noise.uniform))
+
+
+@pytest.mark.parametrize("metric", list(METRICS))
+@pytest.mark.parametrize(("num_leapfrog", "temperature"), [(1, 1.0), (4, 0.5), (7, 1.0)])
+def test_multinomial_hmc_is_its_definition(metric, num_leapfrog, temperature):
+    inverse_mass, matrix = METRICS[metric]
+    options = {"num_leapfrog": num_leapfrog, "temperature": temperature, "endpoint": "multinomial"}
+    sampler = samplers.hmc(_energy, step_size=0.375, inverse_mass=inverse_mass, **options)
+    all_chosen = set()
+    for x, noise, y, info in _steps(sampler, 20):
+        if metric == "dense":
+            p = sampler.tuning.metric.mass_root.numpy() @ noise.momentum
+        else:
+            p = noise.momentum / np.sqrt(np.diag(matrix))
+        trajectory = (matrix, p, num_leapfrog, int(noise.num_backward), x, noise.uniform)
+        expected, chosen = _multinomial_np(1.3, 0.375, temperature, *trajectory)
+        _agree(y, info, expected)
+        assert bool(info.is_accepted) == (chosen > 0)
+        all_chosen.add(chosen)
+    assert all_chosen >= {0, 1}
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

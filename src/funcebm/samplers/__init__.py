@@ -2,6 +2,8 @@
 
 from .barker import barker
 from .descent import gradient_descent, nesterov
+from .dynamic_hmc import dynamic_hmc
+from .ghmc import ghmc
 from .hmc import hmc
 from .langevin import langevin
 from .mala import mala
@@ -14,6 +16,8 @@ from .underdamped_langevin import underdamped_langevin
 
 __all__ = [
     "barker",
+    "dynamic_hmc",
+    "ghmc",
     "gradient_descent",
     "hmc",
     "langevin",

@@ -1,0 +1,214 @@
+"""Hamiltonian Monte Carlo with a number of leapfrog steps that varies from step to step."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from .. import checks, fields, loops, metrics, random, tree
+from ..integrators import PhasePoint, leapfrog
+from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .hmc import HMCState, tempered
+from .metropolis import metropolis_hastings
+
+__all__ = ["DynamicHMCNoise", "DynamicHMCState", "DynamicHMCTuning", "dynamic_hmc", "van_der_corput"]
+
+_BITS = 16  # of the van der Corput points, which repeat after 2^16 steps
+
+
+class DynamicHMCState(NamedTuple):
+    """Where the chain is, how many steps it made, and the last proposal, which adaptation reads.
+
+    Attributes:
+        position: where the chain is.
+        energy: there. ``()``.
+        gradient: of the energy there.
+        index: the number of steps so far. ``()`` int64.
+        proposal: where the last trajectory ended, whether it was accepted or not.
+        velocity: :math:`M^{-1} p` there.
+        fraction: :math:`u` of the last trajectory. ``()``.
+    """
+
+    position: Position
+    energy: Tensor
+    gradient: Tree
+    index: Tensor
+    proposal: Position
+    velocity: Tree
+    fraction: Tensor
+
+
+class DynamicHMCNoise(NamedTuple):
+    """Standard normals like the position, a uniform for the test, and one for the length (or ``()``)."""
+
+    momentum: Tree
+    uniform: Tensor
+    fraction: Any
+
+
+class DynamicHMCTuning(NamedTuple):
+    """``step_size`` and the maximal ``trajectory_length`` in units of time, the metric, and ``temperature``."""
+
+    step_size: Tensor
+    trajectory_length: Tensor
+    metric: Any
+    temperature: Tensor
+
+
+class _Walk(NamedTuple):
+    """A trajectory on its way: where it is, how many steps it made, how many it makes in all but the last, and ``u``."""
+
+    point: PhasePoint
+    count: Tensor
+    num: Tensor
+    fraction: Tensor
+
+
+def van_der_corput(index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Point ``index`` of the base-2 van der Corput sequence: its 16 lowest bits, mirrored at the point. ``()``.
+
+    The points fill [0, 1) evenly at any length; this is the Halton sequence in one dimension.
+
+    Reference: van der Corput (1935), Proc. Akad. Amsterdam 38:813-821.
+
+    >>> [float(van_der_corput(torch.tensor(i))) for i in range(1, 6)]
+    [0.5, 0.25, 0.75, 0.125, 0.625]
+    """
+    bit = torch.arange(_BITS, device=index.device)
+    value = torch.where((index >> bit) & 1 == 1, 2 ** (_BITS - 1 - bit), 0).sum()
+    return value.to(dtype or torch.get_default_dtype()) * 2.0**-_BITS
+
+
+def dynamic_hmc(
+    energy: Energy,
+    *,
+    step_size: float | Tensor = 0.1,
+    trajectory_length: float | Tensor = 1.0,
+    lengths: str = "halton",
+    max_leapfrog: int = 1000,
+    inverse_mass: Tree | None = None,
+    temperature: float | Tensor = 1.0,
+) -> Sampler:
+    r"""Hamiltonian Monte Carlo with jittered trajectory lengths.
+
+    Step :math:`i` is one of HMC with
+
+    .. math:: n_i = \max(1, \lceil u_i T / h \rceil), \qquad u_i \in (0, 1)
+
+    leapfrog steps, so the lengths spread over :math:`(0, T]`, which no period of the target resonates with. Each
+    :math:`n` leaves :math:`e^{-E/\tau}` (with the temperature :math:`\tau`) invariant, and :math:`n_i` does not depend on where
+    the chain is.
+
+    Args:
+        energy: ``(params, x) -> ()``.
+        step_size: :math:`h > 0`, in units of time. ``()``.
+        trajectory_length: :math:`T > 0`, the *longest* time of a trajectory; the mean is about half. ``()``.
+        lengths: ``"halton"``: :math:`u_i` is :func:`van_der_corput` of :math:`i + 1`, the same in all chains, which so go on in
+            lock step; or ``"uniform"``, drawn anew for each step and chain. Chains that run together cost as much as the
+            longest.
+        max_leapfrog: :math:`n_i` is never more; static.
+        inverse_mass: as of :func:`~funcebm.samplers.hmc`.
+        temperature: :math:`\tau > 0`, in units of energy. ``()``.
+
+    Returns:
+        A :class:`~funcebm.types.Sampler` with ``DynamicHMCState``, ``Info`` and ``DynamicHMCTuning``. ``num_gradients`` of the
+        info is :math:`n_i`.
+
+    Raises:
+        ValueError: a number that is not positive, an unknown kind of lengths, or an inverse mass that is not a positive
+            definite metric.
+
+    Reference: Hoffman, Radul and Sountsov (2021), AISTATS, PMLR 130:3907-3915, section 3, whose jitter this is.
+
+    >>> sampler = dynamic_hmc(lambda params, x: (x**2).sum() / 2, step_size=0.25, trajectory_length=2.0)
+    >>> state = sampler.init((), torch.zeros(2))
+    >>> for i in range(4):
+    ...     state, info = sampler(random.key(i), (), state)
+    ...     print(int(info.num_gradients), end=" ")
+    4 2 6 1
+    """
+    checks.positive("step_size", step_size, "Try 0.1, and smaller where chains diverge.")
+    checks.positive("trajectory_length", trajectory_length, "Try about the largest scale of the target.")
+    checks.positive_int("max_leapfrog", max_leapfrog)
+    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
+    kinds = ("halton", "uniform")
+    checks.require(lengths in kinds, f"lengths must be one of {kinds}", lengths, "Write one of them.")
+    metric = metrics.of(inverse_mass)
+    value_and_gradient = fields.value_and_gradient(energy)
+
+    def init(params: Params, position: Position) -> DynamicHMCState:
+        metrics.check_shape(metric, position)
+        value, gradient = value_and_gradient(params, position)
+        index = torch.zeros((), dtype=torch.int64, device=value.device)
+        proposal = tree.map(torch.clone, position)
+        fraction = torch.zeros((), dtype=tree.first(position).dtype, device=value.device)
+        return DynamicHMCState(position, value, gradient, index, proposal, tree.zeros_like(position), fraction)
+
+    def draw(key: Key, position: Position) -> DynamicHMCNoise:
+        key_momentum, key_accept, key_length = random.split(key, 3)
+        dtype = tree.first(position).dtype
+        uniform = random.uniform(key_accept, dtype=dtype)
+        fraction = random.uniform(key_length, dtype=dtype) if lengths == "uniform" else ()
+        return DynamicHMCNoise(tree.normal_like(key_momentum, position), uniform, fraction)
+
+    def start(tuning: DynamicHMCTuning, state: DynamicHMCState, noise: DynamicHMCNoise) -> _Walk:
+        fraction = van_der_corput(state.index + 1, state.fraction.dtype) if lengths == "halton" else noise.fraction
+        num = torch.ceil(fraction * tuning.trajectory_length / tuning.step_size).clamp(max=max_leapfrog)
+        num = num.to(torch.int32).clamp(min=1)
+        momentum = metrics.momentum(tuning.metric, noise.momentum)
+        point = PhasePoint(state.position, momentum, tree.scale(1 / tuning.temperature, state.gradient))
+        return _Walk(point, torch.zeros_like(num), num - 1, fraction)
+
+    def one_leapfrog(params: Params, tuning: DynamicHMCTuning, point: PhasePoint) -> tuple[PhasePoint, Tensor]:
+        field = tempered(value_and_gradient, params, tuning.temperature)
+        return leapfrog.step(field, tuning.metric, tuning.step_size, point)
+
+    def advance(params: Params, tuning: DynamicHMCTuning, walk: _Walk) -> _Walk:
+        point, _ = one_leapfrog(params, tuning, walk.point)
+        goes_on = walk.count < walk.num
+        return walk._replace(point=tree.where(goes_on, point, walk.point), count=walk.count + 1)
+
+    def accept(
+        tuning: DynamicHMCTuning, state: DynamicHMCState, noise: DynamicHMCNoise, ends: Any
+    ) -> tuple[DynamicHMCState, Info]:
+        before, after, value, walk = ends
+        kinetic = [metrics.kinetic_energy(tuning.metric, p) for p in (before.momentum, after.momentum)]
+        log_ratio = (state.energy - value) / tuning.temperature + kinetic[0] - kinetic[1]
+        proposal = HMCState(after.position, value, tree.scale(tuning.temperature, after.gradient))
+        stay = HMCState(state.position, state.energy, state.gradient)
+        kept, info = metropolis_hastings(log_ratio, noise.uniform, proposal, stay, num_gradients=1)
+        velocity = metrics.velocity(tuning.metric, after.momentum)
+        new_state = DynamicHMCState(*kept, state.index + 1, after.position, velocity, walk.fraction)
+        return new_state, info._replace(num_gradients=walk.num + 1)
+
+    def make_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[DynamicHMCState, Info]]:
+        """The step, of one chain or of many: the loop is outside of ``vmap``, and lasts as long as the longest trajectory."""
+        start_all = over_chains(start, (None, 0, 0))
+        advance_all = over_chains(advance, (None, None, 0))
+        leapfrog_all = over_chains(one_leapfrog, (None, None, 0))
+        accept_all = over_chains(accept, (None, 0, 0, 0))
+
+        def step(
+            params: Params, tuning: DynamicHMCTuning, state: DynamicHMCState, noise: DynamicHMCNoise
+        ) -> tuple[DynamicHMCState, Info]:
+            begin = start_all(tuning, state, noise)
+            # what the loop needs is carried, not closed over
+            walk, carried = loops.while_loop(
+                lambda carry: (carry[0].count < carry[0].num).any(),
+                lambda carry: (advance_all(params, carry[1], carry[0]), carry[1]),
+                (begin, tuning),
+            )
+            after, value = leapfrog_all(params, carried, walk.point)  # the last one also wants the energy
+            return accept_all(tuning, state, noise, (begin.point, after, value, walk))
+
+        return step
+
+    tuning = DynamicHMCTuning(
+        torch.as_tensor(step_size), torch.as_tensor(trajectory_length), metric, torch.as_tensor(temperature)
+    )
+    return Sampler(
+        init, draw, make_step(lambda function, _: function), tuning, make_step(vmap), target_acceptance=0.651
+    )
