@@ -1,0 +1,130 @@
+"""Running means and covariances of many chains at once."""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import checks, tree
+from ..types import Position, Tree
+
+__all__ = ["Welford", "WelfordState", "rows", "welford"]
+
+
+class WelfordState(NamedTuple):
+    """How many draws there were ``()``, their mean, and the sum of squares (or of outer products) around it.
+
+    ``mean`` and ``second`` are trees like one position (diagonal), or ``(D,)`` and ``(D, D)`` (dense).
+    """
+
+    num: Tensor
+    mean: Tree
+    second: Tree
+
+
+class Welford(NamedTuple):
+    """The algorithm, as pure functions.
+
+    Attributes:
+        init: ``position -> state``, from an example of one position (its numbers do not matter).
+        update: ``(state, positions) -> state``, with positions that lead with a chain axis.
+        merge: ``(state, state) -> state``, of all draws together.
+        final: ``state -> variance``, a tree like one position, or the covariance ``(D, D)``; divisor ``n - 1``.
+        shrunk: the same, ``v``, shrunk as Stan does: ``(n v + 5 * 0.001) / (n + 5)``, of a matrix 0.001 times the identity.
+            It is positive from the first draw on.
+    """
+
+    init: Callable[[Position], WelfordState]
+    update: Callable[[WelfordState, Position], WelfordState]
+    merge: Callable[[WelfordState, WelfordState], WelfordState]
+    final: Callable[[WelfordState], Tree]
+    shrunk: Callable[[WelfordState], Tree]
+
+
+def rows(positions: Position) -> Tensor:
+    """Positions of many chains as a matrix ``(C, D)``, in the order of :func:`funcebm.tree.ravel`."""
+    parts = [leaf.reshape(leaf.shape[0], -1) for leaf in tree.leaves(positions)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def welford(shape: str = "diagonal") -> Welford:
+    r"""Variances or a covariance, draw by draw, from many chains pooled.
+
+    A batch of :math:`b` draws with mean :math:`m_b` and sum of squares :math:`S_b` joins :math:`n` earlier ones by
+
+    .. math::
+        m \leftarrow m + \frac{b}{n + b} (m_b - m), \qquad
+        S \leftarrow S + S_b + \frac{n b}{n + b} (m_b - m)(m_b - m)^\top .
+
+    Draws are taken relative to the running mean, so float32 does for means far from zero. A chain with a position that is
+    not finite is left out.
+
+    Args:
+        shape: ``"diagonal"`` for variances, ``"dense"`` for the covariance matrix of the ravelled position.
+
+    Returns:
+        A :class:`Welford`.
+
+    Raises:
+        ValueError: another shape.
+
+    Reference: Welford (1962), Technometrics 4(3):419-420; Chan, Golub and LeVeque (1983), The American Statistician 37(3).
+
+    >>> algorithm = welford()
+    >>> state = algorithm.update(algorithm.init(torch.zeros(1)), torch.tensor([[1.0], [2.0], [6.0]]))
+    >>> state.mean, algorithm.final(state)
+    (tensor([3.]), tensor([7.]))
+    """
+    fix = 'Write "diagonal" for variances, or "dense" for a covariance matrix.'
+    checks.require(shape in ("diagonal", "dense"), 'shape must be "diagonal" or "dense"', shape, fix)
+    is_dense = shape == "dense"
+
+    def square(vector: Tensor) -> Tensor:
+        return torch.outer(vector, vector) if is_dense else vector**2
+
+    def init(position: Position) -> WelfordState:
+        mean = tree.ravel(position)[0] if is_dense else position
+        mean = tree.zeros_like(mean)
+        num = torch.zeros((), dtype=tree.first(mean).dtype, device=tree.first(mean).device)
+        return WelfordState(num, mean, tree.map(square, mean))
+
+    def join(state: WelfordState, num: Tensor, shift: Tree, second: Tree) -> WelfordState:
+        """With ``num`` more draws, whose mean lies ``shift`` from the mean before."""
+        total = state.num + num
+        share = num / total.clamp(min=1)
+        between = tree.map(lambda leaf: state.num * share * square(leaf), shift)
+        second = tree.add(tree.add(state.second, second), between)
+        return WelfordState(total, tree.add_scaled(state.mean, share, shift), second)
+
+    def update(state: WelfordState, positions: Position) -> WelfordState:
+        is_finite = torch.isfinite(rows(positions)).all(1)
+        num = is_finite.sum().to(state.num.dtype)
+
+        def used(leaf: Tensor) -> Tensor:
+            return torch.where(is_finite.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0)
+
+        away = tree.map(lambda leaf, mean: used(leaf - mean), rows(positions) if is_dense else positions, state.mean)
+        shift = tree.map(lambda leaf: leaf.sum(0) / num.clamp(min=1), away)
+        centred = tree.map(lambda leaf, mean: used(leaf - mean), away, shift)
+        second = tree.map(lambda leaf: leaf.mT @ leaf if is_dense else (leaf**2).sum(0), centred)
+        return join(state, num, shift, second)
+
+    def merge(a: WelfordState, b: WelfordState) -> WelfordState:
+        return join(a, b.num, tree.sub(b.mean, a.mean), b.second)
+
+    def final(state: WelfordState) -> Tree:
+        return tree.map(lambda leaf: leaf / (state.num - 1), state.second)
+
+    def shrunk(state: WelfordState) -> Tree:
+        weight = state.num / (state.num + 5)
+        floor = 1e-3 * 5 / (state.num + 5)
+
+        def blend(second: Tensor) -> Tensor:
+            variance = weight * second / (state.num - 1).clamp(min=1)
+            return variance + floor * (torch.eye(len(second)).to(second) if is_dense else 1)
+
+        return tree.map(blend, state.second)
+
+    return Welford(init, update, merge, final, shrunk)
