@@ -94,5 +94,20 @@ SAMPLERS: dict[str, Callable[[Energy, Position], Sampler]] = {
     "sgnht": lambda energy, position: samplers.sgnht(energy, step_size=0.1, inverse_mass=_dense(position)),
     "gradient_descent": lambda energy, position: samplers.gradient_descent(energy, step_size=0.1),
     "nesterov": lambda energy, position: samplers.nesterov(energy, step_size=0.05, momentum=0.8),
+    "mclmc": lambda energy, position: samplers.mclmc(
+        energy, step_size=0.4, decoherence_length=1.5, inverse_mass=_diagonal(position)
+    ),
+    "mclmc_leapfrog": lambda energy, position: samplers.mclmc(
+        energy, step_size=0.3, inverse_mass=_dense(position), integrator="leapfrog"
+    ),
+    "adjusted_mclmc": lambda energy, position: samplers.adjusted_mclmc(
+        energy, step_size=0.6, trajectory_length=1.5, inverse_mass=_dense(position)
+    ),
+    "adjusted_mclmc_fixed": lambda energy, position: samplers.adjusted_mclmc(
+        energy, step_size=0.6, num_steps=3, integrator="leapfrog"
+    ),
+    "elliptical_slice": lambda energy, position: samplers.elliptical_slice(
+        energy, mean=0.2, covariance=_dense(position)
+    ),
 }
 """Name to ``(energy, an example of one position) -> sampler``."""

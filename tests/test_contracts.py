@@ -165,7 +165,8 @@ def test_the_sampler_goes_through_vmap_over_parameters_and_tunings(name):
     sampler, params, positions = _case(name, dtype=torch.float64)
 
     def last(k, factor):
-        tuning = sampler.tuning._replace(step_size=factor * sampler.tuning.step_size)
+        field = "step_size" if "step_size" in sampler.tuning._fields else sampler.tuning._fields[0]
+        tuning = sampler.tuning._replace(**{field: factor * getattr(sampler.tuning, field)})
         options = {"num_samples": 3, "tuning": tuning, "jit": False}
         return ebm.sample(random.key(3), sampler, {**params, "k": k}, positions, **options).draws[:, -1]
 

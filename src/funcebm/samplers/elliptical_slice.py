@@ -1,0 +1,214 @@
+"""Elliptical slice sampling, for a Gaussian prior times any likelihood."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Callable, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from .. import checks, fields, loops, metrics, random, tree
+from ..types import Energy, Key, Params, Position, Sampler, Tree
+
+__all__ = [
+    "EllipticalSliceInfo",
+    "EllipticalSliceNoise",
+    "EllipticalSliceState",
+    "EllipticalSliceTuning",
+    "elliptical_slice",
+]
+
+
+class EllipticalSliceState(NamedTuple):
+    """A position, and the energy of the likelihood there, without the prior. ``()``."""
+
+    position: Position
+    energy: Tensor
+
+
+class EllipticalSliceNoise(NamedTuple):
+    """Standard normals like the position, a uniform for the level, and one for each angle. ``()``, ``(max_shrinks + 1,)``."""
+
+    normal: Tree
+    level: Tensor
+    angles: Tensor
+
+
+class EllipticalSliceTuning(NamedTuple):
+    """The prior: its mean, ``()`` or a tree like the position, and its covariance as a metric."""
+
+    mean: Tree
+    covariance: Any
+
+
+class EllipticalSliceInfo(NamedTuple):
+    """The fields of :class:`~funcebm.types.Info`, and the price of the step.
+
+    ``energy`` is the likelihood's, without the prior; ``acceptance_rate`` is 1, or 0 where no angle was found.
+
+    Attributes:
+        num_evaluations: how many energies the step computed. ``()`` int32.
+    """
+
+    acceptance_rate: Tensor
+    is_accepted: Tensor
+    is_divergent: Tensor
+    num_gradients: Tensor
+    energy: Tensor
+    num_evaluations: Tensor
+
+
+class _Search(NamedTuple):
+    """What the loop carries: the bracket of angles, the angles tried, and whether the last is on the slice; its point."""
+
+    low: Tensor
+    high: Tensor
+    count: Tensor
+    is_found: Tensor
+    position: Position
+    energy: Tensor
+
+
+def elliptical_slice(
+    energy: Energy,
+    *,
+    mean: float | Tree = 0.0,
+    covariance: float | Tree | None = None,
+    max_shrinks: int = 50,
+) -> Sampler:
+    r"""Elliptical slice sampling.
+
+    The target is :math:`N(x; \mu, C)\, e^{-E(x)}`: a Gaussian prior, and the energy of the *likelihood* alone,
+    :math:`E = -\log L`. With :math:`\nu \sim N(0, C)` it moves on the ellipse
+
+    .. math:: x'(\phi) = \mu + (x - \mu) \cos\phi + \nu \sin\phi
+
+    to a point of the slice :math:`E(x') \le E(x) - \log U`. The first angle is uniform on the circle; an angle off the
+    slice becomes an end of the bracket, which shrinks towards :math:`\phi = 0`, and the next is uniform in what is left.
+    No gradient, no step size and, but for the limit of the loop, no rejection; the energy may jump, and may be infinite or
+    NaN, which is off the slice. Where all ``max_shrinks + 1`` angles fail, the chain stays and ``is_divergent`` is set;
+    paths of each length are reversible, so the target is invariant for every ``max_shrinks``.
+
+    Args:
+        energy: ``(params, x) -> ()``, minus the log likelihood.
+        mean: :math:`\mu`, a number or a tree like one position.
+        covariance: :math:`C`. None is the identity, a matrix ``(D, D)`` is dense over the ravelled position, anything else
+            (a number, a vector, a tree like one position) holds variances. :mod:`funcebm.metrics` makes the choice
+            explicit.
+        max_shrinks: how often the bracket may shrink; static.
+
+    Returns:
+        A :class:`~funcebm.types.Sampler` with ``EllipticalSliceState``, ``EllipticalSliceInfo`` and
+        ``EllipticalSliceTuning``. ``state.energy`` and ``info.energy`` are the likelihood's.
+
+    Raises:
+        ValueError: a covariance that is not positive definite, a prior that does not fit the position.
+
+    Reference: Murray, Adams and MacKay (2010), AISTATS, PMLR 9:541-548, figure 2.
+
+    >>> sampler = elliptical_slice(lambda params, x: ((x - 1.0) ** 2).sum() / 2, covariance=4.0)
+    >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
+    >>> bool(info.is_accepted), int(info.num_gradients)
+    (True, 0)
+    """
+    checks.positive_int("max_shrinks", max_shrinks, minimum=0)
+    prior_mean = torch.tensor(float(mean)) if isinstance(mean, (int, float)) else mean
+    prior_covariance = metrics.of(covariance, name="covariance")
+
+    def scalar_energy(params: Params, position: Position) -> Tensor:
+        return fields.require_scalar(energy(params, position), position)
+
+    def init(params: Params, position: Position) -> EllipticalSliceState:
+        metrics.check_shape(prior_covariance, position, name="covariance")
+        if not _is_scalar(prior_mean):
+            checks.one_structure("mean", prior_mean, "one position", position)
+            shapes = [[tuple(leaf.shape) for leaf in tree.leaves(value)] for value in (prior_mean, position)]
+            checks.require(
+                shapes[0] == shapes[1], f"mean must have the shapes {shapes[1]}", str(shapes[0]), "Give one position."
+            )
+        return EllipticalSliceState(position, scalar_energy(params, position))
+
+    def draw(key: Key, position: Position) -> EllipticalSliceNoise:
+        key_normal, key_level, key_angles = random.split(key, 3)
+        dtype = tree.first(position).dtype
+        return EllipticalSliceNoise(
+            tree.normal_like(key_normal, position),
+            random.uniform(key_level, dtype=dtype),
+            random.uniform(key_angles, (max_shrinks + 1,), dtype=dtype),
+        )
+
+    def ellipse(tuning: EllipticalSliceTuning, position: Position, normal: Tree, angle: Tensor) -> Position:
+        displacement = metrics.displacement(tuning.covariance, normal)
+        mean = tuning.mean
+        if _is_scalar(mean):
+            mean = tree.map(lambda leaf: tuning.mean.to(leaf.dtype), position)
+        return tree.map(
+            lambda x, m, nu: m + (x - m) * torch.cos(angle) + nu * torch.sin(angle), position, mean, displacement
+        )
+
+    def start(state: EllipticalSliceState, noise: EllipticalSliceNoise) -> _Search:
+        angle = 2 * math.pi * noise.angles[0]
+        no = torch.zeros_like(state.energy, dtype=torch.bool)
+        count = torch.zeros_like(state.energy, dtype=torch.int32)
+        return _Search(angle - 2 * math.pi, angle, count, no, state.position, state.energy)
+
+    def attempt(
+        params: Params,
+        tuning: EllipticalSliceTuning,
+        state: EllipticalSliceState,
+        noise: EllipticalSliceNoise,
+        search: _Search,
+    ) -> _Search:
+        uniform = noise.angles.gather(0, search.count.long().reshape(1)).reshape(())
+        is_first = search.count == 0
+        angle = torch.where(is_first, search.high, search.low + (search.high - search.low) * uniform)
+        position = ellipse(tuning, state.position, noise.normal, angle)
+        value = scalar_energy(params, position)
+        is_found = torch.isfinite(value) & (value - state.energy <= -torch.log(noise.level))
+        return _Search(
+            torch.where(angle < 0, angle, search.low),
+            torch.where(angle < 0, search.high, angle),
+            search.count + 1,
+            is_found,
+            position,
+            value,
+        )
+
+    def finish(state: EllipticalSliceState, search: _Search) -> tuple[EllipticalSliceState, EllipticalSliceInfo]:
+        new_state = tree.where(search.is_found, EllipticalSliceState(search.position, search.energy), state)
+        info = EllipticalSliceInfo(
+            acceptance_rate=search.is_found.to(state.energy.dtype),
+            is_accepted=search.is_found,
+            is_divergent=~search.is_found,
+            num_gradients=torch.zeros_like(search.count),
+            energy=new_state.energy,
+            num_evaluations=search.count,
+        )
+        return new_state, info
+
+    def make_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[EllipticalSliceState, EllipticalSliceInfo]]:
+        """The step, of one chain or of many: the loop is outside of ``vmap``, which compiles to better code."""
+        start_all = over_chains(start, (0, 0))
+        attempt_all = over_chains(attempt, (None, None, 0, 0, 0))
+        finish_all = over_chains(finish, (0, 0))
+
+        def step(
+            params: Params, tuning: EllipticalSliceTuning, state: EllipticalSliceState, noise: EllipticalSliceNoise
+        ) -> tuple[EllipticalSliceState, EllipticalSliceInfo]:
+            search = loops.while_loop(
+                lambda search: ~search.is_found & (search.count <= max_shrinks),
+                lambda search: attempt_all(params, tuning, state, noise, search),
+                start_all(state, noise),
+            )
+            return finish_all(state, search)
+
+        return step
+
+    tuning = EllipticalSliceTuning(prior_mean, prior_covariance)
+    return Sampler(init, draw, make_step(lambda function, _: function), tuning, make_step(vmap))
+
+
+def _is_scalar(mean: Tree) -> bool:
+    return isinstance(mean, Tensor) and mean.ndim == 0
