@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks, fields, metrics, random, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from .langevin import langevin_proposal, langevin_tuning
+from .langevin import LangevinTuning, langevin_proposal, langevin_tuning
 from .metropolis import nan_outside, unadjusted_info
 
 __all__ = ["Minibatches", "MinibatchNoise", "SGLDState", "SGLDTuning", "minibatches", "sgld"]
@@ -109,7 +109,7 @@ def sgld(
     .. math:: \hat E(x) = E_0(x) + \frac{\mathrm{num\_data}}{\mathrm{batch\_size}} \sum_{i \in \mathrm{indices}} E_i(x)
 
     Without them it is ``(params, x) -> ()``; it may be noisy through ``params``. One gradient a step, and one value for the
-    info: the energy of the new position on the step's minibatch. A compiled run that does not keep it does not compute it.
+    info: the energy of the new position on the step's minibatch. A compiled run that keeps no info does not compute it.
 
     Args:
         energy: ``(params, x, indices) -> ()``, or ``(params, x) -> ()``.
@@ -150,7 +150,9 @@ def sgld(
     def step(params: Params, tuning: SGLDTuning, state: SGLDState, noise: MinibatchNoise) -> tuple[SGLDState, Info]:
         _, gradient = batches.value_and_gradient(params, state.position, noise.indices)
         injected = tuning.temperature - 0.5 * tuning.step_size * tuning.gradient_noise
-        position = langevin_proposal(tuning._replace(temperature=injected), state.position, gradient, noise.normal)
+        position = langevin_proposal(
+            LangevinTuning(tuning.step_size, tuning.metric, injected), state.position, gradient, noise.normal
+        )
         value = batches.value(params, position, noise.indices)
         return SGLDState(position), unadjusted_info(position, value, num_gradients=1)
 
