@@ -1,0 +1,142 @@
+"""The No-U-Turn Sampler."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from .. import checks, fields, loops, metrics, random, tree
+from ..types import Energy, Key, Params, Position, Sampler, Tree
+from .mala import MalaState as NUTSState
+from .trajectory import Candidate, Dynamics, NUTSNoise, Trajectory, grow, start
+
+__all__ = ["NUTSInfo", "NUTSNoise", "NUTSState", "NUTSTuning", "nuts"]
+
+
+class NUTSTuning(NamedTuple):
+    """``step_size`` in units of time, the metric, and ``temperature``."""
+
+    step_size: Tensor
+    metric: Any
+    temperature: Tensor
+
+
+class NUTSInfo(NamedTuple):
+    """What one step tells. All ``()``.
+
+    Attributes:
+        acceptance_rate: the mean of ``min(1, exp(H_0 - H))`` over all new leaves, also those of a sub-tree that was left out.
+        is_accepted: whether the chain moved.
+        is_divergent: whether a leaf had an energy error beyond 1000 or not finite, which ended the trajectory.
+        num_gradients: the leapfrog steps. int32.
+        energy: of the new position.
+        total_energy: the Hamiltonian ``H`` of the new point, whose changes the E-BFMI measures.
+        tree_depth: the number of doublings, without one that was left out. int32.
+        is_max_depth: whether the trajectory ended for lack of depth and not by a U-turn.
+        is_turning: whether it ended by a U-turn.
+    """
+
+    acceptance_rate: Tensor
+    is_accepted: Tensor
+    is_divergent: Tensor
+    num_gradients: Tensor
+    energy: Tensor
+    total_energy: Tensor
+    tree_depth: Tensor
+    is_max_depth: Tensor
+    is_turning: Tensor
+
+
+def nuts(
+    energy: Energy,
+    *,
+    step_size: float | Tensor = 0.1,
+    max_depth: int = 10,
+    inverse_mass: Tree | None = None,
+    temperature: float | Tensor = 1.0,
+) -> Sampler:
+    r"""No-U-Turn Sampler, with multinomial selection.
+
+    >>> sampler = nuts(lambda params, x: (x**2).sum() / 2, step_size=0.3)
+    >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
+    >>> int(info.num_gradients) >= 2 ** int(info.tree_depth) - 1
+    True
+    """
+    checks.positive("step_size", step_size, "Try 0.1, and smaller where chains diverge.")
+    checks.positive_int("max_depth", max_depth)
+    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
+    metric = metrics.of(inverse_mass)
+    value_and_gradient = fields.value_and_gradient(energy)
+
+    def init(params: Params, position: Position) -> NUTSState:
+        metrics.check_shape(metric, position)
+        return NUTSState(position, *value_and_gradient(params, position))
+
+    def draw(key: Key, position: Position) -> NUTSNoise:
+        key_momentum, key_uniform = random.split(key)
+        uniforms = random.uniform(key_uniform, (3, max_depth), dtype=tree.first(position).dtype)
+        return NUTSNoise(tree.normal_like(key_momentum, position), uniforms)
+
+    def dynamics_of(params: Params, tuning: NUTSTuning, position: Position) -> Dynamics:
+        _, back = tree.ravel(position)
+
+        def field(vector: Tensor) -> tuple[Tensor, Tensor]:
+            value, gradient = value_and_gradient(params, back(vector))
+            return value, tree.ravel(gradient)[0]
+
+        flat = tuning.metric
+        if not isinstance(flat, metrics.Dense) and not metrics.is_scalar(flat):
+            flat = metrics.Diagonal(tree.ravel(flat.inverse_mass)[0])
+        return Dynamics(field, flat, tuning.step_size, tuning.temperature)
+
+    def begin(params: Params, tuning: NUTSTuning, state: NUTSState, noise: NUTSNoise) -> tuple[Tensor, Trajectory]:
+        dynamics = dynamics_of(params, tuning, state.position)
+        momentum = tree.ravel(noise.momentum)[0]
+        initial = state.energy / tuning.temperature + (momentum * momentum).sum() / 2
+        point = Candidate(tree.ravel(state.position)[0], tree.ravel(state.gradient)[0], state.energy, initial)
+        first = start(dynamics, noise, momentum, point)
+        return initial, grow(dynamics, noise, initial, first, num_leaves=1)
+
+    def tick(
+        params: Params, tuning: NUTSTuning, position: Position, noise: NUTSNoise, initial: Tensor, t: Trajectory
+    ) -> Trajectory:
+        return grow(dynamics_of(params, tuning, position), noise, initial, t, num_leaves=2)
+
+    def finish(state: NUTSState, t: Trajectory) -> tuple[NUTSState, NUTSInfo]:
+        _, back = tree.ravel(state.position)
+        after = NUTSState(back(t.selected.position), t.selected.energy, back(t.selected.gradient))
+        info = NUTSInfo(
+            acceptance_rate=t.acceptance / t.num_leaves,
+            is_accepted=t.is_moved,
+            is_divergent=t.is_divergent,
+            num_gradients=t.num_leaves,
+            energy=t.selected.energy,
+            total_energy=t.selected.total_energy,
+            tree_depth=t.depth,
+            is_max_depth=~t.is_turning & ~t.is_divergent,
+            is_turning=t.is_turning,
+        )
+        return after, info
+
+    def make_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[NUTSState, NUTSInfo]]:
+        """The step, of one chain or of many: the loop is outside of ``vmap``."""
+        begin_all = over_chains(begin, (None, None, 0, 0))
+        tick_all = over_chains(tick, (None, None, 0, 0, 0, 0))
+        finish_all = over_chains(finish, (0, 0))
+
+        def step(params: Params, tuning: NUTSTuning, state: NUTSState, noise: NUTSNoise) -> tuple[NUTSState, NUTSInfo]:
+            initial, first = begin_all(params, tuning, state, noise)
+            last = loops.while_loop(
+                lambda t: t.goes_on,
+                lambda t: tick_all(params, tuning, state.position, noise, initial, t),
+                first,
+            )
+            return finish_all(state, last)
+
+        return step
+
+    tuning = NUTSTuning(torch.as_tensor(step_size), metric, torch.as_tensor(temperature))
+    return Sampler(init, draw, make_step(lambda function, _: function), tuning, make_step(vmap), target_acceptance=0.8)
