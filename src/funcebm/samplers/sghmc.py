@@ -52,11 +52,13 @@ def sghmc(
               \qquad M^{-1} = A A^\top
 
     Underdamped Langevin dynamics with a noisy gradient :math:`\hat g`, of mean :math:`\nabla E`. What the noise of the
-    gradient adds is taken from the noise that is injected, where its variance :math:`V` is known; with 0 in its place the
-    chain is at the temperature :math:`T + h V / (2 \gamma T)`. Either way positions and momenta have a bias of order
-    :math:`h`. One gradient a step. Without noise and with :math:`v = h M^{-1} p` this is gradient descent with the learning
-    rate :math:`h^2 / T` and the momentum :math:`1 - h \gamma`; the step size of :func:`~funcebm.samplers.langevin` that it
-    amounts to is :math:`h / (\gamma T)`.
+    gradient adds is taken from the noise that is injected, where its variance :math:`V` is known: then positions have a
+    bias of order :math:`h^2` (on :math:`E = k x^2 / 2` with unit mass the variance is
+    :math:`T / (k (1 - h^2 k / (4 T (1 - h \gamma / 2))))`), momenta one of order :math:`h`. With 0 in the place of :math:`V`
+    the chain is at the temperature :math:`T + h V / (2 \gamma T)`. One gradient a step. Without noise and with
+    :math:`v = h M^{-1} p` this is gradient descent with the learning rate :math:`h^2 / T` and the momentum
+    :math:`1 - h \gamma`; the step size of :func:`~funcebm.samplers.langevin` that it amounts to is
+    :math:`h / (\gamma T)`.
 
     ``init`` has no key: the first step draws :math:`p \sim N(0, M)`, in place of friction and injected noise.
 
@@ -82,6 +84,7 @@ def sghmc(
     Reference: Chen, Fox and Guestrin (2014), ICML, eq. 13 and algorithm 2. Their friction matrix :math:`C` is
     :math:`\gamma M`, their :math:`\hat B` is :math:`h V / 2`; we do not draw the momentum anew every so often.
 
+    >>> from funcebm import random
     >>> sampler = sghmc(lambda params, x: (x**2).sum() / 2, step_size=0.1, friction=0.5)
     >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
     >>> state.momentum.shape

@@ -53,9 +53,10 @@ def sgnht(
 
     with :math:`M^{-1} = A A^\top`. The thermostat :math:`\eta` adds friction while the momenta are too warm, and takes it away
     while they are too cold, so it finds by itself what the noise of the gradient asks for: with the variance :math:`V` of a
-    coordinate of :math:`A^\top \hat g` it settles around :math:`h (V / T^2 + \gamma^2) / 2`. The bias of the positions is of
-    order :math:`h`. The noise must be about the same everywhere and in every coordinate of :math:`A^{-1} x`, and ``D``,
-    the number of coordinates, not be small: in one dimension the thermostat is slow. One gradient a step.
+    coordinate of :math:`A^\top \hat g` it settles around :math:`h (V / T^2 + \gamma^2) / 2`. Positions are too cold by the
+    fraction :math:`h (\gamma + \eta) / 2`. The noise must be about the same everywhere and in every coordinate of
+    :math:`A^{-1} x`, and ``D``, the number of coordinates, not be small: in one dimension the thermostat is slow. One
+    gradient a step.
 
     ``init`` has no key: the first step draws :math:`p \sim N(0, M)`, in place of friction and injected noise.
 
@@ -81,6 +82,7 @@ def sgnht(
     :math:`\gamma`, their thermostat :math:`\xi` is :math:`\gamma + \eta`; we move the position first, so that the gradient is
     that of the new one.
 
+    >>> from funcebm import random
     >>> sampler = sgnht(lambda params, x: (x**2).sum() / 2, step_size=0.1)
     >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
     >>> state.thermostat.shape
