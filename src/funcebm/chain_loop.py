@@ -138,7 +138,10 @@ def make_chunk(
             tuning = tree.cast_like(schedule(index), tree.first(state))
         return step(params, tuning, state, noise)
 
-    def chunk(params: Params, tuning: Tree, carry: Tree, xs: Tree) -> tuple[Tree, Tree]:
+    def chunk(params: Params, tuning: Tree, carry: Tree, chain_keys: Key, indices: Tensor) -> tuple[Tree, Tree]:
+        positions = chains_first(carry[0].position, axis)
+        xs = (indices, draw_noise(sampler, chain_keys, positions, indices, axis))
+
         def one_draw(state: Any, x: Tree) -> tuple[Any, Any]:
             if tree.batch_size(x) > 1:  # thinned
                 before = tree.map(lambda leaf: leaf[:-1], x)

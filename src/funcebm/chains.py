@@ -217,8 +217,7 @@ def _advance(run: Run, state: Any, num_draws: int, thin: int) -> Iterator[tuple[
         indices = torch.arange(run.num_steps, run.num_steps + size * thin, device=run.chain_keys.device)
         indices = indices.reshape(size, thin)
         with random.compiled_draws() if run.jit else contextlib.nullcontext():
-            xs = dynamic_axis((indices, draw_noise(run.sampler, run.chain_keys, positions, indices, axis)))
-            carry, ys = function(run.params, tuning, carry, xs)
+            carry, ys = function(run.params, tuning, carry, run.chain_keys, dynamic_axis(indices))
         state, accumulator = chains_first(carry, axis)
         run = run._replace(num_steps=run.num_steps + size * thin, accumulator=accumulator)
         yield run, state, ys, size

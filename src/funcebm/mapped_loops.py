@@ -19,11 +19,9 @@ def own(leaf: Tensor) -> Tensor:
     return leaf.clone(memory_format=torch.contiguous_format)
 
 
-def _leading(leaf: Tensor, dim: int | None, size: int, axis: int = 0) -> Tensor:
-    """A copy with the mapped axis at ``axis``, repeated where there is none."""
-    if dim is None:
-        return own(leaf.unsqueeze(axis).expand(*leaf.shape[:axis], size, *leaf.shape[axis:]))
-    return own(leaf.movedim(dim, axis))
+def _leading(leaf: Tensor, dim: int | None, size: int) -> Tensor:
+    """A copy that leads with the mapped axis, repeated where there is none."""
+    return own(leaf.expand(size, *leaf.shape) if dim is None else leaf.movedim(dim, 0))
 
 
 def _over(
@@ -52,7 +50,7 @@ def register(scan: Any, while_loop: Any) -> None:
         (init, xs, additional), dims = unwrap_batched((tuple(init), tuple(xs), tuple(additional)), level)
         init_dims, xs_dims, additional_dims = dims
         init = [_leading(leaf, dim, size) for leaf, dim in zip(init, init_dims, strict=True)]
-        xs = [leaf if dim is None else _leading(leaf, dim, size, axis=1) for leaf, dim in zip(xs, xs_dims, strict=True)]
+        xs = [leaf if dim is None else leaf.movedim(dim, 1) for leaf, dim in zip(xs, xs_dims, strict=True)]
         x_dims = tuple(None if dim is None else 0 for dim in xs_dims)
         mapped = _over(interpreter, body, (0,) * len(init) + x_dims + tuple(additional_dims))
         with interpreter.lower():

@@ -245,7 +245,23 @@ def _compile_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """A kernel of :mod:`funcebm.random`: elementwise, of any size, called from eager code."""
     _prepare()
     options = _known({"realize_opcount_threshold": 12, "realize_reads_threshold": 8})
-    return torch.compile(_own_code(kernel), fullgraph=True, dynamic=True, options=options)
+    compiled = torch.compile(_own_code(kernel), fullgraph=True, dynamic=True, options=options)
+    if not hasattr(torch._C, "_ForceDispatchKeyGuard"):
+        return compiled
+
+    def call(*args: Any) -> Any:
+        # from inside an operator other dispatch keys are off than from outside, and dynamo would compile anew for each
+        with torch._C._ForceDispatchKeyGuard(*_PLAIN_DISPATCH):
+            return compiled(*args)
+
+    return call
+
+
+def _dispatch_keys() -> tuple[Any, Any]:
+    return torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+
+
+_PLAIN_DISPATCH = _dispatch_keys() if hasattr(torch._C, "_dispatch_tls_local_include_set") else ()
 
 
 if can_compile():
