@@ -16,8 +16,6 @@ from .metropolis import metropolis_hastings
 
 __all__ = ["DynamicHMCNoise", "DynamicHMCState", "DynamicHMCTuning", "dynamic_hmc", "van_der_corput"]
 
-_BITS = 16  # of the van der Corput points, which repeat after 2^16 steps
-
 
 class DynamicHMCState(NamedTuple):
     """Where the chain is, how many steps it made, and the last proposal, which adaptation reads.
@@ -59,9 +57,10 @@ class DynamicHMCTuning(NamedTuple):
 
 
 class _Walk(NamedTuple):
-    """A trajectory on its way: where it is, how many steps it made, how many it makes in all but the last, and ``u``."""
+    """A trajectory on its way: where it is, the energy there, how many steps it made, how many it makes, and ``u``."""
 
     point: PhasePoint
+    energy: Tensor
     count: Tensor
     num: Tensor
     fraction: Tensor
@@ -70,16 +69,16 @@ class _Walk(NamedTuple):
 def van_der_corput(index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Point ``index`` of the base-2 van der Corput sequence: its 16 lowest bits, mirrored at the point. ``()``.
 
-    The points fill [0, 1) evenly at any length; this is the Halton sequence in one dimension.
+    The points fill [0, 1) evenly at any length, and repeat after 65,536; this is the Halton sequence in one dimension.
 
     Reference: van der Corput (1935), Proc. Akad. Amsterdam 38:813-821.
 
     >>> [float(van_der_corput(torch.tensor(i))) for i in range(1, 6)]
     [0.5, 0.25, 0.75, 0.125, 0.625]
     """
-    bit = torch.arange(_BITS, device=index.device)
-    value = torch.where((index >> bit) & 1 == 1, 2 ** (_BITS - 1 - bit), 0).sum()
-    return value.to(dtype or torch.get_default_dtype()) * 2.0**-_BITS
+    for shift, mask in ((1, 0x5555), (2, 0x3333), (4, 0x0F0F), (8, 0x00FF)):  # swap neighbours, pairs, nibbles, bytes
+        index = ((index & mask) << shift) | ((index >> shift) & mask)
+    return index.to(dtype or torch.get_default_dtype()) * 2.0**-16
 
 
 def dynamic_hmc(
@@ -160,35 +159,32 @@ def dynamic_hmc(
         num = num.to(torch.int32).clamp(min=1)
         momentum = metrics.momentum(tuning.metric, noise.momentum)
         point = PhasePoint(state.position, momentum, tree.scale(1 / tuning.temperature, state.gradient))
-        return _Walk(point, torch.zeros_like(num), num - 1, fraction)
-
-    def one_leapfrog(params: Params, tuning: DynamicHMCTuning, point: PhasePoint) -> tuple[PhasePoint, Tensor]:
-        field = tempered(value_and_gradient, params, tuning.temperature)
-        return leapfrog.step(field, tuning.metric, tuning.step_size, point)
+        return _Walk(point, state.energy, torch.zeros_like(num), num, fraction)
 
     def advance(params: Params, tuning: DynamicHMCTuning, walk: _Walk) -> _Walk:
-        point, _ = one_leapfrog(params, tuning, walk.point)
-        goes_on = walk.count < walk.num
-        return walk._replace(point=tree.where(goes_on, point, walk.point), count=walk.count + 1)
+        field = tempered(value_and_gradient, params, tuning.temperature)
+        point, value = leapfrog.step(field, tuning.metric, tuning.step_size, walk.point)
+        goes_on = walk.count < walk.num  # others may go on for longer
+        point, value = tree.where(goes_on, (point, value), (walk.point, walk.energy))
+        return walk._replace(point=point, energy=value, count=walk.count + 1)
 
     def accept(
-        tuning: DynamicHMCTuning, state: DynamicHMCState, noise: DynamicHMCNoise, ends: Any
+        tuning: DynamicHMCTuning, state: DynamicHMCState, noise: DynamicHMCNoise, walks: tuple[_Walk, _Walk]
     ) -> tuple[DynamicHMCState, Info]:
-        before, after, value, walk = ends
+        before, after, value = walks[0].point, walks[1].point, walks[1].energy
         kinetic = [metrics.kinetic_energy(tuning.metric, p) for p in (before.momentum, after.momentum)]
         log_ratio = (state.energy - value) / tuning.temperature + kinetic[0] - kinetic[1]
         proposal = HMCState(after.position, value, tree.scale(tuning.temperature, after.gradient))
         stay = HMCState(state.position, state.energy, state.gradient)
         kept, info = metropolis_hastings(log_ratio, noise.uniform, proposal, stay, num_gradients=1)
         velocity = metrics.velocity(tuning.metric, after.momentum)
-        new_state = DynamicHMCState(*kept, state.index + 1, after.position, velocity, walk.fraction)
-        return new_state, info._replace(num_gradients=walk.num + 1)
+        new_state = DynamicHMCState(*kept, state.index + 1, after.position, velocity, walks[1].fraction)
+        return new_state, info._replace(num_gradients=walks[1].num)
 
     def make_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[DynamicHMCState, Info]]:
         """The step, of one chain or of many: the loop is outside of ``vmap``, and lasts as long as the longest trajectory."""
         start_all = over_chains(start, (None, 0, 0))
         advance_all = over_chains(advance, (None, None, 0))
-        leapfrog_all = over_chains(one_leapfrog, (None, None, 0))
         accept_all = over_chains(accept, (None, 0, 0, 0))
 
         def step(
@@ -196,13 +192,12 @@ def dynamic_hmc(
         ) -> tuple[DynamicHMCState, Info]:
             begin = start_all(tuning, state, noise)
             # what the loop needs is carried, not closed over
-            walk, carried = loops.while_loop(
+            end, carried = loops.while_loop(
                 lambda carry: (carry[0].count < carry[0].num).any(),
                 lambda carry: (advance_all(params, carry[1], carry[0]), carry[1]),
                 (begin, tuning),
             )
-            after, value = leapfrog_all(params, carried, walk.point)  # the last one also wants the energy
-            return accept_all(tuning, state, noise, (begin.point, after, value, walk))
+            return accept_all(carried, state, noise, (begin, end))
 
         return step
 
