@@ -1,0 +1,223 @@
+"""``warm_up``: runs a sampler while an adaptation tunes it, from all chains together."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Callable, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from .. import chain_checks, checks, loops, random, tree
+from ..chain_loop import chain_axis, chains_first, draw_noise, over_chains, slab_sizes, to_inside
+from ..progress import progress_bar
+from ..transforms import dynamic_axis, jit_once
+from ..types import Adaptation, Key, Params, Position, Sampler, Tree
+from .default import default
+
+__all__ = ["Report", "WarmUp", "warm_up"]
+
+_LATE = 0.25  # the last part of a warm-up, in which chains should move
+
+
+class Report(NamedTuple):
+    """What happened in a warm-up; ``print`` says it in words.
+
+    Attributes:
+        step_size: at each step, its mean over chains where they differ. ``(num_steps,)``.
+        acceptance_rate: its mean over the chains, at each step. ``(num_steps,)``.
+        num_divergent: how many chains diverged at each step. ``(num_steps,)``.
+        num_gradients: how many gradients each step cost, over all chains. ``(num_steps,)``.
+        late_acceptance_rate: of each chain, its mean over the last quarter. ``(C,)``.
+        late_divergent: of each chain, how often it diverged in the last quarter. ``(C,)``.
+    """
+
+    step_size: Tensor
+    acceptance_rate: Tensor
+    num_divergent: Tensor
+    num_gradients: Tensor
+    late_acceptance_rate: Tensor
+    late_divergent: Tensor
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to look into, in words; empty when nothing was found."""
+        found = []
+        stuck = (self.late_acceptance_rate < 0.01).nonzero().flatten().tolist()
+        if stuck:
+            found.append(f"chains {_listed(stuck)} hardly ever accepted: start elsewhere, or warm up longer.")
+        late = round(_LATE * len(self.step_size))
+        divergent = (self.late_divergent > 0.05 * late).nonzero().flatten().tolist()
+        if divergent:
+            found.append(f"chains {_listed(divergent)} still diverged at the end: the energy may be too steep there.")
+        if not bool(torch.isfinite(self.step_size).all()):
+            found.append("the step size met a number that is not finite: start closer to the bulk of the density.")
+        return tuple(found)
+
+    def __str__(self) -> str:
+        late = max(round(_LATE * len(self.step_size)), 1)
+        lines = [
+            f"warm-up of {len(self.late_acceptance_rate):,} chains, {len(self.step_size):,} steps",
+            f"step size        {float(self.step_size[-1]):.4g}",
+            f"acceptance rate  {float(self.acceptance_rate[-late:].mean()):.3f} over the last {late:,} steps",
+            f"divergences      {int(self.num_divergent.sum()):,}, {int(self.num_divergent[-late:].sum()):,} of them late",
+            f"gradients        {int(self.num_gradients.sum()):,}",
+            *(f"warning: {warning}" for warning in self.warnings),
+        ]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _listed(indices: list[int], most: int = 8) -> str:
+    return ", ".join(map(str, indices[:most])) + (f" and {len(indices) - most} more" if len(indices) > most else "")
+
+
+class WarmUp(NamedTuple):
+    """What :func:`warm_up` returns: where the chains are ``(C, ...)``, the numbers to sample with, and a :class:`Report`."""
+
+    positions: Position
+    tuning: Tree
+    report: Report
+
+
+def warm_up(
+    key: Key,
+    sampler: Sampler,
+    params: Params,
+    positions: Position,
+    *,
+    num_steps: int,
+    adaptation: Adaptation | None = None,
+    jit: bool = True,
+    progress: bool = False,
+) -> WarmUp:
+    """Moves chains towards the bulk of the density, and finds good numbers for the sampler on the way.
+
+    The chains are independent copies of one kernel, so they are tuned together: acceptance rates and covariances are over
+    all of them. Draw with what comes back: ``sample(key, sampler, params, positions, tuning=tuning, ...)``.
+
+    Args:
+        key: ``(2,)``.
+        sampler: the kernel; its ``tuning`` is where the adaptation begins.
+        params: the parameters of its energy.
+        positions: where the chains start; every leaf leads with the chain axis ``C``.
+        num_steps: steps of the warm-up, of each chain.
+        adaptation: how; by default what suits the sampler, :func:`funcebm.adaptation.default`.
+        jit: compile. Without it this is a pure function, through which ``vmap`` goes.
+        progress: show a bar (tqdm).
+
+    Returns:
+        :class:`WarmUp`: ``(positions, tuning, report)``.
+
+    Raises:
+        ValueError: a bad count or shape, an energy that is not finite at the start, an adaptation for another sampler.
+        TypeError: an adaptation that is not one, positions that are not floating point.
+
+    >>> from funcebm import samplers
+    >>> sampler = samplers.mala(lambda params, x: (x**2 / torch.tensor([1.0, 9.0])).sum() / 2)
+    >>> starts = random.normal(random.key(0), (16, 2))
+    >>> positions, tuning, report = warm_up(random.key(1), sampler, (), starts, num_steps=200, jit=False)
+    >>> bool(tuning.step_size > 0.1)
+    True
+    """
+    random.check_key(key)
+    checks.positive_int("num_steps", num_steps)
+    jit = jit and not loops.is_compiling()
+    like = tree.first(positions)
+    if not loops.is_compiling():
+        chain_checks.outermost(jit, (key, params, positions))
+        chain_checks.positions(positions)
+        checks.same_device(params=params, positions=positions)
+    if adaptation is None:
+        adaptation = default(sampler, tree.batch_size(positions))
+    fix = "Make one with funcebm.adaptation, for example window_adaptation(), or leave it out."
+    checks.require(
+        isinstance(adaptation, Adaptation), "adaptation must be an Adaptation", adaptation, fix, error=TypeError
+    )
+
+    sampler = sampler._replace(tuning=tree.cast_like(sampler.tuning, like))
+    key_chains, key_adapt = random.split(key.to(like.device))
+    with torch.no_grad() if jit else contextlib.nullcontext():
+        chain_keys = random.split(key_chains, tree.batch_size(positions))
+        state = vmap(sampler.init, (None, 0))(params, positions)
+        chain_checks.start(state)
+        memory = adaptation.init(random.fold_in(key_adapt, 0), sampler, params, state)
+        return _run(adaptation, sampler, params, state, memory, chain_keys, key_adapt, num_steps, jit, progress)
+
+
+def _run(
+    adaptation: Adaptation,
+    sampler: Sampler,
+    params: Params,
+    state: Any,
+    memory: Any,
+    chain_keys: Key,
+    key_adapt: Key,
+    num_steps: int,
+    jit: bool,
+    progress: bool,
+) -> WarmUp:
+    windows = (num_steps,) if adaptation.windows is None else adaptation.windows(num_steps)
+    axis = chain_axis(state.position)
+    arguments = (sampler._replace(tuning=()), adaptation.update, adaptation.is_per_chain, axis)
+    function = jit_once(make_chunk, *arguments) if jit else make_chunk(*arguments)
+    late = torch.zeros(2, tree.batch_size(state.position), device=chain_keys.device)
+    start_of_late = num_steps - max(round(_LATE * num_steps), 1)
+    traces, done = [], 0
+    with progress_bar(num_steps, "warming up", progress) as bar:
+        for index, length in enumerate(windows):
+            if index > 0 and adaptation.refresh is not None:
+                memory = adaptation.refresh(random.fold_in(key_adapt, index), sampler, params, memory, state)
+            carry = (to_inside(state, axis), memory, late)
+            for size in slab_sizes(state.position, length, 1, None, jit) if length > 0 else ():
+                indices = torch.arange(done, done + size, device=chain_keys.device)
+                with random.compiled_draws() if jit else contextlib.nullcontext():
+                    carry, trace = function(
+                        params, carry, chain_keys, *dynamic_axis((indices, indices >= start_of_late))
+                    )
+                traces.append(trace)
+                done += size
+                bar.update(size)
+            inside, memory, late = carry
+            state = chains_first(inside, axis)
+    positions = tree.map(lambda leaf: leaf.contiguous(), state.position)
+    trace = tree.map(lambda *leaves: torch.cat(leaves), *traces)
+    report = Report(*trace, late[0] / (num_steps - start_of_late), late[1])
+    return WarmUp(positions, adaptation.final(memory), report)
+
+
+def make_chunk(
+    sampler: Sampler, update: Callable[[Any, Any, Any], Any], is_per_chain: bool, axis: int
+) -> Callable[..., Any]:
+    """What a warm-up calls again and again: ``(params, carry, chain_keys, indices, is_late) -> (carry, trace)``."""
+    together = None if is_per_chain else sampler.batched_step
+    step = together or vmap(sampler.step, (None, 0 if is_per_chain else None, 0, 0))
+    step = over_chains(step, axis, num_shared=2)
+
+    def chunk(params: Params, carry: Tree, chain_keys: Key, indices: Tensor, is_late: Tensor) -> tuple[Tree, Tree]:
+        positions = chains_first(carry[0].position, axis)
+        noise = draw_noise(sampler, chain_keys, positions, indices[:, None], axis)
+        xs = (tree.map(lambda leaf: leaf[:, 0], noise), is_late.to(carry[2].dtype))
+
+        def one_step(carry: Tree, x: Tree) -> tuple[Tree, Tree]:
+            state, memory, late = carry
+            noise, is_late = x
+            state, info = step(params, memory.tuning, state, noise)
+            info = chains_first(info, axis)
+            used = getattr(memory.tuning, "step_size", info.energy.new_zeros(()))
+            trace = (
+                used.mean(),
+                info.acceptance_rate.mean(),
+                info.is_divergent.sum(),
+                info.num_gradients.sum(),
+            )
+            seen = torch.stack([info.acceptance_rate.to(late.dtype), info.is_divergent.to(late.dtype)])
+            memory = update(memory, chains_first(state, axis), info)
+            return (state, memory, late + is_late * seen), trace
+
+        return loops.scan(one_step, carry, xs)
+
+    return chunk
