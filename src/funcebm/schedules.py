@@ -24,8 +24,10 @@ __all__ = [
     "constant",
     "cosine",
     "exponential",
+    "geometric",
     "join",
     "linear",
+    "logarithmic",
     "piecewise",
     "polynomial",
     "temperature",
@@ -159,6 +161,52 @@ def exponential(start: Number, decay_rate: Number, *, num_steps: int = 1, minimu
         return torch.maximum(value, torch.zeros_like(value) + minimum)
 
     return schedule
+
+
+def geometric(start: Number, end: Number, num_steps: int) -> Schedule:
+    r"""A straight line of logarithms, :math:`v(n) = v_0 (v_T / v_0)^{n/T}`, then :math:`v_T`.
+
+    The usual way to cool; at the integers 0 .. T it is a ladder of inverse temperatures for
+    :func:`~funcebm.samplers.parallel_tempering`.
+
+    Args:
+        start: :math:`v_0 > 0`, the value at step 0. ``()``.
+        end: :math:`v_T > 0`, the value from step ``num_steps`` on. ``()``.
+        num_steps: :math:`T \ge 1`.
+
+    Reference: Kirkpatrick, Gelatt and Vecchi (1983), Science 220(4598):671-680.
+
+    >>> geometric(4.0, 1.0, 2)(torch.arange(4))
+    tensor([4., 2., 1., 1.])
+    """
+    _in_range("start", start, "(0, inf)", 0, math.inf, open_low=True, open_high=True)
+    _in_range("end", end, "(0, inf)", 0, math.inf, open_low=True, open_high=True)
+    checks.positive_int("num_steps", num_steps)
+
+    def schedule(step: Tensor) -> Tensor:
+        weight = _progress(step, num_steps)
+        return start ** (1 - weight) * end**weight
+
+    return schedule
+
+
+def logarithmic(start: Number) -> Schedule:
+    r"""Cooling by the logarithm, :math:`v(n) = v_0 / \log_2(n + 2)`, which halves when the number of steps is squared.
+
+    On a finite space slow enough to end in a global minimum, in probability, where :math:`v_0 \log 2` is at least the depth
+    of the deepest local one; much slower than :func:`geometric`.
+
+    Args:
+        start: :math:`v_0 > 0`, the value at step 0. ``()``.
+
+    Reference: Hajek (1988), "Cooling schedules for optimal annealing", Mathematics of Operations Research 13(2):311-329,
+    :math:`c / \log(n + 1)` for steps from 1.
+
+    >>> logarithmic(6.0)(torch.tensor([0, 2, 6, 62]))
+    tensor([6., 3., 2., 1.])
+    """
+    _in_range("start", start, "(0, inf)", 0, math.inf, open_low=True, open_high=True)
+    return lambda step: start / torch.log2(_real(step) + 2)
 
 
 def polynomial(start: Number, end: Number, num_steps: int, *, power: Number = 2.0) -> Schedule:

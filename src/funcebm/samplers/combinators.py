@@ -1,0 +1,405 @@
+"""Samplers from samplers: one after the other, one at random, many steps as one, at another temperature."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple, Sequence
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from .. import checks, loops, random, tree
+from ..types import Info, Key, Params, Position, Sampler, Schedule, Tree
+
+__all__ = [
+    "CompositeState",
+    "MixNoise",
+    "annealed",
+    "carry_over",
+    "cycle",
+    "mix",
+    "move",
+    "tempered",
+    "thin",
+]
+
+Step = Callable[[Params, Tree, Any, Tree], tuple[Any, Any]]
+
+
+class CompositeState(NamedTuple):
+    """A position, and the state of each sampler.
+
+    The last state is that of the position; the others are moved there before they are used.
+    """
+
+    position: Position
+    states: tuple[Any, ...]
+
+    def carry_over(self, fresh: CompositeState) -> CompositeState:
+        """As the function of that name, for each state."""
+        states = tuple(carry_over(old, new) for old, new in zip(self.states, fresh.states, strict=True))
+        return CompositeState(fresh.position, states)
+
+
+class MixNoise(NamedTuple):
+    """Which sampler makes the step, ``()`` int64, and the noise of each."""
+
+    index: Tensor
+    noises: tuple[Tree, ...]
+
+
+# -- a state at another position ----------------------------------------------------------------------------------
+
+
+def carry_over(old: Any, fresh: Any) -> Any:
+    """What the state ``old`` becomes where something else moved its chain to a position whose ``init`` is ``fresh``.
+
+    The fields ``position``, ``energy`` and ``gradient`` belong to the position; all others (a momentum, a counter) persist.
+    A state for which this is not so has a method ``carry_over(fresh)``.
+    """
+    if hasattr(old, "carry_over"):
+        return old.carry_over(fresh)
+    belongs = [name for name in ("position", "energy", "gradient") if hasattr(old, name)]
+    return old._replace(**{name: getattr(fresh, name) for name in belongs})
+
+
+def move(sampler: Sampler, params: Params, state: Any, known: dict[str, Tree]) -> Any:
+    """The state at the position ``known["position"]``, by :func:`carry_over`.
+
+    ``init`` is called unless ``known`` has the energy and the gradient that the state keeps.
+    """
+    if _num_new_gradients(state, known) is None:
+        return state._replace(**{name: value for name, value in known.items() if hasattr(state, name)})
+    return carry_over(state, sampler.init(params, known["position"]))
+
+
+def _num_new_gradients(state: Any, known: dict[str, Tree]) -> int | None:
+    """How many gradients :func:`move` computes; None where it does not call ``init``."""
+    kept = {name for name in ("energy", "gradient") if hasattr(state, name)}
+    if kept <= set(known) and not hasattr(state, "carry_over"):
+        return None
+    leaves = zip(tree.paths(state), tree.leaves(state), strict=True)
+    size = sum(leaf.numel() for path, leaf in leaves if "gradient" in path.split("/"))
+    return size // sum(leaf.numel() for leaf in tree.leaves(state.position))
+
+
+def _known(state: Any, info: Any | None, same_energy: bool) -> dict[str, Tree]:
+    """What one sampler can tell another of the position where it is."""
+    known = {"position": state.position}
+    while isinstance(state, CompositeState):
+        state = state.states[-1]
+    if same_energy and info is not None:
+        known["energy"] = info.energy
+    for name in ("energy", "gradient"):
+        if same_energy and hasattr(state, name):
+            known[name] = getattr(state, name)
+    return known
+
+
+# -- combinators --------------------------------------------------------------------------------------------------
+
+
+def cycle(*samplers: Sampler, same_energy: bool = False) -> Sampler:
+    r"""A step of each sampler in turn: the product :math:`P_1 P_2 \cdots P_M` of their kernels.
+
+    It leaves invariant what all of them do. Each sampler keeps what is its own, such as a momentum; energy and gradient
+    are computed anew where another moved the chain, at one gradient for each sampler that keeps a gradient.
+
+    Args:
+        samplers: one or more, over the same positions. Their energies may differ: :func:`~funcebm.samplers.elliptical_slice`
+            takes that of a likelihood, others that of the posterior.
+        same_energy: all samplers were made with one energy, so that they can tell each other its value and gradient, and
+            nothing is computed twice; static.
+
+    Returns:
+        A :class:`~funcebm.types.Sampler` with ``CompositeState`` and :class:`~funcebm.types.Info`; its tuning is the tuple of
+        the tunings. Of the info, ``acceptance_rate`` is the mean over the samplers, flags hold where one of them does,
+        ``num_gradients`` counts everything, ``energy`` is that of the last sampler.
+
+    Raises:
+        ValueError: no sampler.
+        TypeError: something that is not a sampler.
+
+    Reference: Tierney (1994), Annals of Statistics 22(4):1701-1728, section 2.4.
+
+    >>> from funcebm import samplers
+    >>> energy = lambda params, x: (x**2).sum() / 2
+    >>> both = cycle(samplers.random_walk(energy), samplers.hmc(energy, num_leapfrog=3))
+    >>> state, info = both(random.key(0), (), both.init((), torch.zeros(2)))
+    >>> int(info.num_gradients)
+    4
+    """
+    _check("cycle", samplers)
+    tunings = tuple(sampler.tuning for sampler in samplers)
+    members = tuple(sampler._replace(tuning=()) for sampler in samplers)
+
+    def init(params: Params, position: Position) -> CompositeState:
+        return CompositeState(position, tuple(member.init(params, position) for member in members))
+
+    def draw(key: Key, position: Position) -> tuple[Tree, ...]:
+        keys = random.split(key, len(members)).unbind(0)
+        return tuple(member.draw(k, position) for member, k in zip(members, keys, strict=True))
+
+    def make_step(is_batched: bool) -> Step:
+        def step(
+            params: Params, tuning: tuple[Tree, ...], state: CompositeState, noise: tuple[Tree, ...]
+        ) -> tuple[CompositeState, Info]:
+            before, states, infos, num_moves = state.states[-1], [], [], 0
+            known = {**_known(before, None, same_energy), "position": state.position}
+            for index, member in enumerate(members):
+                current = state.states[index]
+                if len(members) > 1:
+                    num_moves += _num_new_gradients(current, known) or 0
+                    current = _over_chains(move, member, is_batched)(params, current, known)
+                current, info = _step_of(member, is_batched)(params, tuning[index], current, noise[index])
+                known = _known(current, info, same_energy)
+                states.append(current)
+                infos.append(info)
+            return CompositeState(states[-1].position, tuple(states)), _joined(tree.stack(_standard(infos)), num_moves)
+
+        return step
+
+    return Sampler(init, draw, make_step(False), tunings, _batched(members, make_step))
+
+
+def mix(samplers: Sequence[Sampler], weights: Sequence[float] | None = None, *, same_energy: bool = False) -> Sampler:
+    r"""A step of one of the samplers, chosen at random: the mixture :math:`\sum_i w_i P_i` of their kernels.
+
+    It leaves invariant what all of them do, and is reversible where they are. Over many chains all samplers make the step and
+    one is kept, so that a step costs as much as :func:`cycle`; what the others remember stays as it was.
+
+    Args:
+        samplers: one or more, over the same positions. Their energies may differ.
+        weights: :math:`w_i > 0`, one for each sampler, of any sum; by default all are equal. Static.
+        same_energy: as for :func:`cycle`.
+
+    Returns:
+        A :class:`~funcebm.types.Sampler` with ``CompositeState``, :class:`~funcebm.types.Info` and ``MixNoise``; its tuning is
+        the tuple of the tunings. The info is that of the chosen sampler, but ``num_gradients`` counts what was computed.
+
+    Raises:
+        ValueError: no sampler, or weights that are not positive or not as many.
+        TypeError: something that is not a sampler.
+
+    Reference: Tierney (1994), Annals of Statistics 22(4):1701-1728, section 2.4.
+
+    >>> from funcebm import samplers
+    >>> energy = lambda params, x: (x**2).sum() / 2
+    >>> steps = [samplers.random_walk(energy, step_size=size) for size in (0.1, 1.0)]
+    >>> either = mix(steps, weights=[1, 3])
+    >>> state, info = either(random.key(0), (), either.init((), torch.zeros(2)))
+    >>> state.position.shape
+    torch.Size([2])
+    """
+    samplers = tuple(samplers)
+    _check("mix", samplers)
+    shares = (1.0,) * len(samplers) if weights is None else tuple(float(weight) for weight in weights)
+    right = len(shares) == len(samplers)
+    checks.require(right, "weights must be one for each sampler", f"{len(shares)} for {len(samplers)}", "Count them.")
+    for share in shares:
+        checks.positive("each of weights", share, "Leave out a sampler that is never chosen.")
+    ends = tuple(sum(shares[: index + 1]) / sum(shares) for index in range(len(shares) - 1))
+    tunings = tuple(sampler.tuning for sampler in samplers)
+    members = tuple(sampler._replace(tuning=()) for sampler in samplers)
+
+    def init(params: Params, position: Position) -> CompositeState:
+        return CompositeState(position, tuple(member.init(params, position) for member in members))
+
+    def draw(key: Key, position: Position) -> MixNoise:
+        key_index, *keys = random.split(key, len(members) + 1).unbind(0)
+        uniform = random.uniform(key_index, dtype=torch.float32)
+        index = sum(((uniform >= end).long() for end in ends), torch.zeros_like(uniform, dtype=torch.int64))
+        return MixNoise(index, tuple(member.draw(k, position) for member, k in zip(members, keys, strict=True)))
+
+    def choose(index: Tensor, values: Sequence[Tree]) -> Tree:
+        chosen = values[0]
+        for i, value in enumerate(values[1:], 1):
+            chosen = tree.where(index == i, value, chosen)
+        return chosen
+
+    def finish(
+        params: Params, index: Tensor, before: tuple[Any, ...], after: tuple[Any, ...], infos: tuple[Any, ...]
+    ) -> tuple[CompositeState, Info]:
+        """Takes the step of one sampler, and moves the others to where it ends."""
+        all_known = [_known(state, info, same_energy) for state, info in zip(after, infos, strict=True)]
+        names = [name for name in ("position", "energy", "gradient") if all(name in known for known in all_known)]
+        known = {name: choose(index, [known[name] for known in all_known]) for name in names}
+        states, num_moves = [], 0
+        for i, member in enumerate(members):
+            state = after[i]
+            if len(members) > 1:
+                num_moves += _num_new_gradients(state, known) or 0
+                state = tree.where(index == i, state, move(member, params, before[i], known))
+            states.append(state)
+        info = choose(index, _standard(infos))
+        num_gradients = sum(info.num_gradients for info in infos) + num_moves
+        return CompositeState(known["position"], tuple(states)), info._replace(num_gradients=num_gradients)
+
+    def make_step(is_batched: bool) -> Step:
+        def step(
+            params: Params, tuning: tuple[Tree, ...], state: CompositeState, noise: MixNoise
+        ) -> tuple[CompositeState, Info]:
+            ends = [
+                _step_of(member, is_batched)(params, tuning[i], state.states[i], noise.noises[i])
+                for i, member in enumerate(members)
+            ]
+            after, infos = zip(*ends, strict=True)
+            finish_all = vmap(finish, (None, 0, 0, 0, 0)) if is_batched else finish
+            return finish_all(params, noise.index, state.states, after, infos)
+
+        return step
+
+    return Sampler(init, draw, make_step(False), tunings, _batched(members, make_step))
+
+
+def thin(sampler: Sampler, num: int) -> Sampler:
+    """``num`` steps as one: the power of a kernel.
+
+    ``thin`` of :func:`funcebm.sample` does the same for a whole run; this one can be a part of other samplers.
+
+    Args:
+        sampler: whose state and tuning stay what they are.
+        num: steps; static.
+
+    Returns:
+        A :class:`~funcebm.types.Sampler`. Its info is that of the last step, but ``acceptance_rate`` is the mean over the
+        steps, ``is_accepted`` and ``is_divergent`` hold where they do for one of them, and ``num_gradients`` is the sum.
+
+    Raises:
+        ValueError: a number of steps below 1.
+        TypeError: something that is not a sampler.
+
+    >>> from funcebm import samplers
+    >>> sampler = thin(samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.5), 3)
+    >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
+    >>> int(info.num_gradients)
+    3
+    """
+    _check("thin", (sampler,))
+    checks.positive_int("num", num)
+    member = sampler._replace(tuning=(), probe=None)
+
+    def draw(key: Key, position: Position) -> Tree:
+        return vmap(member.draw, (0, None))(random.split(key, num), position)
+
+    def make_step(is_batched: bool) -> Step:
+        def step(params: Params, tuning: Tree, state: Any, noise: Tree) -> tuple[Any, Any]:
+            if is_batched:
+                noise = tree.map(lambda leaf: leaf.movedim(1, 0), noise)
+            # the index is there for samplers without noise; the tuning is carried, not closed over
+            xs = (torch.arange(num, device=tree.first(state).device), noise)
+
+            def one(carry: Tree, x: Tree) -> tuple[Tree, Any]:
+                state, info = _step_of(member, is_batched)(params, carry[1], carry[0], x[1])
+                return (state, carry[1]), info
+
+            (state, _), infos = loops.scan(one, (state, tuning), xs)
+            last = tree.map(lambda leaf: leaf[-1], infos)
+            return state, last._replace(**_joined(infos, 0)._asdict())
+
+        return step
+
+    step, batched_step = make_step(False), make_step(True)
+    return sampler._replace(draw=draw, step=step, batched_step=batched_step, probe=None)
+
+
+def tempered(sampler: Sampler, temperature: float | Tensor) -> Sampler:
+    r"""The sampler at another temperature: its target is :math:`e^{-E/T}`.
+
+    Args:
+        sampler: one whose tuning has a ``temperature``, or a :func:`cycle` or :func:`mix` of such.
+        temperature: :math:`T > 0`, in units of energy. ``()``.
+
+    Raises:
+        ValueError: a temperature that is not positive, or a sampler that has none.
+
+    >>> from funcebm import samplers
+    >>> tempered(samplers.mala(lambda params, x: (x**2).sum() / 2), 2.0).tuning.temperature
+    tensor(2.)
+    """
+    _check("tempered", (sampler,))
+    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
+    probe = None if sampler.probe is None else tempered(sampler.probe, temperature)
+    return sampler._replace(tuning=_at_temperature(sampler.tuning, torch.as_tensor(temperature)), probe=probe)
+
+
+def annealed(sampler: Sampler, schedule: Schedule) -> Callable[[Tensor], Tree]:
+    r"""Simulated annealing: the tuning of a sampler whose temperature follows a schedule, :math:`e^{-E/T_n}` at step n.
+
+    Args:
+        sampler: one whose tuning has a ``temperature``, or a :func:`cycle` or :func:`mix` of such.
+        schedule: step index to temperature, such as :func:`funcebm.schedules.geometric` or
+            :func:`funcebm.schedules.logarithmic`.
+
+    Returns:
+        A function from the step index to a tuning, for ``funcebm.sample(..., tuning=...)``.
+
+    Raises:
+        ValueError: a schedule that is not a function, or a sampler that has no temperature.
+
+    Reference: Kirkpatrick, Gelatt and Vecchi (1983), Science 220(4598):671-680.
+
+    >>> from funcebm import samplers, schedules
+    >>> sampler = samplers.mala(lambda params, x: (x**2).sum() / 2)
+    >>> annealed(sampler, schedules.geometric(4.0, 1.0, 2))(torch.tensor(1)).temperature
+    tensor(2.)
+    """
+    _check("annealed", (sampler,))
+    checks.require(callable(schedule), "schedule must be a function of the step", schedule, "Use funcebm.schedules.")
+    _at_temperature(sampler.tuning, torch.ones(()))
+    tuning = sampler.tuning
+    return lambda index: _at_temperature(tuning, schedule(index))
+
+
+# -- parts --------------------------------------------------------------------------------------------------------
+
+
+def _check(name: str, samplers: Sequence[Any]) -> None:
+    checks.require(len(samplers) > 0, f"{name} takes one sampler or more", "none", "Give samplers.")
+    for sampler in samplers:
+        right = isinstance(sampler, Sampler)
+        checks.require(right, f"{name} takes samplers", sampler, "Build them first, such as hmc(energy).", TypeError)
+
+
+def _step_of(member: Sampler, is_batched: bool) -> Step:
+    if not is_batched:
+        return member.step
+    return member.batched_step or vmap(member.step, (None, None, 0, 0))
+
+
+def _over_chains(function: Callable[..., Any], member: Sampler, is_batched: bool) -> Callable[..., Any]:
+    def of_member(params: Params, state: Any, known: dict[str, Tree]) -> Any:
+        return function(member, params, state, known)
+
+    return vmap(of_member, (None, 0, 0)) if is_batched else of_member
+
+
+def _batched(members: Sequence[Sampler], make_step: Callable[[bool], Step]) -> Step | None:
+    """A batched step, where one of the members has one."""
+    return make_step(True) if any(member.batched_step is not None for member in members) else None
+
+
+def _standard(infos: Sequence[Any]) -> list[Info]:
+    """The five fields that all have, in one dtype."""
+    return [Info(*(getattr(info, name) for name in Info._fields)) for info in infos]
+
+
+def _joined(infos: Any, num_more: int) -> Info:
+    """One info of several steps, stacked on a leading axis."""
+    return Info(
+        acceptance_rate=infos.acceptance_rate.mean(0),
+        is_accepted=infos.is_accepted.any(0),
+        is_divergent=infos.is_divergent.any(0),
+        num_gradients=infos.num_gradients.sum(0, dtype=torch.int32) + num_more,
+        energy=infos.energy[-1],
+    )
+
+
+def _at_temperature(tuning: Tree, temperature: Tensor) -> Tree:
+    if hasattr(tuning, "temperature"):
+        return tuning._replace(temperature=temperature)
+    if type(tuning) is tuple and tuning:
+        return tuple(_at_temperature(part, temperature) for part in tuning)
+    fix = "Give it a tempered energy instead: funcebm.energies.tempered(energy, 1 / temperature)."
+    fields = ", ".join(getattr(tuning, "_fields", ())) or "nothing"
+    raise ValueError(checks.message("the tuning of the sampler must have a temperature", fields, fix))
