@@ -220,6 +220,6 @@ def test_a_matrix_of_positions_takes_a_diagonal_by_name():
 
 def test_a_chain_that_starts_off_the_support_is_named():
     energy = lambda params, x: torch.where(x > 0, 0.0, torch.inf).sum()  # noqa: E731
+    starts = torch.tensor([[1.0], [-1.0]])
     with pytest.raises(ValueError, match="chains 1"):
-        starts = torch.tensor([[1.0], [-1.0]])
         ebm.sample(random.key(0), samplers.elliptical_slice(energy), (), starts, num_samples=2, jit=False)

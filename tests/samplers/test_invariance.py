@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 import funcebm as ebm
-from funcebm import integrators, random, samplers
+from funcebm import energies, integrators, random, samplers
 
 NUM_CHAINS = 16000
 
@@ -65,6 +65,12 @@ CASES = {
     ),
     "ghmc": lambda t: samplers.ghmc(skewed, step_size=0.9, inverse_mass=DENSE, temperature=t),
     "ghmc_three_steps": lambda t: samplers.ghmc(skewed, step_size=0.7, num_leapfrog=3, alpha=0.4, temperature=t),
+    "adjusted_mclmc": lambda t: samplers.adjusted_mclmc(
+        energies.tempered(skewed, 1 / t), step_size=1.8, trajectory_length=4.0
+    ),
+    "adjusted_mclmc_dense": lambda t: samplers.adjusted_mclmc(
+        energies.tempered(skewed, 1 / t), step_size=1.2, num_steps=3, inverse_mass=DENSE, integrator="leapfrog"
+    ),
 }
 
 
@@ -95,7 +101,9 @@ def test_the_test_can_tell_a_wrong_kernel():
         assert_same_law(samples.draws[:, 0], other)
 
 
-@pytest.mark.parametrize("name", ["mala", "mala_dense", "barker", "barker_dense", "random_walk", "hmc", "hmc_jittered"])
+@pytest.mark.parametrize(
+    "name", ["mala", "mala_dense", "barker", "barker_dense", "random_walk", "hmc", "hmc_jittered", "adjusted_mclmc"]
+)
 def test_one_step_is_in_detailed_balance(name):
     """In equilibrium ``(x, x')`` and ``(x', x)`` have one law; a skewed moment tells them apart."""
     start = draw_skewed(random.key(21), NUM_CHAINS)
