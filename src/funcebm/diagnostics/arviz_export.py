@@ -48,8 +48,8 @@ def to_arviz(samples: Any, names: str | Sequence[str] | None = None) -> Any:
         ValueError, TypeError: draws that are not ``(C, N, *event)``, or names that do not fit them.
 
     >>> from funcebm import random
-    >>> data = to_arviz({"a": random.normal(random.key(0), (4, 100, 2))})   # doctest: +SKIP
-    >>> data.posterior["a"].shape                                           # doctest: +SKIP
+    >>> data = to_arviz({"a": random.normal(random.key(0), (4, 100, 2))})
+    >>> data.posterior["a"].shape
     (4, 100, 2)
     """
     arviz = _arviz()

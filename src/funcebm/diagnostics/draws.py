@@ -79,6 +79,9 @@ def by_blocks(statistic: Callable[[Tensor], Tensor], leaf: Tensor) -> Tensor:
     Coordinates go in blocks, so that images need no more memory than the draws; one that holds NaN or infinity gives NaN.
     """
     num_chains, num, *event = leaf.shape
+    if 0 in event:
+        value = statistic(torch.zeros(num_chains, num, 1, dtype=torch.float64, device=leaf.device))[..., 0]
+        return value.new_zeros(*value.shape, *event)
     flat = leaf.reshape(num_chains, num, math.prod(event))
     width = max(1, _BLOCK // (num_chains * num))
     results = []
