@@ -13,7 +13,7 @@ from .dual_averaging import dual_averaging
 from .step_size import find_step_size, pooled_acceptance_rate, stable_step_size
 from .welford import welford
 
-__all__ = ["WindowMemory", "stan_windows", "start_metric", "window_adaptation"]
+__all__ = ["WindowMemory", "metric_of", "stan_windows", "start_metric", "window_adaptation"]
 
 _FEWEST_STEPS = 20
 
@@ -93,6 +93,16 @@ def start_metric(tuning: Tree, position: Position, shape: str) -> metrics.Diagon
     if shape == "diagonal":
         return metrics.Diagonal(inverse_mass)
     return metrics.dense(torch.diag(tree.ravel(inverse_mass)[0]))
+
+
+def metric_of(shape: str, variance: Tree) -> metrics.Diagonal | metrics.Dense:
+    """The metric whose inverse mass is a shrunk variance, or covariance."""
+    if shape == "diagonal":
+        return metrics.Diagonal(variance)
+    # rounding, not the draws, decides whether a matrix near the edge is positive definite: this mends it
+    rounding = torch.finfo(variance.dtype).eps * len(variance)
+    variance = variance + rounding * torch.diag(variance.diagonal())
+    return tree.cast_like(metrics.dense(variance.double()), variance)
 
 
 def window_adaptation(
@@ -186,14 +196,7 @@ def window_adaptation(
         if not memory.welford:
             return memory
         moments = welford(metric or "")
-        variance = moments.shrunk(memory.welford)
-        if metric == "dense":
-            # rounding, not the draws, decides whether a matrix near the edge is positive definite: the first is mended
-            rounding = torch.finfo(variance.dtype).eps * len(variance)
-            variance = variance + rounding * torch.diag(variance.diagonal())
-            adapted = tree.cast_like(metrics.dense(variance.double()), variance)
-        else:
-            adapted = metrics.Diagonal(variance)
+        adapted = metric_of(metric or "", moments.shrunk(memory.welford))
         emptied = moments.init(tree.map(lambda leaf: leaf[0], state.position))
         after = memory._replace(tuning=memory.tuning._replace(metric=adapted), welford=emptied)
         after = first_step_size(key, sampler, params, after, state)

@@ -1,0 +1,93 @@
+"""The adaptation that suits a sampler, for those who do not want to choose."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .. import checks, metrics, tree
+from ..samplers.elliptical_slice import EllipticalSliceTuning
+from ..types import Adaptation, Key, Params, Sampler, Tree
+from .chees import chees
+from .mclmc import adjusted_mclmc_adaptation, mclmc_adaptation
+from .meads import meads
+from .window import window_adaptation
+
+__all__ = ["UnchangedMemory", "default", "unchanged"]
+
+
+class UnchangedMemory(NamedTuple):
+    """The numbers of the next step, which are those of all steps."""
+
+    tuning: Tree
+
+
+def unchanged() -> Adaptation:
+    """No adaptation: chains move to the bulk of the density, and every number stays as it is.
+
+    For samplers with nothing to tune, and for those whose numbers should be kept.
+
+    >>> unchanged().windows is None
+    True
+    """
+
+    def init(key: Key, sampler: Sampler, params: Params, state: Any) -> UnchangedMemory:
+        return UnchangedMemory(tree.cast_like(sampler.tuning, tree.first(state.position)))
+
+    return Adaptation(init, lambda memory, state, info: memory, lambda memory: memory.tuning)
+
+
+def default(sampler: Sampler, num_chains: int) -> Adaptation:
+    """The adaptation that suits a sampler.
+
+    =====================================================  ==========================================
+    the tuning has                                         what comes back
+    =====================================================  ==========================================
+    ``decoherence_length`` (MCLMC)                         :func:`mclmc_adaptation`
+    ``trajectory_length`` and ``temperature`` (dynamic     :func:`chees` with 2 chains or more
+    HMC)
+    ``trajectory_length`` (adjusted MCLMC)                 :func:`adjusted_mclmc_adaptation`
+    ``alpha`` and ``delta`` (GHMC)                         :func:`meads` with a multiple of 4 chains, 8 or more
+    ``step_size`` (HMC, NUTS, MALA, Barker, random walk,   :func:`window_adaptation`; dense where the metric is dense
+    Langevin, and those above with fewer chains)
+    nothing, or a prior (elliptical slice)                 :func:`unchanged`
+    =====================================================  ==========================================
+
+    Args:
+        sampler: to be warmed up.
+        num_chains: how many chains there are.
+
+    Returns:
+        An :class:`~funcebm.types.Adaptation`.
+
+    Samplers for minibatches have no acceptance rate and no gradient of the whole energy: their step size is set by hand. One
+    made of others (:func:`~funcebm.samplers.cycle`, parallel tempering) has no tuning of its own: warm up its parts.
+
+    Raises:
+        ValueError: a sampler that none of them knows.
+
+    >>> from funcebm import samplers
+    >>> default(samplers.hmc(lambda params, x: (x**2).sum() / 2), 4).windows(1000)
+    (75, 25, 50, 100, 200, 500, 50)
+    """
+    checks.positive_int("num_chains", num_chains)
+    tuning = sampler.tuning
+    fields = set(getattr(tuning, "_fields", ()))
+    metric: str | None = "dense" if isinstance(getattr(tuning, "metric", None), metrics.Dense) else "diagonal"
+    if "decoherence_length" in fields:
+        return mclmc_adaptation(metric=metric)
+    if {"trajectory_length", "temperature"} <= fields and num_chains >= 2:
+        return chees(metric=metric)
+    if "trajectory_length" in fields and "temperature" not in fields:
+        return adjusted_mclmc_adaptation(metric=metric)
+    if {"alpha", "delta"} <= fields and num_chains >= 8 and num_chains % 4 == 0:
+        return meads()
+    if "step_size" in fields:
+        return window_adaptation(metric=metric)
+    checks.require(
+        tuning == () or isinstance(tuning, EllipticalSliceTuning),
+        "a default adaptation needs a tuning that it knows, with a step_size",
+        f"{type(tuning).__name__} {sorted(fields)}" if fields else type(tuning).__name__,
+        "Choose one of funcebm.adaptation: window_adaptation, chees (dynamic_hmc), meads (ghmc), mclmc_adaptation, "
+        "adjusted_mclmc_adaptation, or unchanged, which tunes nothing.",
+    )
+    return unchanged()
