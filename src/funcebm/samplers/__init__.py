@@ -13,16 +13,20 @@ from .mala import mala
 from .mclmc import mclmc
 from .metropolis import metropolis_hastings
 from .nuts import nuts
+from .parallel_tempering import communication_barrier, num_restarts, parallel_tempering, tune_ladder
 from .random_walk import random_walk
+from .riemannian_hmc import riemannian_hmc
 from .sghmc import sghmc
 from .sgld import sgld
 from .sgnht import sgnht
+from .softabs import softabs
 from .underdamped_langevin import underdamped_langevin
 
 __all__ = [
     "adjusted_mclmc",
     "annealed",
     "barker",
+    "communication_barrier",
     "cycle",
     "dynamic_hmc",
     "elliptical_slice",
@@ -36,11 +40,16 @@ __all__ = [
     "mix",
     "nesterov",
     "nuts",
+    "num_restarts",
+    "parallel_tempering",
     "random_walk",
+    "riemannian_hmc",
     "sghmc",
     "sgld",
     "sgnht",
+    "softabs",
     "tempered",
     "thin",
+    "tune_ladder",
     "underdamped_langevin",
 ]
