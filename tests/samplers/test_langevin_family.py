@@ -264,5 +264,6 @@ def test_a_step_costs_what_its_info_says():
 def test_noise_of_a_tree_is_independent_from_leaf_to_leaf():
     position = {"a": torch.zeros(1), "b": torch.zeros(1)}
     noise = vmap(samplers.barker(_energy).draw, (0, None))(random.split(random.key(0), 20000), position)
-    columns = [noise.normal["a"], noise.normal["b"], noise.sign["a"], noise.sign["b"], noise.uniform[:, None]]
-    assert_covariance(torch.cat(columns, 1), torch.diag(torch.tensor([1, 1, 1 / 12, 1 / 12, 1 / 12])))
+    normal, sign = (torch.cat([part["a"], part["b"]], 1) for part in (noise.normal, noise.sign))
+    columns = torch.cat([normal, normal**2, sign, noise.uniform[:, None]], 1)  # squares: a sign must not know the size
+    assert_covariance(columns, torch.diag(torch.tensor([1, 1, 2, 2, 1 / 12, 1 / 12, 1 / 12])))
