@@ -61,6 +61,22 @@ def _multinomial_np(k, h, T, inverse_mass, p, num_leapfrog, num_backward, x, uni
     return (states[chosen][0], np.minimum(1, weights[1:]).mean()), chosen
 
 
+def _ghmc_np(k, h, T, inverse_mass, root, alpha, delta, num_leapfrog, x, z, u, xi):
+    """``root`` takes white momenta to ``p``; the state after is ``(x, z, u)``, and beside it the rate."""
+    energy = lambda x, z: _energy_np(k, x) / T + z @ z / 2  # noqa: E731
+    z = np.sqrt(1 - alpha) * z + np.sqrt(alpha) * xi
+    u = (u + 1 + delta) % 2 - 1
+    y, p = x, root @ z
+    for _ in range(num_leapfrog):
+        p = p - h / 2 * _gradient_np(k, y) / T
+        y = y + h * inverse_mass @ p
+        p = p - h / 2 * _gradient_np(k, y) / T
+    end = np.linalg.solve(root, p)
+    ratio = energy(x, z) - energy(y, end)
+    after = (y, end, u * np.exp(-ratio)) if np.log(abs(u)) <= ratio else (x, -z, u)
+    return after, min(1.0, np.exp(ratio))
+
+
 def _steps(sampler, num=12):
     """Positions, infos and noises of a float64 chain."""
     params = torch.tensor(1.3, dtype=torch.float64)
@@ -135,6 +151,36 @@ def test_multinomial_hmc_is_its_definition(metric, num_leapfrog, temperature):
         assert bool(info.is_accepted) == (chosen > 0)
         all_chosen.add(chosen)
     assert all_chosen >= {0, 1}
+
+
+@pytest.mark.parametrize("metric", list(METRICS))
+@pytest.mark.parametrize(
+    ("num_leapfrog", "alpha", "temperature", "step_size"),
+    [(1, 0.25, 1.0, 0.75), (3, 0.5, 0.5, 0.5), (2, 1.0, 1.0, 0.75)],
+)
+def test_ghmc_is_its_definition(metric, num_leapfrog, alpha, temperature, step_size):
+    inverse_mass, matrix = METRICS[metric]
+    options = {"num_leapfrog": num_leapfrog, "alpha": alpha, "temperature": temperature}
+    sampler = samplers.ghmc(_energy, step_size=step_size, inverse_mass=inverse_mass, **options)
+    sampler = sampler._replace(tuning=tree.map(torch.Tensor.double, sampler.tuning))
+    root = sampler.tuning.metric.mass_root.numpy() if metric == "dense" else np.diag(np.diag(matrix) ** -0.5)
+    params = torch.tensor(1.3, dtype=torch.float64)
+    state = sampler.init(params, torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64))
+    x, z, u = state.position.numpy(), None, None
+    outcomes = set()
+    for i in range(24):
+        noise = sampler.draw(random.key(i), state.position)
+        state, info = sampler.step(params, sampler.tuning, state, noise)
+        xi = noise.momentum.numpy()
+        numbers = (alpha, alpha / 2)
+        if i == 0:  # a full refreshment, and a slice that does not drift
+            numbers, z, u = (1.0, 0.0), 0 * xi, 2 * float(noise.uniform) - 1
+        (x, z, u), rate = _ghmc_np(1.3, step_size, temperature, matrix, root, *numbers, num_leapfrog, x, z, u, xi)
+        _agree(state.position.numpy(), info, (x, rate))
+        np.testing.assert_allclose(state.momentum.numpy(), z, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(float(state.slice), u, rtol=1e-9, atol=1e-10)
+        outcomes.add(bool(info.is_accepted))
+    assert outcomes == {True, False}
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
