@@ -33,6 +33,8 @@ MEAN = math.gamma(4 / 3) / math.gamma(2 / 3)  # of exp(-x^1.5), 0.6595
     [
         lambda energy: samplers.hmc(energy, step_size=0.3, num_leapfrog=3, jitter=0.3),
         lambda energy: samplers.mala(energy, step_size=0.1),
+        lambda energy: samplers.dynamic_hmc(energy, step_size=0.3, trajectory_length=1.2),
+        lambda energy: samplers.ghmc(energy, step_size=0.3, alpha=0.5),
     ],
 )
 def test_a_support_with_an_edge_is_sampled_and_nothing_is_left_at_the_edge(energy, factory):
@@ -118,7 +120,7 @@ def _rate(before, after):
 
 
 @pytest.mark.parametrize("energy", [_power, _half_line])
-@pytest.mark.parametrize("name", ["langevin", "mala", "hmc", "gradient_descent", "nesterov"])
+@pytest.mark.parametrize("name", ["langevin", "mala", "hmc", "dynamic_hmc", "ghmc", "gradient_descent", "nesterov"])
 def test_a_chain_that_starts_outside_is_an_error_that_names_it(energy, name):
     positions = torch.tensor([[1.0], [-1.0], [2.0], [-0.5]])
     sampler = getattr(samplers, name)(energy, step_size=0.01)
@@ -133,6 +135,8 @@ def test_a_chain_that_starts_outside_is_an_error_that_names_it(energy, name):
         (lambda energy: samplers.mala(energy), 1, 1),
         (lambda energy: samplers.hmc(energy, num_leapfrog=1), 1, 1),
         (lambda energy: samplers.hmc(energy, num_leapfrog=7), 7, 7),
+        (lambda energy: samplers.ghmc(energy), 1, 1),
+        (lambda energy: samplers.ghmc(energy, num_leapfrog=4), 4, 4),
         (lambda energy: samplers.gradient_descent(energy), 1, 1),
         (lambda energy: samplers.nesterov(energy), 2, 1),  # the energy of the info is that of the new position
     ],
