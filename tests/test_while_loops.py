@@ -64,8 +64,33 @@ def test_compiled_loops_stop_one_by_one(is_mapped):
 
 
 @pytest.mark.skipif(not transforms.can_compile(), reason="there is no compiler")
-def test_what_is_not_counted_is_not_done():
-    """A compiled loop of length zero leaves its carry alone, bit for bit."""
-    start = torch.tensor([float("nan"), 1.0])
-    last = jit(lambda x: loops.while_loop(lambda c: c > 3, lambda c: c / 2, x))(start)
-    assert torch.equal(last.nan_to_num(7.0), start.nan_to_num(7.0))
+def test_compiled_loops_of_no_turn_keep_their_carry_for_what_comes_after():
+    """Bit for bit, also where the memory of the carry could be used again."""
+
+    def add_up(x):
+        a, b = loops.while_loop(lambda c: c[0].sum() > 1e6, lambda c: (c[0] / 2, c[1] + c[0]), (x + 1, x + 2))
+        c = torch.sin(x).cumsum(0) + a.flip(0)
+        return a, b, c, c.cumsum(0) + b
+
+    start = torch.arange(8.0)
+    for got, expected in zip(jit(add_up)(start), add_up(start), strict=True):
+        torch.testing.assert_close(got, expected)
+    nan = jit(lambda x: loops.while_loop(lambda c: c > 3, lambda c: c / 2, x))(torch.tensor([float("nan"), 8.0]))
+    assert nan[0].isnan()
+    assert float(nan[1]) == 2
+
+
+@pytest.mark.skipif(not transforms.can_compile(), reason="there is no compiler")
+def test_compiled_loops_carry_one_number_in_two_places():
+    def doublings(x):
+        def body(carry, _):
+            twice = 2 * carry[0]
+            return (twice, twice, carry[2] + carry[1]), twice
+
+        return loops.scan(body, (x, x + 1, x), torch.zeros(3))
+
+    start = torch.tensor(1.0)
+    (a, b, c), twice = jit(doublings)(start)
+    (d, e, f), expected = doublings(start)
+    assert (float(a), float(b), float(c)) == (float(d), float(e), float(f))
+    assert torch.equal(twice, expected)

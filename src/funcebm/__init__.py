@@ -5,6 +5,7 @@ An energy is ``(params, x) -> ()``; samplers, losses and optimizers are tuples o
 """
 
 from . import (
+    adaptation,
     chains,
     checks,
     datasets,
@@ -26,18 +27,22 @@ from . import (
     tree,
     types,
 )
+from .adaptation import WarmUp, warm_up
 from .chains import Samples, resume, sample
 from .training import Fit, fit
 from .transforms import jit
-from .types import Loss, LossAux, Optimizer, Sampler
+from .types import Adaptation, Loss, LossAux, Optimizer, Sampler
 
 __all__ = [
+    "Adaptation",
     "Fit",
     "Loss",
     "LossAux",
     "Optimizer",
     "Sampler",
     "Samples",
+    "WarmUp",
+    "adaptation",
     "chains",
     "checks",
     "datasets",
@@ -62,4 +67,5 @@ __all__ = [
     "transforms",
     "tree",
     "types",
+    "warm_up",
 ]

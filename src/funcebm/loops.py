@@ -127,20 +127,24 @@ def while_loop(condition: Callable[[Tree], Tensor], body: Callable[[Tree], Tree]
     """
 
     def masked(carry: Tree) -> Tree:
-        goes_on, after = condition(carry), body(carry)
-        if goes_on.ndim == 0 and not _is_mapping():
-            return after
+        goes_on = condition(carry)
         keep = lambda new, old: torch.where(goes_on.reshape(goes_on.shape + (1,) * (new.ndim - goes_on.ndim)), new, old)  # noqa: E731
-        return tree.map(keep, after, carry)
+        return tree.map(keep, body(carry), carry)
 
     if is_compiling() and _while_operator is not None:
         leaves, structure = tree.flatten(init)
-        last = _while_operator(
-            lambda *leaves: condition(tree.unflatten(structure, leaves)).any(),
-            lambda *leaves: tuple(own(leaf) for leaf in tree.leaves(masked(tree.unflatten(structure, leaves)))),
-            tuple(own(leaf) for leaf in leaves),
-        )
-        return tree.unflatten(structure, last)
+
+        def goes_on(is_first: Tensor, *leaves: Tensor) -> Tensor:
+            return is_first | condition(tree.unflatten(structure, leaves)).any()
+
+        def turn(is_first: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+            after = tree.leaves(masked(tree.unflatten(structure, leaves)))
+            return (torch.zeros_like(is_first), *(own(leaf) for leaf in after))
+
+        # always one turn, if only of no effect: a compiled loop of none hands on memory that is used again
+        is_first = torch.ones((), dtype=torch.bool, device=leaves[0].device)
+        last = _while_operator(goes_on, turn, (is_first, *(own(leaf) for leaf in leaves)))
+        return tree.unflatten(structure, last[1:])
     carry = init
     while _any(condition(carry)):
         carry = masked(carry)

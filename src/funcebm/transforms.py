@@ -74,7 +74,47 @@ def _options(device: str) -> dict[str, Any]:
     if hasattr(config, "unsafe_marked_cacheable_functions"):
         # without it, a graph with a scan is compiled anew in each process
         options["unsafe_marked_cacheable_functions"] = dict.fromkeys(_SCAN_NAMES, "1")
+    options["post_grad_custom_post_pass"] = _distinct_outputs()
     return _known(options)
+
+
+@functools.cache
+def _distinct_outputs() -> Any:
+    """A pass of inductor, after which no graph returns one buffer twice.
+
+    Inductor drops the copies of a number that a loop carries in two places, and the C++ wrapper, which moves the buffers of
+    a body to the next turn of its loop, then moves one of them twice and crashes.
+    """
+    try:
+        from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+    except ImportError:  # a torch that does not compile our loops
+        return None
+
+    class DistinctOutputs(CustomGraphPass):
+        def __call__(self, graph: torch.fx.Graph) -> None:
+            output = next(node for node in reversed(graph.nodes) if node.op == "output")
+            values = output.args[0]
+            if not isinstance(values, (list, tuple)):
+                return
+            seen: set[torch.fx.Node] = set()
+            distinct: list[Any] = []
+            for value in values:
+                if isinstance(value, torch.fx.Node) and value in seen:
+                    with graph.inserting_before(output):
+                        copy = graph.call_function(torch.ops.aten.clone.default, (value,))
+                    copy.meta = dict(value.meta)
+                    if isinstance(value.meta.get("val"), torch.Tensor):
+                        copy.meta["val"] = value.meta["val"].clone()
+                    value = copy
+                elif isinstance(value, torch.fx.Node):
+                    seen.add(value)
+                distinct.append(value)
+            output.args = (type(values)(distinct), *output.args[1:])
+
+        def uuid(self) -> Any:
+            return get_hash_for_files((__file__,))
+
+    return DistinctOutputs()
 
 
 def _backend(device: str) -> Callable[..., Any]:
