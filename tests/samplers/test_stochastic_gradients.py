@@ -59,6 +59,9 @@ def test_minibatches_are_uniform_and_their_gradient_is_unbiased(name):
     assert_mean(gradients, K * (x - CENTRE))
     assert_covariance(gradients, V * torch.eye(DIM))
     assert_covariance(torch.cat([noise.normal, gradients / V**0.5], 1), torch.eye(2 * DIM))  # independent
+    key_normal, key_batch = random.split(random.split(random.key(2), 20000)[7])  # one key, one draw
+    assert torch.equal(noise.normal[7], random.normal(key_normal, (DIM,), dtype=torch.float64))
+    assert torch.equal(noise.indices[7], random.randint(key_batch, (BATCH_SIZE,), 0, NUM_DATA))
     assert len(torch.unique(noise.indices.sort(1).values, dim=0)) > 19000  # each chain and step has its own
 
 
