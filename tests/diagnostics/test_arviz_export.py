@@ -59,7 +59,9 @@ def test_a_run_has_its_variables_and_statistics():
 def test_every_statistic_has_the_name_that_arviz_reads():
     flags = torch.zeros(4, 100, dtype=torch.bool)
     numbers = random.normal(random.key(1), (9, 4, 100), dtype=torch.float64)
-    info = Info(numbers[0], flags, flags, numbers[1].long(), numbers[2], numbers[3], numbers[4].long(), flags, numbers[5])
+    info = Info(
+        numbers[0], flags, flags, numbers[1].long(), numbers[2], numbers[3], numbers[4].long(), flags, numbers[5]
+    )
     data = to_arviz(Samples(random.normal(random.key(2), (4, 100, 2)), info))
     assert set(data.sample_stats.data_vars) == {
         "acceptance_rate", "accepted", "diverging", "n_steps", "lp", "energy", "tree_depth", "reached_max_treedepth", "swap_rate",
@@ -93,8 +95,8 @@ def test_bad_names_and_draws_are_refused_in_words():
 
 def test_without_arviz_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "arviz", None)
-    with pytest.raises(ImportError, match='to_arviz needs ArviZ. .*pip install "arviz<1"'):
+    with pytest.raises(ImportError, match=r'to_arviz needs ArviZ\. .*pip install "arviz<1"'):
         to_arviz(torch.zeros(2, 5))
     monkeypatch.setitem(sys.modules, "arviz", types.SimpleNamespace(__version__="1.0.0"))
-    with pytest.raises(ImportError, match="to_arviz needs ArviZ below 1. Got 1.0.0"):
+    with pytest.raises(ImportError, match=r"to_arviz needs ArviZ below 1\. Got 1\.0\.0"):
         to_arviz(torch.zeros(2, 5))

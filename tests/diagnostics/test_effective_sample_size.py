@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
+from tests.diagnostics.series import autoregressive
 
 from funcebm import random
 from funcebm.diagnostics import ess, ess_bulk, ess_quantile, ess_tail
-
-from tests.diagnostics.series import autoregressive
 
 ALL = {"ess": ess, "ess_bulk": ess_bulk, "ess_tail": ess_tail, "ess_quantile": lambda draws: ess_quantile(draws, 0.2)}
 

@@ -166,7 +166,9 @@ def test_a_chain_that_stands_still_for_long_is_named():
     draws[2, 100:160] = draws[2, 100]
     words = summary(draws, max_rhat=2.0, min_ess=1.0).warnings
     assert len(words) == 1
-    assert words[0].startswith("chain 2 stood still for long (at most 59 draws in a row), though 3% of all draws repeat")
+    assert words[0].startswith(
+        "chain 2 stood still for long (at most 59 draws in a row), though 3% of all draws repeat"
+    )
 
 
 def test_rejections_at_one_rate_are_not_called_standing_still():
@@ -218,7 +220,7 @@ def test_short_chains_are_told_from_bad_ones():
 
     words = summary(autoregressive(random.key(3), (200, 30), 0.8)).warnings
     assert len(words) == 1
-    assert "short chains give that too" in words[0]
+    assert "chains of few effective draws give that too" in words[0]
     assert "see nested_rhat" in words[0]
 
 

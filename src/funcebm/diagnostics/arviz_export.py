@@ -69,9 +69,7 @@ def to_arviz(samples: Any, names: str | Sequence[str] | None = None) -> Any:
 
 def _sample_stats(samples: Any, shape: tuple[int, int]) -> dict[str, Any]:
     fields = samples.info._asdict() if hasattr(samples.info, "_asdict") else {}
-    found = {
-        name: value for name, value in fields.items() if isinstance(value, Tensor) and tuple(value.shape) == shape
-    }
+    found = {name: value for name, value in fields.items() if isinstance(value, Tensor) and tuple(value.shape) == shape}
     stats = {_SAMPLE_STATS.get(name, name): _array(value) for name, value in found.items() if name != "energy"}
     if "energy" in found:
         stats["lp"] = _array(-found["energy"])

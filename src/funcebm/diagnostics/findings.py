@@ -118,8 +118,14 @@ def stood_still(leaves: list[Tensor]) -> list[str]:
     ]
 
 
-def rhats(rhat: Tensor, ess: Tensor, names: tuple[str, ...], limit: float, least_ess: float, num_chains: int) -> list[str]:
-    """Chains that do not agree."""
+def rhats(
+    rhat: Tensor, ess: Tensor, names: tuple[str, ...], limit: float, least_ess: float, num_chains: int
+) -> list[str]:
+    """Chains that do not agree.
+
+    In stationary chains the square of R-hat is about ``1 + 1 / n`` with ``n`` the effective draws of a half chain, so that
+    many short chains have a large one though they are enough together.
+    """
     high = rhat > limit
     if not bool(high.any()):
         return []
@@ -127,7 +133,7 @@ def rhats(rhat: Tensor, ess: Tensor, names: tuple[str, ...], limit: float, least
     where = f"{int(high.sum()):,} of {count(len(names), 'coordinate')} (largest {rhat[worst]:.3f}, {names[worst]})"
     advice = "burn in longer or draw more"
     if num_chains >= 16 and float(ess[worst]) >= least_ess:
-        advice += f"; short chains give that too (here {float(ess[worst]) / num_chains:.0f} effective draws each): "
+        advice += f"; chains of few effective draws give that too (here {float(ess[worst]) / num_chains:.0f} each): "
         advice += "see nested_rhat"
     return [f"R-hat is above {limit:g} for {where}: the chains do not agree yet; {advice}."]
 
@@ -139,7 +145,9 @@ def low_ess(bulk: Tensor, tail: Tensor, names: tuple[str, ...], least: float, re
         low = ess < least
         if bool(low.any()):
             worst = int(torch.where(low, ess, math.inf).argmin())
-            where = f"{int(low.sum()):,} of {count(len(names), 'coordinate')} (smallest {ess[worst]:.0f}, {names[worst]})"
+            where = (
+                f"{int(low.sum()):,} of {count(len(names), 'coordinate')} (smallest {ess[worst]:.0f}, {names[worst]})"
+            )
             what = "the standard errors are" if kind == "ESS" else "the quantiles of 5 % and 95 % are"
             found.append(f"{kind} is below {least:g} for {where}: {what} uncertain; {_more_draws(report)}.")
     return found
@@ -188,13 +196,16 @@ def tree_depths(report: SamplerReport, num_samples: int) -> list[str]:
     if cut is None or not bool(cut.any()):
         return []
     num, total = int(cut.sum()), cut.numel() * num_samples
-    where = f"{num:,} of {total:,} trajectories ({num / total:.2%}) reached the largest tree depth before they turned, in {_chains(cut > 0)}"
-    return [f"{where}: slow, not wrong; warm up a metric, raise step_size or max_depth."]
+    share = f"{num:,} of {total:,} trajectories ({num / total:.2%})"
+    where = f"reached the largest tree depth before they turned, in {_chains(cut > 0)}"
+    return [f"{share} {where}: slow, not wrong; warm up a metric, raise step_size or max_depth."]
 
 
 def energies(report: SamplerReport) -> list[str]:
     """Energies that spread wider than new momenta reach."""
-    advice = "heavy tails or a scale that changes from place to place; reparameterise, a smaller step_size does not help"
+    advice = (
+        "heavy tails or a scale that changes from place to place; reparameterise, a smaller step_size does not help"
+    )
     if report.ebfmi is not None:
         low = report.ebfmi < _LEAST_EBFMI
         if bool(low.any()):

@@ -190,7 +190,7 @@ def summary(
         *findings.acceptance(report),
         *findings.tree_depths(report, num_samples),
         *findings.energies(report),
-        *findings.rhats(rhat, bulk, names, max_rhat, least, num_chains),
+        *findings.rhats(rhat, torch.minimum(bulk, tail), names, max_rhat, least, num_chains),
         *findings.low_ess(bulk, tail, names, least, report),
     ]
     return Summary(
