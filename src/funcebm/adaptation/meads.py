@@ -99,7 +99,8 @@ def meads(*, num_folds: int = 4) -> Adaptation:
 
     def tuned(memory: MeadsMemory, state: Any) -> MeadsMemory:
         """The numbers of step ``num`` of all folds, from where the chains are."""
-        order = memory.shuffles[(memory.num // num_folds) % _NUM_SHUFFLES]
+        shuffle = (memory.num // num_folds) % _NUM_SHUFFLES
+        order = memory.shuffles.index_select(0, shuffle.reshape(1))[0]
         size = len(order) // num_folds
         positions, gradients = rows(state.position)[order], rows(state.gradient)[order]
         gradients = gradients / memory.tuning.temperature[order, None]
