@@ -11,7 +11,7 @@ from torch.func import vmap
 from .. import checks, fields, loops, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from .mala import MalaState as NUTSState
-from .trajectory import Candidate, Dynamics, NUTSNoise, Trajectory, grow, start
+from .trajectory import Candidate, Dynamics, NUTSNoise, Packed, grow, pack, start, unpack
 
 __all__ = ["NUTSInfo", "NUTSNoise", "NUTSState", "NUTSTuning", "nuts"]
 
@@ -67,6 +67,7 @@ def nuts(
     """
     checks.positive("step_size", step_size, "Try 0.1, and smaller where chains diverge.")
     checks.positive_int("max_depth", max_depth)
+    checks.require(max_depth <= 24, "max_depth must be at most 24", max_depth, "10 allows 1023 leapfrog steps.")
     checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
     metric = metrics.of(inverse_mass)
     value_and_gradient = fields.value_and_gradient(energy)
@@ -80,7 +81,8 @@ def nuts(
         uniforms = random.uniform(key_uniform, (3, max_depth), dtype=tree.first(position).dtype)
         return NUTSNoise(tree.normal_like(key_momentum, position), uniforms)
 
-    def dynamics_of(params: Params, tuning: NUTSTuning, position: Position) -> Dynamics:
+    def dynamics(params: Params, tuning: NUTSTuning, position: Position) -> Dynamics:
+        """On ravelled vectors; of ``position``, one chain's, only the shapes are kept."""
         _, back = tree.ravel(position)
 
         def field(vector: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,20 +94,14 @@ def nuts(
             flat = metrics.Diagonal(tree.ravel(flat.inverse_mass)[0])
         return Dynamics(field, flat, tuning.step_size, tuning.temperature)
 
-    def begin(params: Params, tuning: NUTSTuning, state: NUTSState, noise: NUTSNoise) -> tuple[Tensor, Trajectory]:
-        dynamics = dynamics_of(params, tuning, state.position)
+    def begin(move: Dynamics, state: NUTSState, noise: NUTSNoise) -> tuple[Tensor, Packed]:
         momentum = tree.ravel(noise.momentum)[0]
-        initial = state.energy / tuning.temperature + (momentum * momentum).sum() / 2
+        initial = state.energy / move.temperature + (momentum * momentum).sum() / 2
         point = Candidate(tree.ravel(state.position)[0], tree.ravel(state.gradient)[0], state.energy, initial)
-        first = start(dynamics, noise, momentum, point)
-        return initial, grow(dynamics, noise, initial, first, num_leaves=1)
+        return initial, pack(grow(move, noise, initial, start(move, noise, momentum, point), num_leaves=1))
 
-    def tick(
-        params: Params, tuning: NUTSTuning, position: Position, noise: NUTSNoise, initial: Tensor, t: Trajectory
-    ) -> Trajectory:
-        return grow(dynamics_of(params, tuning, position), noise, initial, t, num_leaves=2)
-
-    def finish(state: NUTSState, t: Trajectory) -> tuple[NUTSState, NUTSInfo]:
+    def finish(state: NUTSState, packed: Packed) -> tuple[NUTSState, NUTSInfo]:
+        t = unpack(packed)
         _, back = tree.ravel(state.position)
         after = NUTSState(back(t.selected.position), t.selected.energy, back(t.selected.gradient))
         info = NUTSInfo(
@@ -121,22 +117,22 @@ def nuts(
         )
         return after, info
 
-    def make_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[NUTSState, NUTSInfo]]:
+    def make_step(
+        over_chains: Callable[..., Any], one_of: Callable[[Position], Position]
+    ) -> Callable[..., tuple[NUTSState, NUTSInfo]]:
         """The step, of one chain or of many: the loop is outside of ``vmap``."""
-        begin_all = over_chains(begin, (None, None, 0, 0))
-        tick_all = over_chains(tick, (None, None, 0, 0, 0, 0))
-        finish_all = over_chains(finish, (0, 0))
 
         def step(params: Params, tuning: NUTSTuning, state: NUTSState, noise: NUTSNoise) -> tuple[NUTSState, NUTSInfo]:
-            initial, first = begin_all(params, tuning, state, noise)
-            last = loops.while_loop(
-                lambda t: t.goes_on,
-                lambda t: tick_all(params, tuning, state.position, noise, initial, t),
-                first,
-            )
-            return finish_all(state, last)
+            move = dynamics(params, tuning, one_of(state.position))
+            initial, first = over_chains(lambda *x: begin(move, *x))(state, noise)
+            tick = over_chains(lambda noise, initial, t: pack(grow(move, noise, initial, unpack(t), num_leaves=2)))
+            goes_on = over_chains(lambda t: unpack(t).goes_on)
+            last = loops.while_loop(goes_on, lambda t: tick(noise, initial, t), first)
+            return over_chains(finish)(state, last)
 
         return step
 
+    alone = make_step(lambda function: function, lambda position: position)
+    together = make_step(vmap, lambda position: tree.map(lambda leaf: leaf[0], position))
     tuning = NUTSTuning(torch.as_tensor(step_size), metric, torch.as_tensor(temperature))
-    return Sampler(init, draw, make_step(lambda function, _: function), tuning, make_step(vmap), target_acceptance=0.8)
+    return Sampler(init, draw, alone, tuning, together, target_acceptance=0.8)

@@ -21,10 +21,10 @@ from typing import Any, Callable, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import metrics
+from .. import metrics, tree
 from ..types import Tree
 
-__all__ = ["Candidate", "NUTSNoise", "Trajectory", "grow", "start"]
+__all__ = ["Candidate", "Dynamics", "NUTSNoise", "Packed", "Trajectory", "grow", "pack", "start", "unpack"]
 
 _DIVERGENCE_THRESHOLD = 1000.0
 
@@ -62,9 +62,8 @@ class Trajectory(NamedTuple):
         far_position: of the far end, whose momentum is in slot 0.
         far_gradient: of the far end.
         total: the sum of all momenta.
-        firsts: the momentum of the leaf in each slot.
-        sums: the sum of all momenta before that leaf.
-        lasts: the momentum of the leaf before that leaf.
+        slots: ``(3, S, D)``: the momentum of the leaf in each slot, the sum of all momenta before that leaf, and the
+            momentum of the leaf before that leaf.
         selected: the next state, from the finished sub-trees.
         candidate: the next state, if it comes from the growing sub-tree.
         log_weight: log of the sum of ``exp(H_0 - H)`` over the finished sub-trees.
@@ -86,9 +85,7 @@ class Trajectory(NamedTuple):
     far_position: Tensor
     far_gradient: Tensor
     total: Tensor
-    firsts: Tensor
-    sums: Tensor
-    lasts: Tensor
+    slots: Tensor
     selected: Candidate
     candidate: Candidate
     log_weight: Tensor
@@ -102,6 +99,33 @@ class Trajectory(NamedTuple):
     is_divergent: Tensor
     is_turning: Tensor
     goes_on: Tensor
+
+
+class Packed(NamedTuple):
+    """A trajectory in few tensors, as a compiled loop likes to carry it: ``(3, S, D)``, ``(10, D)``, and ``(n,)`` each."""
+
+    slots: Tensor
+    vectors: Tensor
+    numbers: Tensor
+    counts: Tensor
+    flags: Tensor
+
+
+def pack(t: Trajectory) -> Packed:
+    """The tensors of a kind in one."""
+    leaves = [leaf for leaf in tree.leaves(t) if leaf is not t.slots]
+    vectors = [leaf for leaf in leaves if leaf.ndim == 1]
+    groups = [[leaf for leaf in leaves if leaf.ndim == 0 and leaf.dtype == dtype] for dtype in (t.log_weight.dtype, torch.int32, torch.bool)]
+    return Packed(t.slots, *(torch.stack(group) for group in (vectors, *groups)))
+
+
+def unpack(packed: Packed) -> Trajectory:
+    """The inverse of :func:`pack`."""
+    x, p, g, far_x, far_g, total, *points = packed.vectors.unbind(0)
+    energies = packed.numbers.unbind(0)
+    selected, candidate = (Candidate(*points[2 * i : 2 * i + 2], *energies[2 * i : 2 * i + 2]) for i in range(2))
+    rest = (*energies[4:], *packed.counts.unbind(0), *packed.flags.unbind(0))
+    return Trajectory(x, p, g, far_x, far_g, total, packed.slots, selected, candidate, *rest)
 
 
 class Dynamics(NamedTuple):
@@ -119,16 +143,16 @@ def _at(values: Tensor, index: Tensor) -> Tensor:
 
 def _turn_around(is_back: Tensor, t: Trajectory) -> Trajectory:
     """Exchanges the ends and reverses time where ``is_back`` holds."""
-    sign = torch.where(is_back, -1.0, 1.0).to(t.momentum)
-    is_far = torch.arange(t.firsts.shape[0], device=is_back.device) == 0
+    numbers = torch.arange(t.slots.shape[0] * t.slots.shape[1], device=is_back.device).reshape(t.slots.shape[:2])
+    is_far = is_back & (numbers == 0)
     return t._replace(
         position=torch.where(is_back, t.far_position, t.position),
-        momentum=torch.where(is_back, -t.firsts[0], t.momentum),
+        momentum=torch.where(is_back, -t.slots[0, 0], t.momentum),
         gradient=torch.where(is_back, t.far_gradient, t.gradient),
         far_position=torch.where(is_back, t.position, t.far_position),
         far_gradient=torch.where(is_back, t.gradient, t.far_gradient),
-        total=sign * t.total,
-        firsts=torch.where((is_back & is_far)[:, None], -t.momentum, t.firsts),
+        total=torch.where(is_back, -t.total, t.total),
+        slots=torch.where(is_far[:, :, None], -t.momentum, t.slots),
     )
 
 
@@ -137,7 +161,7 @@ def start(dynamics: Dynamics, noise: NUTSNoise, momentum: Tensor, point: Candida
     gradient = metrics.whiten(dynamics.metric, point.gradient) / dynamics.temperature
     momentum = torch.where(noise.uniforms[0, 0] < 0.5, -momentum, momentum)
     num_slots = max(noise.uniforms.shape[1], 2)
-    slots = momentum.new_zeros(num_slots, *momentum.shape)
+    slots = momentum.new_zeros(3, num_slots, *momentum.shape)
     zero = torch.zeros_like(point.energy)
     no, count = torch.zeros_like(zero, dtype=torch.bool), torch.zeros_like(zero, dtype=torch.int32)
     return Trajectory(
@@ -147,9 +171,7 @@ def start(dynamics: Dynamics, noise: NUTSNoise, momentum: Tensor, point: Candida
         far_position=point.position,
         far_gradient=gradient,
         total=momentum,
-        firsts=slots + momentum,
-        sums=slots,
-        lasts=slots,
+        slots=torch.cat([slots[:1] + momentum, slots[1:]]),
         selected=point,
         candidate=point,
         log_weight=zero,
@@ -214,8 +236,8 @@ def grow(dynamics: Dynamics, noise: NUTSNoise, initial: Tensor, t: Trajectory, n
         t: a trajectory that goes on.
         num_leaves: 2, or 1 for the first doubling.
     """
-    max_depth, num_slots = noise.uniforms.shape[1], t.firsts.shape[0]
-    slots, bits = (torch.arange(num, device=t.depth.device) for num in (num_slots, max_depth))
+    max_depth, num_slots = noise.uniforms.shape[1], t.slots.shape[1]
+    numbers, bits = (torch.arange(num, device=t.depth.device) for num in (num_slots, max_depth))
 
     def ones(n: Tensor) -> Tensor:
         return ((n >> bits) & 1).sum()
@@ -227,10 +249,10 @@ def grow(dynamics: Dynamics, noise: NUTSNoise, initial: Tensor, t: Trajectory, n
 
     before, first = t, _leaf(dynamics, initial, t)
     t = first if num_leaves == 1 else _leaf(dynamics, initial, first)
-    is_written = (slots == 1 + ones(pair))[:, None]
-    firsts = torch.where(is_written, first.momentum, before.firsts)
-    sums = torch.where(is_written, before.total, before.sums)
-    lasts = torch.where(is_written, before.momentum, before.lasts)
+    in_slot = torch.stack([first.momentum, before.total, before.momentum])
+    is_written = (numbers == 1 + ones(pair))[:, None]
+    slots = torch.where(is_written, in_slot[:, None], before.slots)
+    firsts, sums, lasts = slots.unbind(0)
     length = (pair + 1) * num_leaves
     is_complete = (length >> t.depth) > 0
 
@@ -240,7 +262,7 @@ def grow(dynamics: Dynamics, noise: NUTSNoise, initial: Tensor, t: Trajectory, n
         | _turns(firsts[:-1], firsts[1:], sums[1:] - sums[:-1] + firsts[1:])
         | _turns(lasts[1:], t.momentum, t.total - sums[1:] + lasts[1:])
     )
-    is_ended = (slots[:-1] >= ones(pair + 1)) & (slots[:-1] <= ones(pair))
+    is_ended = (numbers[:-1] >= ones(pair + 1)) & (numbers[:-1] <= ones(pair))
     is_turning = (turns & is_ended).any()
     if num_leaves == 2:
         is_turning = is_turning | _turns(first.momentum, t.momentum, first.momentum + t.momentum)
@@ -250,9 +272,7 @@ def grow(dynamics: Dynamics, noise: NUTSNoise, initial: Tensor, t: Trajectory, n
     is_taken = is_merged & (_at(noise.uniforms[1], t.depth) < torch.exp(t.subtree_log_weight - t.log_weight))
     depth = t.depth + is_merged.to(torch.int32)
     t = t._replace(
-        firsts=firsts,
-        sums=sums,
-        lasts=lasts,
+        slots=slots,
         selected=Candidate(*(torch.where(is_taken, a, b) for a, b in zip(t.candidate, t.selected, strict=True))),
         log_weight=torch.where(is_merged, torch.logaddexp(t.log_weight, t.subtree_log_weight), t.log_weight),
         subtree_log_weight=torch.where(is_complete, -torch.inf, t.subtree_log_weight),
