@@ -152,6 +152,11 @@ def _has_planes(num_counters: int, kind: int) -> bool:
     return kind == WORDS or num_counters < _VECTOR
 
 
+def _plain(words: Tensor) -> Tensor:
+    """Contiguous, also in the stride of an axis of length 1, which is guarded too."""
+    return words.contiguous() if words.numel() > _SMALL else words.clone(memory_format=torch.contiguous_format)
+
+
 def _draw_blocks(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor:
     """The operator: keys ``(K, 2)``, counters ``(R, m)`` with ``R`` 1 or ``K``, to ``(K, 2, m)``."""
     num_keys, num_counters = key.shape[0], counter.shape[1]
@@ -161,9 +166,8 @@ def _draw_blocks(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor
         has_planes = _has_planes(num_counters, kind)
         rounds = kind != WORDS and _always_compiled and num_keys > 1
         if has_planes and (num_keys >= _VECTOR or rounds):
-            planes = key.t().contiguous()
-            return _run_grid(True, kind, num_blocks, planes, counter.t().contiguous(), high).permute(2, 0, 1)
-        drawn = _run_grid(False, kind, num_blocks, key.contiguous(), counter.contiguous(), high)
+            return _run_grid(True, kind, num_blocks, _plain(key.t()), _plain(counter.t()), high).permute(2, 0, 1)
+        drawn = _run_grid(False, kind, num_blocks, _plain(key), _plain(counter), high)
         return drawn.permute(1, 2, 0).contiguous().permute(2, 0, 1) if has_planes and num_keys > 1 else drawn
 
 

@@ -162,7 +162,7 @@ def _run(
 ) -> WarmUp:
     windows = (num_steps,) if adaptation.windows is None else adaptation.windows(num_steps)
     axis = chain_axis(state.position)
-    arguments = (sampler._replace(tuning=()), adaptation.update, adaptation.is_per_chain, axis)
+    arguments = (sampler._replace(tuning=(), init=None), adaptation.update, adaptation.is_per_chain, axis)
     function = jit_once(make_chunk, *arguments) if jit else make_chunk(*arguments)
     late = torch.zeros(2, tree.batch_size(state.position), device=chain_keys.device)
     start_of_late = num_steps - max(round(_LATE * num_steps), 1)
@@ -171,7 +171,8 @@ def _run(
         for index, length in enumerate(windows):
             if index > 0 and adaptation.refresh is not None:
                 memory = adaptation.refresh(random.fold_in(key_adapt, index), sampler, params, memory, state)
-            carry = (to_inside(state, axis), memory, late)
+            # leaves of their own: compiled code is made for what is one tensor and what are two
+            carry = (to_inside(state, axis), tree.map(torch.clone, memory), late)
             for size in slab_sizes(state.position, length, 1, None, jit) if length > 0 else ():
                 indices = torch.arange(done, done + size, device=chain_keys.device)
                 with random.compiled_draws() if jit else contextlib.nullcontext():
