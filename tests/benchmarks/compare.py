@@ -78,10 +78,14 @@ class Worker:
             raise SystemExit(f"{self.contender.title}: the worker ended with code {self.process.wait()}; see above")
         return json.loads(line)
 
-    def ask(self, command: str, row: Row, num_steps: int) -> dict[str, float]:
+    def send(self, *words: str) -> dict[str, float]:
+        """Says one line, and waits for the answer."""
         assert self.process.stdin is not None
-        print(command, row.name, max(1, num_steps // self.contender.share), file=self.process.stdin, flush=True)
+        print(*words, file=self.process.stdin, flush=True)
         return self._answer()
+
+    def ask(self, command: str, row: Row, num_steps: int) -> dict[str, float]:
+        return self.send(command, row.name, str(max(1, num_steps // self.contender.share)))
 
     def close(self) -> None:
         self.process.communicate()
