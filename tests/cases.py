@@ -109,5 +109,9 @@ SAMPLERS: dict[str, Callable[[Energy, Position], Sampler]] = {
     "elliptical_slice": lambda energy, position: samplers.elliptical_slice(
         energy, mean=0.2, covariance=_dense(position)
     ),
+    "nuts": lambda energy, position: samplers.nuts(energy, step_size=0.3, max_depth=4, temperature=1.2),
+    "nuts_dense": lambda energy, position: samplers.nuts(
+        energy, step_size=0.5, max_depth=3, inverse_mass=_dense(position)
+    ),
 }
 """Name to ``(energy, an example of one position) -> sampler``."""
