@@ -59,7 +59,7 @@ def test_halton_lengths_are_even_over_any_stretch(first):
     """With ``T / h = 8`` and 1,024 steps in a row, each of the eight lengths comes 128 times, but for one at the ends."""
     sampler = _sampler()
     states, noise = _many(sampler, 1024)
-    counts = _counts(sampler, states._replace(index=first + torch.arange(1024)), noise)
+    counts = _counts(sampler, states._replace(num_steps=first + torch.arange(1024)), noise)
     assert (torch.bincount(counts, minlength=9)[1:] - 128).abs().max() <= 1
     assert counts.min() == 1 and counts.max() == 8
     expected = (8 * van_der_corput(first + 1 + torch.arange(1024), torch.float64)).ceil().clamp(min=1)
@@ -108,7 +108,7 @@ def test_chains_share_the_halton_length_and_count_their_steps():
     samples = ebm.sample(random.key(3), _sampler(), ONE, start, num_samples=6, num_burn_in=3, jit=False)
     expected = [max(1, math.ceil(8 * float(van_der_corput(torch.tensor(i))))) for i in range(4, 10)]
     assert samples.info.num_gradients.tolist() == [expected] * 5
-    assert samples.state.index.tolist() == [9] * 5
+    assert samples.state.num_steps.tolist() == [9] * 5
 
 
 # -- each step is one of HMC --------------------------------------------------------------------------------------

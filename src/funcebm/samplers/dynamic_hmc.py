@@ -24,7 +24,7 @@ class DynamicHMCState(NamedTuple):
         position: where the chain is.
         energy: there. ``()``.
         gradient: of the energy there.
-        index: the number of steps so far. ``()`` int64.
+        num_steps: the number of steps so far. ``()`` int64.
         proposal: where the last trajectory ended, whether it was accepted or not.
         velocity: :math:`M^{-1} p` there.
         fraction: :math:`u` of the last trajectory. ``()``.
@@ -33,7 +33,7 @@ class DynamicHMCState(NamedTuple):
     position: Position
     energy: Tensor
     gradient: Tree
-    index: Tensor
+    num_steps: Tensor
     proposal: Position
     velocity: Tree
     fraction: Tensor
@@ -61,7 +61,7 @@ class _Walk(NamedTuple):
 
     point: PhasePoint
     energy: Tensor
-    count: Tensor
+    num_done: Tensor
     num: Tensor
     fraction: Tensor
 
@@ -141,10 +141,10 @@ def dynamic_hmc(
     def init(params: Params, position: Position) -> DynamicHMCState:
         metrics.check_shape(metric, position)
         value, gradient = value_and_gradient(params, position)
-        index = torch.zeros((), dtype=torch.int64, device=value.device)
+        num_steps = torch.zeros((), dtype=torch.int64, device=value.device)
         proposal = tree.map(torch.clone, position)
         fraction = torch.zeros((), dtype=tree.first(position).dtype, device=value.device)
-        return DynamicHMCState(position, value, gradient, index, proposal, tree.zeros_like(position), fraction)
+        return DynamicHMCState(position, value, gradient, num_steps, proposal, tree.zeros_like(position), fraction)
 
     def draw(key: Key, position: Position) -> DynamicHMCNoise:
         key_momentum, key_accept, key_length = random.split(key, 3)
@@ -154,7 +154,7 @@ def dynamic_hmc(
         return DynamicHMCNoise(tree.normal_like(key_momentum, position), uniform, fraction)
 
     def start(tuning: DynamicHMCTuning, state: DynamicHMCState, noise: DynamicHMCNoise) -> _Walk:
-        fraction = van_der_corput(state.index + 1, state.fraction.dtype) if lengths == "halton" else noise.fraction
+        fraction = van_der_corput(state.num_steps + 1, state.fraction.dtype) if lengths == "halton" else noise.fraction
         num = torch.ceil(fraction * tuning.trajectory_length / tuning.step_size).clamp(max=max_leapfrog)
         num = num.to(torch.int32).clamp(min=1)
         momentum = metrics.momentum(tuning.metric, noise.momentum)
@@ -164,9 +164,9 @@ def dynamic_hmc(
     def advance(params: Params, tuning: DynamicHMCTuning, walk: _Walk) -> _Walk:
         field = tempered(value_and_gradient, params, tuning.temperature)
         point, value = leapfrog.step(field, tuning.metric, tuning.step_size, walk.point)
-        goes_on = walk.count < walk.num  # others may go on for longer
+        goes_on = walk.num_done < walk.num  # others may go on for longer
         point, value = tree.where(goes_on, (point, value), (walk.point, walk.energy))
-        return walk._replace(point=point, energy=value, count=walk.count + 1)
+        return walk._replace(point=point, energy=value, num_done=walk.num_done + 1)
 
     def accept(
         tuning: DynamicHMCTuning, state: DynamicHMCState, noise: DynamicHMCNoise, walks: tuple[_Walk, _Walk]
@@ -178,7 +178,8 @@ def dynamic_hmc(
         stay = HMCState(state.position, state.energy, state.gradient)
         kept, info = metropolis_hastings(log_ratio, noise.uniform, proposal, stay, num_gradients=1)
         velocity = metrics.velocity(tuning.metric, after.momentum)
-        new_state = DynamicHMCState(*kept, state.index + 1, after.position, velocity, walks[1].fraction)
+        memory = (state.num_steps + 1, after.position, velocity, walks[1].fraction)
+        new_state = DynamicHMCState(kept.position, kept.energy, kept.gradient, *memory)
         return new_state, info._replace(num_gradients=walks[1].num)
 
     def make_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[DynamicHMCState, Info]]:
@@ -193,7 +194,7 @@ def dynamic_hmc(
             begin = start_all(tuning, state, noise)
             # what the loop needs is carried, not closed over
             end, carried = loops.while_loop(
-                lambda carry: (carry[0].count < carry[0].num).any(),
+                lambda carry: (carry[0].num_done < carry[0].num).any(),
                 lambda carry: (advance_all(params, carry[1], carry[0]), carry[1]),
                 (begin, tuning),
             )
