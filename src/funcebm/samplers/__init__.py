@@ -20,6 +20,7 @@ from .sghmc import sghmc
 from .sgld import sgld
 from .sgnht import sgnht
 from .softabs import softabs
+from .svgd import svgd
 from .underdamped_langevin import underdamped_langevin
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "sgld",
     "sgnht",
     "softabs",
+    "svgd",
     "tempered",
     "thin",
     "tune_ladder",
