@@ -84,15 +84,16 @@ def test_a_step_that_is_given_up_holds_the_step_size_down_for_a_while_only(bad, 
     assert sizes[-1] == pytest.approx(2, rel=1e-3)
 
 
-def test_a_beginning_of_nothing_but_nan_is_survived():
-    """The step size shrinks by a fifth a step until the steps succeed, and is then found as ever."""
+@pytest.mark.parametrize("bad", [torch.nan, 1e30])
+def test_a_beginning_of_nothing_but_nan_or_huge_errors_is_survived(bad):
+    """The step size shrinks by a fifth a step or faster until the steps succeed, and is then found as ever."""
     adaptation = mclmc_adaptation()
     _, _, state, memory = _start(adaptation, dtype=torch.float32)
     limit = 1e-4
-    for _ in range(150):
+    for _ in range(200):
         step = memory.tuning.step_size
         error = (DIM * 5e-4) ** 0.5 * (step / limit) ** 3
-        memory = adaptation.update(memory, state, _fed(torch.where(step > 10 * limit, torch.nan, error).expand(CHAINS)))
+        memory = adaptation.update(memory, state, _fed(torch.where(step > 10 * limit, bad, error).expand(CHAINS)))
     assert float(memory.tuning.step_size) == pytest.approx(limit, rel=1e-2)
     assert bool(torch.isfinite(torch.stack([memory.weighted, memory.weights])).all())
 
