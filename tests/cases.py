@@ -36,6 +36,11 @@ def _dense(position: Position) -> Tensor:
     return 0.2 * torch.ones(size, size) + torch.diag(torch.linspace(0.4, 0.9, size))
 
 
+def _curved(params: Params, position: Position) -> Tensor:
+    vector, _ = tree.ravel(position)
+    return params["k"] * torch.diag(1 + 0.5 * torch.sin(vector)) + 0.2 * torch.outer(vector, vector)
+
+
 SAMPLERS: dict[str, Callable[[Energy, Position], Sampler]] = {
     "langevin": lambda energy, position: samplers.langevin(energy, step_size=0.1),
     "mala": lambda energy, position: samplers.mala(energy, step_size=0.2, temperature=0.8),
@@ -106,12 +111,37 @@ SAMPLERS: dict[str, Callable[[Energy, Position], Sampler]] = {
     "adjusted_mclmc_fixed": lambda energy, position: samplers.adjusted_mclmc(
         energy, step_size=0.6, num_steps=3, integrator="leapfrog"
     ),
+    "riemannian_hmc": lambda energy, position: samplers.riemannian_hmc(energy, _curved, step_size=0.2, num_leapfrog=2),
     "elliptical_slice": lambda energy, position: samplers.elliptical_slice(
         energy, mean=0.2, covariance=_dense(position)
     ),
     "nuts": lambda energy, position: samplers.nuts(energy, step_size=0.3, max_depth=4, temperature=1.2),
     "nuts_dense": lambda energy, position: samplers.nuts(
         energy, step_size=0.5, max_depth=3, inverse_mass=_dense(position)
+    ),
+    "cycle": lambda energy, position: samplers.cycle(
+        samplers.mala(energy, step_size=0.2),
+        samplers.ghmc(energy, step_size=0.3, num_leapfrog=2, inverse_mass=_dense(position)),
+    ),
+    "cycle_one_energy": lambda energy, position: samplers.cycle(
+        samplers.hmc(energy, step_size=0.3, num_leapfrog=2),
+        samplers.barker(energy, step_size=0.5, preconditioner=_diagonal(position)),
+        same_energy=True,
+    ),
+    "mix": lambda energy, position: samplers.mix(
+        [samplers.hmc(energy, step_size=0.3, num_leapfrog=2), samplers.random_walk(energy, step_size=0.4)], weights=[2, 1]
+    ),
+    "thin": lambda energy, position: samplers.thin(
+        samplers.underdamped_langevin(energy, step_size=0.3, inverse_mass=_diagonal(position)), 3
+    ),
+    "parallel_tempering": lambda energy, position: samplers.parallel_tempering(
+        energy, lambda energy, beta: samplers.mala(energy, step_size=0.2 / beta), [0.3, 0.6, 1.0]
+    ),
+    "parallel_tempering_reference": lambda energy, position: samplers.parallel_tempering(
+        energy,
+        lambda energy, beta: samplers.hmc(energy, step_size=0.3, num_leapfrog=2, inverse_mass=_dense(position)),
+        [0.0, 1.0],
+        reference=lambda params, x: tree.squared_norm(x) / 2,
     ),
 }
 """Name to ``(energy, an example of one position) -> sampler``."""

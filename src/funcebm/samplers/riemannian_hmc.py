@@ -1,0 +1,221 @@
+"""Riemannian manifold Hamiltonian Monte Carlo: a mass matrix that depends on the position."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from .. import checks, fields, loops, random, tree
+from ..integrators.riemannian import OverChains, generalised_leapfrog, kinetic_energy, metric_root, one_chain
+from ..integrators.symplectic import PhasePoint
+from ..types import Energy, Key, Params, Position, Sampler, Tree
+from .mala import MalaState as RiemannianHMCState
+from .metropolis import metropolis_hastings
+
+__all__ = ["RiemannianHMCInfo", "RiemannianHMCNoise", "RiemannianHMCState", "RiemannianHMCTuning", "riemannian_hmc"]
+
+
+class RiemannianHMCNoise(NamedTuple):
+    """Standard normals like the position, and a uniform ``()`` for the test."""
+
+    momentum: Tree
+    uniform: Tensor
+
+
+class RiemannianHMCTuning(NamedTuple):
+    """``step_size`` in units of time, ``()``, and the ``tolerance`` of the fixed points, ``()`` or nothing."""
+
+    step_size: Tensor
+    tolerance: Any
+
+
+class RiemannianHMCInfo(NamedTuple):
+    """The fields of :class:`~funcebm.types.Info`, and how the implicit equations went.
+
+    Attributes:
+        is_converged: whether all fixed points were found, and (if asked for) all steps can be taken back; if not, the
+            proposal is rejected and ``is_divergent`` is set. ``()`` bool.
+        num_iterations: the fixed-point iterations of the whole proposal, each one evaluation of the metric. ``()`` int32.
+    """
+
+    acceptance_rate: Tensor
+    is_accepted: Tensor
+    is_divergent: Tensor
+    num_gradients: Tensor
+    energy: Tensor
+    is_converged: Tensor
+    num_iterations: Tensor
+
+
+class _Trajectory(NamedTuple):
+    """What the loop carries: where the trajectory is, the energy there, and how the fixed points went so far."""
+
+    point: PhasePoint
+    energy: Tensor
+    is_converged: Tensor
+    num_iterations: Tensor
+
+
+def riemannian_hmc(
+    energy: Energy,
+    metric: Callable[[Params, Position], Tensor],
+    *,
+    step_size: float | Tensor = 0.1,
+    num_leapfrog: int = 10,
+    num_fixed_point: int = 30,
+    tolerance: float | Tensor | None = None,
+    check_reversibility: bool = False,
+) -> Sampler:
+    r"""Riemannian manifold Hamiltonian Monte Carlo.
+
+    Draws :math:`p \sim N(0, G(x))`, follows :math:`H(x, p) = E(x) + \tfrac12 \log\det G(x) + \tfrac12 p^\top G(x)^{-1} p`
+    for ``num_leapfrog`` steps of the generalised leapfrog, and accepts the end with probability
+    :math:`\min(1, e^{H(x, p) - H(x', p')})`. It leaves :math:`e^{-E}` invariant, to the tolerance of the implicit
+    equations. Good metrics follow the curvature of the target: the Fisher information plus the precision of the prior, or
+    :func:`~funcebm.samplers.softabs`.
+
+    A proposal is rejected, and ``is_divergent`` set, where a fixed-point iteration does not reach the tolerance
+    (``is_converged`` is False) and where the metric is not symmetric and positive definite. An implicit equation may have
+    more than one solution at large steps, and the way back then may find another one: ``check_reversibility`` takes each
+    step back as well, and rejects what does not return, for twice the price.
+
+    Args:
+        energy: ``(params, x) -> ()``.
+        metric: ``(params, x) -> (D, D)``, the mass :math:`G(x)`, in units of one over those of :math:`x` squared,
+            symmetric and positive definite over the numbers of ``x`` in the order of :func:`funcebm.tree.ravel`. It is
+            differentiated.
+        step_size: :math:`h > 0`. ``()``.
+        num_leapfrog: steps in a proposal; static.
+        num_fixed_point: iterations that each implicit equation may take; static.
+        tolerance: the change, against one plus the largest number, at which an equation is solved. None is
+            :math:`\epsilon^{2/3}` of the dtype: 2e-5 in float32, 4e-11 in float64. ``()``.
+        check_reversibility: whether every step is taken back, to ten times the tolerance; static.
+
+    Returns:
+        A :class:`~funcebm.types.Sampler` with ``RiemannianHMCState``, ``RiemannianHMCInfo`` and
+        ``RiemannianHMCTuning``. ``num_gradients`` counts the gradients of the energy; each iteration also evaluates the
+        metric, and half of them its derivative.
+
+    Raises:
+        ValueError: a number that is not positive; from ``init``, a metric that is not a symmetric positive definite
+            ``(D, D)`` (inside ``vmap`` its numbers cannot be seen: there the gradient of the state is NaN instead, and
+            :func:`funcebm.sample` names the chains).
+
+    Reference: Girolami and Calderhead (2011), Journal of the Royal Statistical Society B 73(2):123-214, section 5. The
+    check is that of Zappa, Holmes-Cerfon and Goodman (2018), Communications on Pure and Applied Mathematics 71(12).
+
+    >>> metric = lambda params, x: torch.diag(1 + x**2)
+    >>> sampler = riemannian_hmc(lambda params, x: (x**4).sum(), metric, step_size=0.2, num_leapfrog=3)
+    >>> state, info = sampler(random.key(0), (), sampler.init((), torch.ones(2)))
+    >>> bool(info.is_converged)
+    True
+    """
+    checks.positive("step_size", step_size, "Try 0.1, and smaller where fixed points do not converge.")
+    checks.positive_int("num_leapfrog", num_leapfrog)
+    checks.positive_int("num_fixed_point", num_fixed_point)
+    checks.positive("tolerance", tolerance, "Try 1e-5 in float32, 1e-10 in float64, or None.")
+    value_and_gradient = fields.value_and_gradient(energy)
+
+    def init(params: Params, position: Position) -> RiemannianHMCState:
+        matrix = metric(params, position)
+        _check_metric(matrix, position)
+        value, gradient = value_and_gradient(params, position)
+        is_metric = torch.isfinite(metric_root(matrix)).all()
+        gradient = tree.map(lambda leaf: torch.where(is_metric, leaf, torch.nan), gradient)
+        return RiemannianHMCState(position, value, gradient)
+
+    def draw(key: Key, position: Position) -> RiemannianHMCNoise:
+        key_momentum, key_accept = random.split(key)
+        uniform = random.uniform(key_accept, dtype=tree.first(position).dtype)
+        return RiemannianHMCNoise(tree.normal_like(key_momentum, position), uniform)
+
+    def start(params: Params, state: RiemannianHMCState, noise: RiemannianHMCNoise) -> _Trajectory:
+        normal, back = tree.ravel(noise.momentum)
+        momentum = back(metric_root(metric(params, state.position)) @ normal)
+        zero = torch.zeros_like(state.energy)
+        point = PhasePoint(state.position, momentum, state.gradient)
+        return _Trajectory(point, state.energy, zero == 0, zero.to(torch.int32))
+
+    def accept(
+        params: Params, state: RiemannianHMCState, noise: RiemannianHMCNoise, before: PhasePoint, end: _Trajectory
+    ) -> tuple[RiemannianHMCState, RiemannianHMCInfo]:
+        kinetic = [kinetic_energy(metric(params, at.position), at.momentum) for at in (before, end.point)]
+        log_ratio = state.energy - end.energy + kinetic[0] - kinetic[1]
+        log_ratio = torch.where(end.is_converged, log_ratio, torch.nan)  # a rejection with its flag
+        proposal = RiemannianHMCState(end.point.position, end.energy, end.point.gradient)
+        new_state, info = metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients)
+        return new_state, RiemannianHMCInfo(*info, end.is_converged, end.num_iterations)
+
+    def make_step(over_chains: OverChains) -> Callable[..., tuple[RiemannianHMCState, RiemannianHMCInfo]]:
+        """The step, of one chain or of many: the loops are outside of ``vmap``, which compiles to better code."""
+        start_all = over_chains(start, (None, 0, 0))
+        turn_all = over_chains(lambda at: at._replace(momentum=tree.scale(-1, at.momentum)), (0,))
+        distance_all = over_chains(_distance, (0, 0))
+        accept_all = over_chains(accept, (None, 0, 0, 0, 0))
+
+        def advance(params: Params, tuning: RiemannianHMCTuning, at: _Trajectory) -> _Trajectory:
+            def leapfrog(point: PhasePoint) -> tuple[PhasePoint, Any, Tensor, Tensor]:
+                return generalised_leapfrog(
+                    lambda position: value_and_gradient(params, position),
+                    lambda position: metric(params, position),
+                    tuning.step_size,
+                    point,
+                    tolerance=limit,
+                    max_iterations=num_fixed_point,
+                    over_chains=over_chains,
+                )
+
+            limit = _tolerance(tuning, at.point.position)
+            point, value, is_converged, count = leapfrog(at.point)
+            if check_reversibility:
+                back, _, can_return, back_count = leapfrog(turn_all(point))
+                returns = distance_all(back.position, at.point.position) <= 10 * limit
+                is_converged, count = is_converged & can_return & returns, count + back_count
+            return _Trajectory(point, value, at.is_converged & is_converged, at.num_iterations + count)
+
+        def step(
+            params: Params, tuning: RiemannianHMCTuning, state: RiemannianHMCState, noise: RiemannianHMCNoise
+        ) -> tuple[RiemannianHMCState, RiemannianHMCInfo]:
+            before = start_all(params, state, noise)
+            # what the loop needs is carried, not closed over: compiled, an inner loop keeps nothing else alive
+            end, _ = loops.repeat(
+                lambda carry: (advance(params, carry[1], carry[0]), carry[1]), (before, tuning), num_leapfrog
+            )
+            return accept_all(params, state, noise, before.point, end)
+
+        return step
+
+    num_gradients = num_leapfrog * (2 if check_reversibility else 1)
+    tuning = RiemannianHMCTuning(torch.as_tensor(step_size), () if tolerance is None else torch.as_tensor(tolerance))
+    return Sampler(init, draw, make_step(one_chain), tuning, make_step(vmap), target_acceptance=0.8)
+
+
+def _tolerance(tuning: RiemannianHMCTuning, position: Position) -> float | Tensor:
+    if isinstance(tuning.tolerance, Tensor):
+        return tuning.tolerance
+    return torch.finfo(tree.first(position).dtype).eps ** (2 / 3)
+
+
+def _distance(a: Position, b: Position) -> Tensor:
+    """The largest difference, against one plus the largest number. ``()``."""
+    (new, _), (old, _) = tree.ravel(a), tree.ravel(b)
+    return (new - old).abs().amax() / (1 + old.abs().amax())
+
+
+def _check_metric(matrix: Any, position: Position) -> None:
+    size = sum(leaf.numel() for leaf in tree.leaves(position))
+    fix = (
+        "Return G(x), such as the Fisher information plus the precision of the prior, or use funcebm.samplers.softabs."
+    )
+    got = f"shape {tuple(matrix.shape)}" if isinstance(matrix, Tensor) else repr(matrix)
+    is_square = isinstance(matrix, Tensor) and matrix.shape == (size, size)
+    checks.require(is_square, f"metric must return a ({size}, {size}) tensor", got, fix)
+    if checks.is_concrete(matrix):
+        checks.require(bool(torch.isfinite(matrix).all()), "metric must be finite", "a matrix that is not", fix)
+        symmetric = torch.allclose(matrix, matrix.mT, rtol=1e-4, atol=1e-6 * float(matrix.abs().max()))
+        checks.require(symmetric, "metric must be symmetric", "a matrix that is not", fix)
+        definite = int(torch.linalg.cholesky_ex(matrix)[1]) == 0
+        checks.require(definite, "metric must be positive definite", "a matrix that is not", fix)
