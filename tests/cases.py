@@ -129,7 +129,8 @@ SAMPLERS: dict[str, Callable[[Energy, Position], Sampler]] = {
         same_energy=True,
     ),
     "mix": lambda energy, position: samplers.mix(
-        [samplers.hmc(energy, step_size=0.3, num_leapfrog=2), samplers.random_walk(energy, step_size=0.4)], weights=[2, 1]
+        [samplers.hmc(energy, step_size=0.3, num_leapfrog=2), samplers.random_walk(energy, step_size=0.4)],
+        weights=[2, 1],
     ),
     "thin": lambda energy, position: samplers.thin(
         samplers.underdamped_langevin(energy, step_size=0.3, inverse_mass=_diagonal(position)), 3

@@ -164,10 +164,14 @@ def test_a_chain_does_not_know_how_many_others_there_are(name):
 def test_the_sampler_goes_through_vmap_over_parameters_and_tunings(name):
     sampler, params, positions = _case(name, dtype=torch.float64)
 
+    def scaled(tuning, factor):
+        if not hasattr(tuning, "_fields"):  # of several samplers
+            return tuple(scaled(part, factor) for part in tuning)
+        field = "step_size" if "step_size" in tuning._fields else tuning._fields[0]
+        return tuning._replace(**{field: factor * getattr(tuning, field)})
+
     def last(k, factor):
-        field = "step_size" if "step_size" in sampler.tuning._fields else sampler.tuning._fields[0]
-        tuning = sampler.tuning._replace(**{field: factor * getattr(sampler.tuning, field)})
-        options = {"num_samples": 3, "tuning": tuning, "jit": False}
+        options = {"num_samples": 3, "tuning": scaled(sampler.tuning, factor), "jit": False}
         return ebm.sample(random.key(3), sampler, {**params, "k": k}, positions, **options).draws[:, -1]
 
     ks, factors = torch.tensor([0.5, 1.0, 2.0]).double(), torch.tensor([1.0, 0.5, 0.7]).double()
