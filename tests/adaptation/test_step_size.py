@@ -94,6 +94,14 @@ def test_without_a_test_the_step_size_is_a_tenth_of_the_inverse_curvature(factor
     assert float(found) == pytest.approx(0.1 / max(30.0, factor), rel=1e-3)
 
 
+def test_with_friction_a_step_size_is_a_time():
+    """``sqrt(2 f / curvature)``: a tenth of 25 gives ``sqrt(0.2) / 5``."""
+    sampler = samplers.underdamped_langevin(lambda params, x: 25 * (x**2).sum() / 2)
+    state = vmap(sampler.init, (None, 0))((), torch.zeros(3, 2))
+    found = stable_step_size(random.key(0), sampler, (), state, sampler.tuning)
+    assert float(found) == pytest.approx(0.2**0.5 / 5, rel=1e-4)
+
+
 def test_the_curvature_is_that_in_the_coordinates_of_the_metric():
     matrix = torch.tensor([[2.0, 0.8], [0.8, 1.0]])
     covariance = torch.tensor([[0.5, -0.2], [-0.2, 3.0]])
