@@ -34,13 +34,19 @@ class Solution(NamedTuple):
 
     value: Tree
     error: Tensor
-    count: Tensor
+    num_iterations: Tensor
     given: Tree
 
 
 def one_chain(function: Callable[..., Any], in_dims: Any) -> Callable[..., Any]:
     """The function as it is: the place of ``vmap`` where there is no chain axis."""
     return function
+
+
+def distance(new: Tree, old: Tree) -> Tensor:
+    """The largest difference of two trees, against one plus the largest number. ``()``."""
+    (a, _), (b, _) = tree.ravel(new), tree.ravel(old)
+    return (a - b).abs().amax() / (1 + a.abs().amax())
 
 
 def metric_root(matrix: Tensor) -> Tensor:
@@ -69,7 +75,7 @@ def kinetic_gradient(metric: Metric, position: Position, momentum: Tree) -> Tree
 
     One backward pass through the metric; no derivative of a factorisation is taken.
     """
-    matrix, pull = vjp(metric, position)
+    matrix, pull = vjp(metric, position)  # type: ignore[misc]  # there is no aux
     inverse = torch.cholesky_inverse(metric_root(matrix))
     velocity = inverse @ tree.ravel(momentum)[0]
     return pull(0.5 * (inverse - torch.outer(velocity, velocity)))[0]
@@ -105,12 +111,10 @@ def fixed_point(
 
     def iterate(now: Solution) -> Solution:
         value = update(now.value, now.given)
-        (new, _), (old, _) = tree.ravel(value), tree.ravel(now.value)
-        error = (new - old).abs().amax() / (1 + new.abs().amax())
-        return Solution(value, error, now.count + 1, now.given)
+        return Solution(value, distance(value, now.value), now.num_iterations + 1, now.given)
 
     return loops.while_loop(
-        lambda now: (now.error > tolerance) & (now.count < max_iterations),
+        lambda now: (now.error > tolerance) & (now.num_iterations < max_iterations),
         over_chains(iterate, (0,)),
         over_chains(begin, (0, 0))(start, given),
     )

@@ -40,7 +40,7 @@ class _Trajectory(NamedTuple):
     point: MicrocanonicalPoint
     change: Tensor
     energy: Tensor
-    count: Tensor
+    num_done: Tensor
     num_steps: Tensor
 
 
@@ -140,13 +140,13 @@ def adjusted_mclmc(
         point, change, value = microcanonical_step(
             lambda position: value_and_gradient(params, position), tuning.metric, tuning.step_size, at.point, integrator
         )
-        return _Trajectory(point, at.change + change, value, at.count + 1, at.num_steps)
+        return _Trajectory(point, at.change + change, value, at.num_done + 1, at.num_steps)
 
     def accept(state: AdjustedMCLMCState, noise: AdjustedMCLMCNoise, end: _Trajectory) -> tuple[Any, Info]:
         proposal = AdjustedMCLMCState(end.point.position, end.energy, end.point.gradient)
         log_ratio = state.energy - end.energy - end.change
         new_state, info = metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients=0)
-        return new_state, info._replace(num_gradients=(gradients_a_step * end.count).to(torch.int32))
+        return new_state, info._replace(num_gradients=(gradients_a_step * end.num_done).to(torch.int32))
 
     def make_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[AdjustedMCLMCState, Info]]:
         """The step, of one chain or of many: the loop is outside of ``vmap``, which compiles to better code."""
@@ -160,7 +160,7 @@ def adjusted_mclmc(
             at = start_all(tuning, state, noise)
             if num_steps is None:
                 at = loops.while_loop(
-                    lambda at: at.count < at.num_steps, lambda at: advance_all(params, tuning, at), at
+                    lambda at: at.num_done < at.num_steps, lambda at: advance_all(params, tuning, at), at
                 )
             else:
                 # what this loop needs is carried, not closed over: compiled, an inner scan keeps nothing else alive

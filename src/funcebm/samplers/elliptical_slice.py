@@ -65,7 +65,7 @@ class _Search(NamedTuple):
 
     low: Tensor
     high: Tensor
-    count: Tensor
+    num_tried: Tensor
     is_found: Tensor
     position: Position
     energy: Tensor
@@ -161,8 +161,8 @@ def elliptical_slice(
         noise: EllipticalSliceNoise,
         search: _Search,
     ) -> _Search:
-        uniform = noise.angles.gather(0, search.count.long().reshape(1)).reshape(())
-        is_first = search.count == 0
+        uniform = noise.angles.gather(0, search.num_tried.long().reshape(1)).reshape(())
+        is_first = search.num_tried == 0
         angle = torch.where(is_first, search.high, search.low + (search.high - search.low) * uniform)
         position = ellipse(tuning, state.position, noise.normal, angle)
         value = scalar_energy(params, position)
@@ -170,7 +170,7 @@ def elliptical_slice(
         return _Search(
             torch.where(angle < 0, angle, search.low),
             torch.where(angle < 0, search.high, angle),
-            search.count + 1,
+            search.num_tried + 1,
             is_found,
             position,
             value,
@@ -182,9 +182,9 @@ def elliptical_slice(
             acceptance_rate=search.is_found.to(state.energy.dtype),
             is_accepted=search.is_found,
             is_divergent=~search.is_found,
-            num_gradients=torch.zeros_like(search.count),
+            num_gradients=torch.zeros_like(search.num_tried),
             energy=new_state.energy,
-            num_evaluations=search.count,
+            num_evaluations=search.num_tried,
         )
         return new_state, info
 
@@ -198,7 +198,7 @@ def elliptical_slice(
             params: Params, tuning: EllipticalSliceTuning, state: EllipticalSliceState, noise: EllipticalSliceNoise
         ) -> tuple[EllipticalSliceState, EllipticalSliceInfo]:
             search = loops.while_loop(
-                lambda search: ~search.is_found & (search.count <= max_shrinks),
+                lambda search: ~search.is_found & (search.num_tried <= max_shrinks),
                 lambda search: attempt_all(params, tuning, state, noise, search),
                 start_all(state, noise),
             )

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, fields, loops, random, tree
-from ..integrators.riemannian import OverChains, generalised_leapfrog, kinetic_energy, metric_root, one_chain
+from ..integrators.riemannian import OverChains, distance, generalised_leapfrog, kinetic_energy, metric_root, one_chain
 from ..integrators.symplectic import PhasePoint
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from .mala import MalaState as RiemannianHMCState
@@ -79,8 +79,9 @@ def riemannian_hmc(
 
     A proposal is rejected, and ``is_divergent`` set, where a fixed-point iteration does not reach the tolerance
     (``is_converged`` is False) and where the metric is not symmetric and positive definite. An implicit equation may have
-    more than one solution at large steps, and the way back then may find another one: ``check_reversibility`` takes each
-    step back as well, and rejects what does not return, for twice the price.
+    more than one solution at large steps, and the way back then may find another one, or none: of the proposals that
+    converge these are few (on a curved target 0.6 in 100 where 9 in 10 converge), but they are not reversible.
+    ``check_reversibility`` takes each step back as well, and rejects what does not return, for twice the price.
 
     Args:
         energy: ``(params, x) -> ()``.
@@ -153,7 +154,7 @@ def riemannian_hmc(
         """The step, of one chain or of many: the loops are outside of ``vmap``, which compiles to better code."""
         start_all = over_chains(start, (None, 0, 0))
         turn_all = over_chains(lambda at: at._replace(momentum=tree.scale(-1, at.momentum)), (0,))
-        distance_all = over_chains(_distance, (0, 0))
+        distance_all = over_chains(distance, (0, 0))
         accept_all = over_chains(accept, (None, 0, 0, 0, 0))
 
         def advance(params: Params, tuning: RiemannianHMCTuning, at: _Trajectory) -> _Trajectory:
@@ -197,12 +198,6 @@ def _tolerance(tuning: RiemannianHMCTuning, position: Position) -> float | Tenso
     if isinstance(tuning.tolerance, Tensor):
         return tuning.tolerance
     return torch.finfo(tree.first(position).dtype).eps ** (2 / 3)
-
-
-def _distance(a: Position, b: Position) -> Tensor:
-    """The largest difference, against one plus the largest number. ``()``."""
-    (new, _), (old, _) = tree.ravel(a), tree.ravel(b)
-    return (new - old).abs().amax() / (1 + old.abs().amax())
 
 
 def _check_metric(matrix: Any, position: Position) -> None:
