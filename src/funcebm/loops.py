@@ -171,5 +171,7 @@ def _call_operator(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, 
         filler = torch.zeros((), device=carry_leaves[0].device)
         return [own(leaf) for leaf in tree.leaves(carry)], [*(own(leaf) for leaf in tree.leaves(y)), filler]
 
+    # the operator traces its body with contiguous slices, and so they must be
+    all_x_leaves = [leaf.contiguous() for leaf in all_x_leaves]
     carry_leaves, y_leaves = _scan_operator(flat_body, [own(leaf) for leaf in init_leaves], all_x_leaves)
     return tree.unflatten(carry_structure, carry_leaves), y_leaves[:-1]

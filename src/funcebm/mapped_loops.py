@@ -50,7 +50,7 @@ def register(scan: Any, while_loop: Any) -> None:
         (init, xs, additional), dims = unwrap_batched((tuple(init), tuple(xs), tuple(additional)), level)
         init_dims, xs_dims, additional_dims = dims
         init = [_leading(leaf, dim, size) for leaf, dim in zip(init, init_dims, strict=True)]
-        xs = [leaf if dim is None else leaf.movedim(dim, 1) for leaf, dim in zip(xs, xs_dims, strict=True)]
+        xs = [leaf if dim is None else leaf.movedim(dim, 1).contiguous() for leaf, dim in zip(xs, xs_dims, strict=True)]
         x_dims = tuple(None if dim is None else 0 for dim in xs_dims)
         mapped = _over(interpreter, body, (0,) * len(init) + x_dims + tuple(additional_dims))
         with interpreter.lower():
