@@ -105,16 +105,18 @@ class Reference:
 
     @staticmethod
     def select(log_weights, selections):
-        """One leaf after the other takes its share; what is left of a uniform serves the next one."""
-        selected, sums = 0, np.logaddexp.accumulate(log_weights)
-        for n in range(1, len(log_weights)):
+        """Pair after pair takes its share; what is left of a uniform serves the next one."""
+        if len(log_weights) == 1:
+            return 0
+        weights, selected = np.exp(log_weights - log_weights.max()), 0
+        for n in range(0, len(weights), 2):
             if n & (n - 1) == 0:
-                u = selections[n.bit_length() - 1]
-            share = np.exp(log_weights[n] - sums[n])
-            if u < share:
-                selected, u = n, u / share
-            else:
-                u = (u - share) / (1 - share)
+                u = selections[max(n.bit_length() - 1, 0)]
+            one, two = weights[n : n + 2] / weights[: n + 2].sum()
+            bounds = [0, two, two + one, 1]  # the second leaf, the first, neither
+            which = 1 if n == 0 and u >= two else np.searchsorted(bounds, u, side="right") - 1
+            selected = [n + 1, n, selected][which]
+            u = (u - bounds[which]) / (bounds[which + 1] - bounds[which])
         return selected
 
 

@@ -11,7 +11,7 @@ from torch.func import vmap
 from .. import checks, fields, loops, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from .mala import MalaState as NUTSState
-from .trajectory import Candidate, Dynamics, NUTSNoise, Packed, grow, pack, start, unpack
+from .trajectory import Dynamics, NUTSNoise, Packed, Point, grow, pack, start, unpack
 
 __all__ = ["NUTSInfo", "NUTSNoise", "NUTSState", "NUTSTuning", "nuts"]
 
@@ -97,8 +97,8 @@ def nuts(
     def begin(move: Dynamics, state: NUTSState, noise: NUTSNoise) -> tuple[Tensor, Packed]:
         momentum = tree.ravel(noise.momentum)[0]
         initial = state.energy / move.temperature + (momentum * momentum).sum() / 2
-        point = Candidate(tree.ravel(state.position)[0], tree.ravel(state.gradient)[0], state.energy, initial)
-        return initial, pack(grow(move, noise, initial, start(move, noise, momentum, point), num_leaves=1))
+        point = Point(tree.ravel(state.position)[0], tree.ravel(state.gradient)[0], state.energy, initial)
+        return initial, pack(start(move, noise, momentum, point))
 
     def finish(state: NUTSState, packed: Packed) -> tuple[NUTSState, NUTSInfo]:
         t = unpack(packed)
@@ -124,10 +124,12 @@ def nuts(
 
         def step(params: Params, tuning: NUTSTuning, state: NUTSState, noise: NUTSNoise) -> tuple[NUTSState, NUTSInfo]:
             move = dynamics(params, tuning, one_of(state.position))
-            initial, first = over_chains(lambda *x: begin(move, *x))(state, noise)
-            tick = over_chains(lambda noise, initial, t: pack(grow(move, noise, initial, unpack(t), num_leaves=2)))
-            goes_on = over_chains(lambda t: unpack(t).goes_on)
-            last = loops.while_loop(goes_on, lambda t: tick(noise, initial, t), first)
+            initial, last = over_chains(lambda *x: begin(move, *x))(state, noise)
+            if max_depth > 1:
+                tick = over_chains(lambda noise, initial, t: pack(grow(move, noise, initial, unpack(t))))
+                last = loops.while_loop(
+                    lambda t: t.flags[..., -1].any(), lambda t: tick(noise, initial, t), last
+                )
             return over_chains(finish)(state, last)
 
         return step
