@@ -146,7 +146,7 @@ def test_a_mixture_is_one_sampler_and_the_others_keep_what_they_remember(same_en
     state, seen = sampler.init(PARAMS, _position()), set()
     for i in range(60):
         noise = sampler.draw(random.key(i), _position())
-        chosen = int(noise.index)
+        chosen = int(noise.choice)
         seen.add(chosen)
         expected, info = parts[chosen].step(PARAMS, parts[chosen].tuning, state.states[chosen], noise.noises[chosen])
         before = state.states
@@ -165,7 +165,7 @@ def test_the_samplers_of_a_mixture_are_chosen_with_their_weights():
     weights = torch.tensor([1.0, 5.0, 2.0])
     sampler = mix([_members()["descent"]] * 3, weights=weights.tolist())
     keys = random.split(random.key(1), 20000)
-    index = torch.func.vmap(lambda key: sampler.draw(key, _position()).index)(keys)
+    index = torch.func.vmap(lambda key: sampler.draw(key, _position()).choice)(keys)
     assert_uniform(torch.bincount(index, minlength=3), weights / weights.sum())
 
 

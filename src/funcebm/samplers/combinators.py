@@ -44,7 +44,7 @@ class CompositeState(NamedTuple):
 class MixNoise(NamedTuple):
     """Which sampler makes the step, ``()`` int64, and the noise of each."""
 
-    index: Tensor
+    choice: Tensor
     noises: tuple[Tree, ...]
 
 
@@ -206,10 +206,10 @@ def mix(samplers: Sequence[Sampler], weights: Sequence[float] | None = None, *, 
         return CompositeState(position, tuple(member.init(params, position) for member in members))
 
     def draw(key: Key, position: Position) -> MixNoise:
-        key_index, *keys = random.split(key, len(members) + 1).unbind(0)
-        uniform = random.uniform(key_index, dtype=torch.float32)
-        index = sum(((uniform >= end).long() for end in ends), torch.zeros_like(uniform, dtype=torch.int64))
-        return MixNoise(index, tuple(member.draw(k, position) for member, k in zip(members, keys, strict=True)))
+        key_choice, *keys = random.split(key, len(members) + 1).unbind(0)
+        uniform = random.uniform(key_choice, dtype=torch.float32)
+        choice = sum(((uniform >= end).long() for end in ends), torch.zeros_like(uniform, dtype=torch.int64))
+        return MixNoise(choice, tuple(member.draw(k, position) for member, k in zip(members, keys, strict=True)))
 
     def choose(index: Tensor, values: Sequence[Tree]) -> Tree:
         chosen = values[0]
@@ -245,7 +245,7 @@ def mix(samplers: Sequence[Sampler], weights: Sequence[float] | None = None, *, 
             ]
             after, infos = zip(*ends, strict=True)
             finish_all = vmap(finish, (None, 0, 0, 0, 0)) if is_batched else finish
-            return finish_all(params, noise.index, state.states, after, infos)
+            return finish_all(params, noise.choice, state.states, after, infos)
 
         return step
 

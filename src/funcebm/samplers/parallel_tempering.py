@@ -33,14 +33,14 @@ class ParallelTemperingState(NamedTuple):
         rungs: the states of the local sampler; every leaf leads with the axis K.
         computed_at: the inverse temperatures that energies and gradients in ``rungs`` were computed with. ``(K,)``.
         replica: which of the K copies is on each rung; they start in order. ``(K,)`` int64.
-        index: the number of steps so far; its parity says which pairs swap next. ``()`` int64.
+        num_scans: the number of steps so far; its parity says which pairs swap next. ``()`` int64.
     """
 
     position: Position
     rungs: Any
     computed_at: Tensor
     replica: Tensor
-    index: Tensor
+    num_scans: Tensor
 
     def carry_over(self, fresh: ParallelTemperingState) -> ParallelTemperingState:
         """The ladder where something else moved the target's chain: only the last rung follows."""
@@ -206,7 +206,7 @@ def parallel_tempering(
             difference = target - vmap(reference, (None, 0))(params, rungs.position)
         swap_rate = (betas.diff() * difference.diff()).clamp(max=0).exp()
         order = torch.arange(num_rungs, device=betas.device)
-        is_turn = (order[:-1] + state.index) % 2 == 0
+        is_turn = (order[:-1] + state.num_scans) % 2 == 0
         is_swapped = is_turn & (noise.uniform < swap_rate)
         never = torch.zeros_like(is_swapped[:1])
         source = order + torch.cat([is_swapped, never]).long() - torch.cat([never, is_swapped]).long()
@@ -219,7 +219,7 @@ def parallel_tempering(
             rungs=rungs._replace(**moved),
             computed_at=betas[source],
             replica=replica,
-            index=state.index + 1,
+            num_scans=state.num_scans + 1,
         )
         num_moves = num_rungs if reference is not None and hasattr(rungs, "gradient") else 0
         info = ParallelTemperingInfo(
