@@ -2,7 +2,7 @@
 
 from .adjusted_mclmc import adjusted_mclmc
 from .barker import barker
-from .combinators import annealed, cycle, mix, tempered, thin
+from .combinators import cycle, mix, thin
 from .descent import gradient_descent, nesterov
 from .dynamic_hmc import dynamic_hmc
 from .elliptical_slice import elliptical_slice
@@ -21,6 +21,7 @@ from .sgld import sgld
 from .sgnht import sgnht
 from .softabs import softabs
 from .svgd import svgd
+from .tempering import annealed, tempered
 from .underdamped_langevin import underdamped_langevin
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Samplers from samplers: one after the other, one at random, many steps as one, at another temperature."""
+"""Samplers from samplers: one after the other, one at random, many steps as one."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, random, tree
-from ..types import Info, Key, Params, Position, Sampler, Schedule, Tree
+from ..types import Info, Key, Params, Position, Sampler, Tree
 
 __all__ = [
     "CompositeState",
     "MixNoise",
-    "annealed",
     "carry_over",
+    "check_samplers",
     "cycle",
     "mix",
     "move",
-    "tempered",
     "thin",
 ]
 
@@ -129,7 +128,7 @@ def cycle(*samplers: Sampler, same_energy: bool = False) -> Sampler:
     >>> int(info.num_gradients)
     4
     """
-    _check("cycle", samplers)
+    check_samplers("cycle", samplers)
     tunings = tuple(sampler.tuning for sampler in samplers)
     members = tuple(sampler._replace(tuning=()) for sampler in samplers)
 
@@ -192,7 +191,7 @@ def mix(samplers: Sequence[Sampler], weights: Sequence[float] | None = None, *, 
     torch.Size([2])
     """
     samplers = tuple(samplers)
-    _check("mix", samplers)
+    check_samplers("mix", samplers)
     shares = (1.0,) * len(samplers) if weights is None else tuple(float(weight) for weight in weights)
     right = len(shares) == len(samplers)
     checks.require(right, "weights must be one for each sampler", f"{len(shares)} for {len(samplers)}", "Count them.")
@@ -275,7 +274,7 @@ def thin(sampler: Sampler, num: int) -> Sampler:
     >>> int(info.num_gradients)
     3
     """
-    _check("thin", (sampler,))
+    check_samplers("thin", (sampler,))
     checks.positive_int("num", num)
     member = sampler._replace(tuning=(), probe=None)
 
@@ -303,58 +302,11 @@ def thin(sampler: Sampler, num: int) -> Sampler:
     return sampler._replace(draw=draw, step=step, batched_step=batched_step, probe=None)
 
 
-def tempered(sampler: Sampler, temperature: float | Tensor) -> Sampler:
-    r"""The sampler at another temperature: its target is :math:`e^{-E/T}`.
-
-    Args:
-        sampler: one whose tuning has a ``temperature``, or a :func:`cycle` or :func:`mix` of such.
-        temperature: :math:`T > 0`, in units of energy. ``()``.
-
-    Raises:
-        ValueError: a temperature that is not positive, or a sampler that has none.
-
-    >>> from funcebm import samplers
-    >>> tempered(samplers.mala(lambda params, x: (x**2).sum() / 2), 2.0).tuning.temperature
-    tensor(2.)
-    """
-    _check("tempered", (sampler,))
-    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
-    probe = None if sampler.probe is None else tempered(sampler.probe, temperature)
-    return sampler._replace(tuning=_at_temperature(sampler.tuning, torch.as_tensor(temperature)), probe=probe)
-
-
-def annealed(sampler: Sampler, schedule: Schedule) -> Callable[[Tensor], Tree]:
-    r"""Simulated annealing: the tuning of a sampler whose temperature follows a schedule, :math:`e^{-E/T_n}` at step n.
-
-    Args:
-        sampler: one whose tuning has a ``temperature``, or a :func:`cycle` or :func:`mix` of such.
-        schedule: step index to temperature, such as :func:`funcebm.schedules.geometric` or
-            :func:`funcebm.schedules.logarithmic`.
-
-    Returns:
-        A function from the step index to a tuning, for ``funcebm.sample(..., tuning=...)``.
-
-    Raises:
-        ValueError: a schedule that is not a function, or a sampler that has no temperature.
-
-    Reference: Kirkpatrick, Gelatt and Vecchi (1983), Science 220(4598):671-680.
-
-    >>> from funcebm import samplers, schedules
-    >>> sampler = samplers.mala(lambda params, x: (x**2).sum() / 2)
-    >>> annealed(sampler, schedules.geometric(4.0, 1.0, 2))(torch.tensor(1)).temperature
-    tensor(2.)
-    """
-    _check("annealed", (sampler,))
-    checks.require(callable(schedule), "schedule must be a function of the step", schedule, "Use funcebm.schedules.")
-    _at_temperature(sampler.tuning, torch.ones(()))
-    tuning = sampler.tuning
-    return lambda index: _at_temperature(tuning, schedule(index))
-
-
 # -- parts --------------------------------------------------------------------------------------------------------
 
 
-def _check(name: str, samplers: Sequence[Any]) -> None:
+def check_samplers(name: str, samplers: Sequence[Any]) -> None:
+    """What ``name`` takes must be samplers, and one at least."""
     checks.require(len(samplers) > 0, f"{name} takes one sampler or more", "none", "Give samplers.")
     for sampler in samplers:
         right = isinstance(sampler, Sampler)
@@ -393,13 +345,3 @@ def _joined(infos: Any, num_more: int) -> Info:
         num_gradients=infos.num_gradients.sum(0, dtype=torch.int32) + num_more,
         energy=infos.energy[-1],
     )
-
-
-def _at_temperature(tuning: Tree, temperature: Tensor) -> Tree:
-    if hasattr(tuning, "temperature"):
-        return tuning._replace(temperature=temperature)
-    if type(tuning) is tuple and tuning:
-        return tuple(_at_temperature(part, temperature) for part in tuning)
-    fix = "Give it a tempered energy instead: funcebm.energies.tempered(energy, 1 / temperature)."
-    fields = ", ".join(getattr(tuning, "_fields", ())) or "nothing"
-    raise ValueError(checks.message("the tuning of the sampler must have a temperature", fields, fix))
