@@ -20,6 +20,7 @@ from .types import Key, Params, Position, Sampler, Tree
 __all__ = [
     "chain_axis",
     "chains_first",
+    "compiled_part",
     "draw_noise",
     "is_traced",
     "make_chunk",
@@ -85,6 +86,15 @@ def over_chains(function: Callable[..., Any], axis: int, num_shared: int = 0) ->
         return tree.map(lambda leaf: leaf.movedim(0, axis), result)
 
     return mapped
+
+
+def _no_init(params: Params, position: Position) -> Any:
+    raise NotImplementedError("a run calls init before it is compiled")
+
+
+def compiled_part(sampler: Sampler) -> Sampler:
+    """What a compiled run depends on: neither the numbers, which are its arguments, nor ``init``, which it does not call."""
+    return sampler._replace(tuning=(), init=_no_init, probe=None)
 
 
 def draw_noise(sampler: Sampler, chain_keys: Key, positions: Position, indices: Tensor, axis: int) -> Tree:

@@ -18,6 +18,7 @@ from . import chain_checks, checks, loops, random, reducers, tree
 from .chain_loop import (
     chain_axis,
     chains_first,
+    compiled_part,
     draw_noise,
     is_traced,
     make_chunk,
@@ -187,8 +188,7 @@ def _gradients(jit: bool) -> contextlib.AbstractContextManager[Any]:
 
 def _chunk_function(run: Run, axis: int) -> Callable[..., Any]:
     schedule = run.tuning if callable(run.tuning) else None
-    sampler = run.sampler._replace(tuning=(), init=None)  # what a run does not call, or is given, does not compile anew
-    arguments = (sampler, schedule, run.collect, run.reducer, run.is_kept, axis)
+    arguments = (compiled_part(run.sampler), schedule, run.collect, run.reducer, run.is_kept, axis)
     return jit_once(make_chunk, *arguments) if run.jit else make_chunk(*arguments)
 
 

@@ -73,7 +73,7 @@ def scan(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) 
     """
     if is_compiling() and has_scan and not _is_differentiating():
         # only a call can tell what the body emits; this one is dead code, which the compiler drops
-        after, y = body(init, tree.map(lambda leaf: leaf[0], xs))
+        y = body(init, tree.map(lambda leaf: leaf[0], xs))[1]
         carry, y_leaves = _call_operator(body, init, xs)
         return carry, tree.unflatten(tree.structure(y), y_leaves)
     carry, ys = init, []
@@ -135,16 +135,16 @@ def while_loop(condition: Callable[[Tree], Tensor], body: Callable[[Tree], Tree]
         leaves, structure = tree.flatten(init)
 
         def goes_on(is_first: Tensor, *leaves: Tensor) -> Tensor:
-            return is_first | condition(tree.unflatten(structure, leaves)).any()
+            return is_first | condition(tree.unflatten(structure, list(leaves))).any()
 
         def turn(is_first: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
-            after = tree.leaves(masked(tree.unflatten(structure, leaves)))
+            after = tree.leaves(masked(tree.unflatten(structure, list(leaves))))
             return (torch.zeros_like(is_first), *(own(leaf) for leaf in after))
 
         # always one turn, if only of no effect: a compiled loop of none hands on memory that is used again
         is_first = torch.ones((), dtype=torch.bool, device=leaves[0].device)
         last = _while_operator(goes_on, turn, (is_first, *(own(leaf) for leaf in leaves)))
-        return tree.unflatten(structure, last[1:])
+        return tree.unflatten(structure, list(last[1:]))
     carry = init
     while _any(condition(carry)):
         carry = masked(carry)

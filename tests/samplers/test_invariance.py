@@ -104,7 +104,7 @@ def test_the_test_can_tell_a_wrong_kernel():
 @pytest.mark.parametrize(
     "name",
     ["mala", "mala_dense", "barker", "barker_dense", "random_walk", "hmc", "hmc_jittered", "adjusted_mclmc"]
-    + ["hmc_yoshida", "hmc_multinomial", "dynamic_hmc", "dynamic_hmc_uniform"],
+    + ["hmc_yoshida", "hmc_multinomial", "dynamic_hmc", "dynamic_hmc_uniform", "nuts", "nuts_dense"],
 )
 def test_one_step_is_in_detailed_balance(name):
     """In equilibrium ``(x, x')`` and ``(x', x)`` have one law; a skewed moment tells them apart."""

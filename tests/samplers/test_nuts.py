@@ -193,7 +193,9 @@ def _compare(energy, metric, h, max_depth, temperature, num_steps=3):
             seen.append(expected)
             got = {name: getattr(info, name, None) for name in expected} | {"position": after.position}
             for name, value in expected.items():
-                np.testing.assert_allclose(got[name][c].numpy(), value, rtol=1e-10, atol=1e-10, err_msg=f"{name} of {c}")
+                np.testing.assert_allclose(
+                    got[name][c].numpy(), value, rtol=1e-10, atol=1e-10, err_msg=f"{name} of {c}"
+                )
         state = after
     return seen, reference.decisive
 

@@ -128,7 +128,9 @@ def test_a_chain_in_lock_step_is_a_chain_alone(dense):
 @pytest.mark.parametrize("name", ["dense", "diagonal"])
 def test_a_metric_is_a_change_of_variables(name):
     """With ``M^-1 = A A^T`` NUTS on ``E(x)`` is NUTS on ``E(A y)`` with the identity, point for point."""
-    metric = metrics.dense(MATRIX.double()) if name == "dense" else metrics.diagonal(torch.tensor([0.5, 1.0, 2.0]).double())
+    metric = (
+        metrics.dense(MATRIX.double()) if name == "dense" else metrics.diagonal(torch.tensor([0.5, 1.0, 2.0]).double())
+    )
     root = metric.inverse_root if name == "dense" else metric.inverse_mass.sqrt().diag()
     options = {"step_size": 0.3, "max_depth": 6}
     plain = _double(samplers.nuts(lambda params, y: QUARTIC(params, root @ y), **options))
@@ -156,7 +158,9 @@ def test_temperature_divides_the_energy():
 
 def test_too_little_depth_is_told():
     for max_depth in (1, 2, 4):  # from the bottom of a bowl, a part of the way up
-        (_, info), _, _ = _run(samplers.nuts(ENERGIES["isotropic"][0], step_size=0.01, max_depth=max_depth), torch.zeros(50, 3))
+        (_, info), _, _ = _run(
+            samplers.nuts(ENERGIES["isotropic"][0], step_size=0.01, max_depth=max_depth), torch.zeros(50, 3)
+        )
         assert info.is_max_depth.all()
         assert not info.is_turning.any()
         assert (info.tree_depth == max_depth).all()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import chain_checks, checks, loops, random, tree
-from ..chain_loop import chain_axis, chains_first, draw_noise, over_chains, slab_sizes, to_inside
+from ..chain_loop import chain_axis, chains_first, compiled_part, draw_noise, over_chains, slab_sizes, to_inside
 from ..progress import progress_bar
 from ..transforms import dynamic_axis, jit_once
 from ..types import Adaptation, Key, Params, Position, Sampler, Tree
@@ -162,7 +162,7 @@ def _run(
 ) -> WarmUp:
     windows = (num_steps,) if adaptation.windows is None else adaptation.windows(num_steps)
     axis = chain_axis(state.position)
-    arguments = (sampler._replace(tuning=(), init=None), adaptation.update, adaptation.is_per_chain, axis)
+    arguments = (compiled_part(sampler), adaptation.update, adaptation.is_per_chain, axis)
     function = jit_once(make_chunk, *arguments) if jit else make_chunk(*arguments)
     late = torch.zeros(2, tree.batch_size(state.position), device=chain_keys.device)
     start_of_late = num_steps - max(round(_LATE * num_steps), 1)
@@ -186,7 +186,7 @@ def _run(
             state = chains_first(inside, axis)
     positions = tree.map(lambda leaf: leaf.contiguous(), state.position)
     trace = tree.map(lambda *leaves: torch.cat(leaves), *traces)
-    report = Report(*trace, late[0] / (num_steps - start_of_late), late[1])
+    report = Report._make((*trace, late[0] / (num_steps - start_of_late), late[1]))
     return WarmUp(positions, adaptation.final(memory), report)
 
 

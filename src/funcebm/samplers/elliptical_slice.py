@@ -60,6 +60,15 @@ class EllipticalSliceInfo(NamedTuple):
     num_evaluations: Tensor
 
 
+class _Ellipse(NamedTuple):
+    """What a step moves on: the position less the mean, the other axis, the highest energy of the slice, the uniforms."""
+
+    centred: Tree
+    axis: Tree
+    bound: Tensor
+    angles: Tensor
+
+
 class _Search(NamedTuple):
     """What the loop carries: the bracket of angles, the angles tried, and whether the last is on the slice; its point."""
 
@@ -139,34 +148,34 @@ def elliptical_slice(
             random.uniform(key_angles, (max_shrinks + 1,), dtype=dtype),
         )
 
-    def ellipse(tuning: EllipticalSliceTuning, position: Position, normal: Tree, angle: Tensor) -> Position:
-        displacement = metrics.displacement(tuning.covariance, normal)
-        mean = tuning.mean
-        if _is_scalar(mean):
-            mean = tree.map(lambda leaf: tuning.mean.to(leaf.dtype), position)
-        return tree.map(
-            lambda x, m, nu: m + (x - m) * torch.cos(angle) + nu * torch.sin(angle), position, mean, displacement
-        )
+    def over_mean(function: Callable[..., Tensor], tuning: EllipticalSliceTuning, *trees: Tree) -> Tree:
+        if _is_scalar(tuning.mean):
+            return tree.map(lambda *leaves: function(tuning.mean, *leaves), *trees)
+        return tree.map(function, tuning.mean, *trees)
 
-    def start(state: EllipticalSliceState, noise: EllipticalSliceNoise) -> _Search:
+    def start(
+        tuning: EllipticalSliceTuning, state: EllipticalSliceState, noise: EllipticalSliceNoise
+    ) -> tuple[_Ellipse, _Search]:
+        ellipse = _Ellipse(
+            over_mean(lambda mean, x: x - mean, tuning, state.position),
+            metrics.displacement(tuning.covariance, noise.normal),
+            state.energy - torch.log(noise.level),
+            noise.angles.clone(),  # compiled, the loop does not keep views alive
+        )
         angle = 2 * math.pi * noise.angles[0]
         no = torch.zeros_like(state.energy, dtype=torch.bool)
         count = torch.zeros_like(state.energy, dtype=torch.int32)
-        return _Search(angle - 2 * math.pi, angle, count, no, state.position, state.energy)
+        return ellipse, _Search(angle - 2 * math.pi, angle, count, no, state.position, state.energy)
 
-    def attempt(
-        params: Params,
-        tuning: EllipticalSliceTuning,
-        state: EllipticalSliceState,
-        noise: EllipticalSliceNoise,
-        search: _Search,
-    ) -> _Search:
-        uniform = noise.angles.gather(0, search.num_tried.long().reshape(1)).reshape(())
+    def attempt(params: Params, tuning: EllipticalSliceTuning, ellipse: _Ellipse, search: _Search) -> _Search:
+        uniform = ellipse.angles.gather(0, search.num_tried.long().reshape(1)).reshape(())
         is_first = search.num_tried == 0
         angle = torch.where(is_first, search.high, search.low + (search.high - search.low) * uniform)
-        position = ellipse(tuning, state.position, noise.normal, angle)
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        move = lambda mean, x, axis: mean + x * cos + axis * sin  # noqa: E731
+        position = over_mean(move, tuning, ellipse.centred, ellipse.axis)
         value = scalar_energy(params, position)
-        is_found = torch.isfinite(value) & (value - state.energy <= -torch.log(noise.level))
+        is_found = torch.isfinite(value) & (value <= ellipse.bound)
         return _Search(
             torch.where(angle < 0, angle, search.low),
             torch.where(angle < 0, search.high, angle),
@@ -190,17 +199,18 @@ def elliptical_slice(
 
     def make_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[EllipticalSliceState, EllipticalSliceInfo]]:
         """The step, of one chain or of many: the loop is outside of ``vmap``, which compiles to better code."""
-        start_all = over_chains(start, (0, 0))
-        attempt_all = over_chains(attempt, (None, None, 0, 0, 0))
+        start_all = over_chains(start, (None, 0, 0))
+        attempt_all = over_chains(attempt, (None, None, 0, 0))
         finish_all = over_chains(finish, (0, 0))
 
         def step(
             params: Params, tuning: EllipticalSliceTuning, state: EllipticalSliceState, noise: EllipticalSliceNoise
         ) -> tuple[EllipticalSliceState, EllipticalSliceInfo]:
+            ellipse, search = start_all(tuning, state, noise)
             search = loops.while_loop(
                 lambda search: ~search.is_found & (search.num_tried <= max_shrinks),
-                lambda search: attempt_all(params, tuning, state, noise, search),
-                start_all(state, noise),
+                lambda search: attempt_all(params, tuning, ellipse, search),
+                search,
             )
             return finish_all(state, search)
 

@@ -127,9 +127,7 @@ def nuts(
             initial, last = over_chains(lambda *x: begin(move, *x))(state, noise)
             if max_depth > 1:
                 tick = over_chains(lambda noise, initial, t: pack(grow(move, noise, initial, unpack(t))))
-                last = loops.while_loop(
-                    lambda t: t.flags[..., -1].any(), lambda t: tick(noise, initial, t), last
-                )
+                last = loops.while_loop(lambda t: t.flags[..., -1].any(), lambda t: tick(noise, initial, t), last)
             return over_chains(finish)(state, last)
 
         return step
