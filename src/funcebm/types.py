@@ -80,8 +80,6 @@ class Sampler(NamedTuple):
             whose control flow depends on the data; :func:`funcebm.chains.sample` prefers it to ``vmap(step)``.
         target_acceptance: the acceptance rate at which the kernel works best, a hint for the warm-up; None where
             there is no acceptance test.
-        probe: optionally, a cheaper sampler whose tuning has the same ``step_size`` and ``metric`` and whose state is the
-            same, by whose acceptance rate a first step size is found: for :func:`~funcebm.samplers.nuts` one leapfrog step.
     """
 
     init: Callable[[Params, Position], Any]
@@ -90,7 +88,6 @@ class Sampler(NamedTuple):
     tuning: Tree
     batched_step: Callable[[Params, Tree, Any, Tree], tuple[Any, Any]] | None = None
     target_acceptance: float | None = None
-    probe: Sampler | None = None
 
     def __call__(self, key: Key, params: Params, state: Any, tuning: Tree | None = None) -> tuple[Any, Any]:
         """Draws the noise of one step and applies it: ``(state, info)``."""

@@ -276,7 +276,7 @@ def thin(sampler: Sampler, num: int) -> Sampler:
     """
     check_samplers("thin", (sampler,))
     checks.positive_int("num", num)
-    member = sampler._replace(tuning=(), probe=None)
+    member = sampler._replace(tuning=())
 
     def draw(key: Key, position: Position) -> Tree:
         return vmap(member.draw, (0, None))(random.split(key, num), position)
@@ -299,7 +299,7 @@ def thin(sampler: Sampler, num: int) -> Sampler:
         return step
 
     step, batched_step = make_step(False), make_step(True)
-    return sampler._replace(draw=draw, step=step, batched_step=batched_step, probe=None)
+    return sampler._replace(draw=draw, step=step, batched_step=batched_step)
 
 
 # -- parts --------------------------------------------------------------------------------------------------------

@@ -352,4 +352,4 @@ def _local_samplers(
         temperature = getattr(sampler.tuning, "temperature", torch.ones(()))
         must = "local samplers must have the temperature 1"
         checks.require(bool((temperature == 1).all()), must, str(temperature.tolist()), "Temper the energy instead.")
-    return samplers[-1]._replace(tuning=(), probe=None), tree.stack([sampler.tuning for sampler in samplers])
+    return samplers[-1]._replace(tuning=()), tree.stack([sampler.tuning for sampler in samplers])

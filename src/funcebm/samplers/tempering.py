@@ -30,8 +30,7 @@ def tempered(sampler: Sampler, temperature: float | Tensor) -> Sampler:
     """
     check_samplers("tempered", (sampler,))
     checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
-    probe = None if sampler.probe is None else tempered(sampler.probe, temperature)
-    return sampler._replace(tuning=_at_temperature(sampler.tuning, torch.as_tensor(temperature)), probe=probe)
+    return sampler._replace(tuning=_at_temperature(sampler.tuning, torch.as_tensor(temperature)))
 
 
 def annealed(sampler: Sampler, schedule: Schedule) -> Callable[[Tensor], Tree]:
