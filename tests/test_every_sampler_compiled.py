@@ -1,0 +1,50 @@
+"""Each kind of sampler, compiled once: the draws are those of the eager run, and a second run compiles nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import funcebm as ebm
+from funcebm import random, transforms, tree
+
+from .cases import SAMPLERS, quartic, quartic_params
+
+pytestmark = pytest.mark.skipif(not transforms.can_compile(), reason="there is no compiler")
+
+# one of each kind; the chain axis is last for the small positions and first for the large ones
+KINDS = {
+    "barker_dense": 3,
+    "underdamped_baoab": 3,
+    "random_walk": 20,
+    "hmc_multinomial": 20,
+    "dynamic_hmc": 20,
+    "ghmc_three_steps": 3,
+    "nuts_dense": 20,
+    "riemannian_hmc": 3,
+    "adjusted_mclmc": 3,
+    "mclmc": 20,
+    "elliptical_slice": 20,
+    "sghmc": 3,
+    "mix": 3,
+    "thin": 20,
+    "parallel_tempering": 3,
+}
+
+
+def _run(name: str, seed: int, **options):
+    positions = 0.5 * random.normal(random.key(1), (5, KINDS[name]))
+    sampler = SAMPLERS[name](quartic, positions[0])
+    return ebm.sample(random.key(seed), sampler, quartic_params(), positions, num_samples=6, **options)
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_compiled_is_eager_and_compiles_once(name):
+    samples, eager = _run(name, 2), _run(name, 2, jit=False)
+    for field in ("draws", "info", "state"):
+        got, expected = getattr(samples, field), getattr(eager, field)
+        assert tree.structure(got) == tree.structure(expected)
+        for a, b in zip(tree.leaves(got), tree.leaves(expected), strict=True):
+            torch.testing.assert_close(a, b, rtol=2e-3, atol=2e-4)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        _run(name, 3)
