@@ -41,6 +41,15 @@ def _over(
     return mapped
 
 
+def _pack(leaves: Any) -> list[Tensor]:
+    """Copies without axes of length 1, which have no one stride: the operators compare those of a carry from turn to turn."""
+    return [own(leaf.squeeze()) for leaf in leaves]
+
+
+def _unpack(leaves: Any, like: Any) -> list[Tensor]:
+    return [leaf.reshape(other.shape) for leaf, other in zip(leaves, like, strict=True)]
+
+
 def register(scan: Any, while_loop: Any) -> None:
     """Gives the two operators their rules."""
     from torch._functorch.vmap import unwrap_batched, wrap_batched
@@ -53,10 +62,16 @@ def register(scan: Any, while_loop: Any) -> None:
         xs = [leaf if dim is None else leaf.movedim(dim, 1).contiguous() for leaf, dim in zip(xs, xs_dims, strict=True)]
         x_dims = tuple(None if dim is None else 0 for dim in xs_dims)
         mapped = _over(interpreter, body, (0,) * len(init) + x_dims + tuple(additional_dims))
+        count = len(init)
+
+        def packed(*leaves: Tensor) -> list[Tensor]:
+            outs = mapped(*_unpack(leaves[:count], init), *leaves[count:])
+            return [*_pack(outs[:count]), *outs[count:]]
+
         with interpreter.lower():
-            results = scan(mapped, init, xs, additional)
-        out_dims = (0,) * len(init) + (1,) * (len(results) - len(init))
-        return wrap_batched(tuple(results), out_dims, level)
+            results = scan(packed, _pack(init), xs, additional)
+            results = [*_unpack(results[:count], init), *results[count:]]
+        return wrap_batched(tuple(results), (0,) * count + (1,) * (len(results) - count), level)
 
     def map_while_loop(interpreter: Any, condition: Any, body: Any, carried: Any, additional: Any, **_: Any) -> Any:
         size, level, count = interpreter.batch_size(), interpreter.level(), len(carried)
@@ -65,13 +80,21 @@ def register(scan: Any, while_loop: Any) -> None:
         in_dims = (0,) * count + tuple(dims[1])
         mapped_condition, mapped_body = _over(interpreter, condition, in_dims), _over(interpreter, body, in_dims)
 
+        def full(leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (*_unpack(leaves[:count], carried), *leaves[count:])
+
+        def any_goes_on(*leaves: Tensor) -> Tensor:
+            return mapped_condition(*full(leaves))[0].any()
+
         def lock_step(*leaves: Tensor) -> tuple[Tensor, ...]:
+            leaves = full(leaves)
             goes_on = mapped_condition(*leaves)[0]
             pairs = zip(mapped_body(*leaves), leaves[:count], strict=True)
-            return tuple(own(torch.where(goes_on.reshape(-1, *[1] * (old.ndim - 1)), new, old)) for new, old in pairs)
+            return tuple(_pack(torch.where(goes_on.reshape(-1, *[1] * (old.ndim - 1)), new, old) for new, old in pairs))
 
         with interpreter.lower():
-            last = while_loop(lambda *leaves: mapped_condition(*leaves)[0].any(), lock_step, carried, tuple(additional))
+            last = while_loop(any_goes_on, lock_step, tuple(_pack(carried)), tuple(additional))
+            last = _unpack(last, carried)
         return wrap_batched(tuple(last), (0,) * count, level)
 
     vmap = torch._C._functorch.TransformType.Vmap

@@ -71,6 +71,8 @@ CASES = {
     "adjusted_mclmc_dense": lambda t: samplers.adjusted_mclmc(
         energies.tempered(skewed, 1 / t), step_size=1.2, num_steps=3, inverse_mass=DENSE, integrator="leapfrog"
     ),
+    "nuts": lambda t: samplers.nuts(skewed, step_size=0.8, max_depth=3, temperature=t),
+    "nuts_dense": lambda t: samplers.nuts(skewed, step_size=0.9, max_depth=3, inverse_mass=DENSE, temperature=t),
 }
 
 

@@ -62,6 +62,7 @@ def random_walk(
     Reference: Metropolis, Rosenbluth, Rosenbluth, Teller and Teller (1953), Journal of Chemical Physics 21:1087-1092;
     Roberts, Gelman and Gilks (1997), Annals of Applied Probability 7(1):110-120.
 
+    >>> import torch
     >>> sampler = random_walk(lambda params, x: x.abs().sum(), step_size=1.0)
     >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
     >>> int(info.num_gradients)
