@@ -75,6 +75,7 @@ def _options(device: str) -> dict[str, Any]:
         # without it, a graph with a scan is compiled anew in each process
         options["unsafe_marked_cacheable_functions"] = dict.fromkeys(_SCAN_NAMES, "1")
     options["post_grad_custom_post_pass"] = _distinct_outputs()
+    options["cpp.min_chunk_size"] = 4096  # a second thread for less costs more than it does
     return _known(options)
 
 
