@@ -10,7 +10,7 @@ from torch import Tensor
 from . import tree
 from .types import Tree
 
-__all__ = ["message", "one_structure", "positive", "positive_int", "require", "same_device"]
+__all__ = ["differences", "message", "one_structure", "positive", "positive_int", "require", "same_device"]
 
 
 def message(must: str, got: str, fix: str) -> str:
@@ -79,3 +79,22 @@ def same_device(**trees: Tree) -> None:
         where = ", ".join(f"{name} on {sorted(found)}" for name, found in devices.items() if found)
         fix = "Move them to one device with funcebm.tree.map(lambda leaf: leaf.to(device), ...)."
         raise ValueError(message(f"{' and '.join(devices)} must be on one device", where, fix))
+
+
+def differences(got: dict[str, Tensor], expected: dict[str, Tensor], *, dtypes: bool = True) -> str:
+    """How leaves by name differ from those expected, in words; the empty string where they do not.
+
+    >>> differences({"a": torch.zeros(2), "c": torch.zeros(1)}, {"a": torch.zeros(3), "b": torch.zeros(1)})
+    'missing: b; not expected: c; a: (2,) in place of (3,)'
+    """
+    found = []
+    for words, names in (("missing", expected.keys() - got.keys()), ("not expected", got.keys() - expected.keys())):
+        if names:
+            found.append(f"{words}: {', '.join(sorted(names))}")
+    for name in sorted(got.keys() & expected.keys()):
+        have, want = got[name], expected[name]
+        if have.shape != want.shape:
+            found.append(f"{name}: {tuple(have.shape)} in place of {tuple(want.shape)}")
+        elif dtypes and have.dtype != want.dtype:
+            found.append(f"{name}: {have.dtype} in place of {want.dtype}")
+    return "; ".join(found)
