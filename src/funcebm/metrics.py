@@ -27,6 +27,7 @@ __all__ = [
     "kinetic_energy",
     "momentum",
     "of",
+    "shape_check",
     "velocity",
     "whiten",
 ]
@@ -105,18 +106,37 @@ def is_scalar(metric: Diagonal | Dense) -> bool:
     return isinstance(metric.inverse_mass, Tensor) and metric.inverse_mass.ndim == 0
 
 
+def shape_check(metric: Diagonal | Dense, *, name: str = "inverse_mass") -> Callable[[Position], None]:
+    """A function of one position that raises unless the metric fits it; ``name`` is what messages call the metric.
+
+    It remembers the shapes of the metric and not its numbers, which would tie a compiled sampler to one metric.
+
+    >>> shape_check(diagonal(torch.ones(3)))(torch.zeros(2))
+    Traceback (most recent call last):
+    ValueError: inverse_mass must have the shapes [(2,)]. Got [(3,)]. Give ...
+    """
+    is_dense, is_free = isinstance(metric, Dense), is_scalar(metric)
+    matrix = tuple(metric.inverse_mass.shape) if is_dense else ()
+    frame = tree.map(lambda leaf: str(tuple(leaf.shape)), metric.inverse_mass)  # a tree of strings: tuples are trees
+    fix = "Give funcebm.metrics.diagonal(a tree like one position) or funcebm.metrics.dense(a (D, D) matrix)."
+
+    def check(position: Position) -> None:
+        if is_dense:
+            size = sum(leaf.numel() for leaf in tree.leaves(position))
+            checks.require(matrix[-2:] == (size, size), f"{name} must be ({size}, {size})", f"shape {matrix}", fix)
+        elif not is_free:
+            checks.one_structure(name, frame, "one position", position)
+            shapes = [tuple(leaf.shape) for leaf in tree.leaves(position)]
+            right = tree.leaves(frame) == [str(shape) for shape in shapes]
+            got = f"[{', '.join(tree.leaves(frame))}]"
+            checks.require(right, f"{name} must have the shapes {shapes}", got, fix)
+
+    return check
+
+
 def check_shape(metric: Diagonal | Dense, position: Position, *, name: str = "inverse_mass") -> None:
     """Raises unless the metric fits one position."""
-    shapes = [tuple(leaf.shape) for leaf in tree.leaves(position)]
-    fix = "Give funcebm.metrics.diagonal(a tree like one position) or funcebm.metrics.dense(a (D, D) matrix)."
-    if isinstance(metric, Dense):
-        size = sum(leaf.numel() for leaf in tree.leaves(position))
-        got = f"shape {tuple(metric.inverse_mass.shape)}"
-        checks.require(metric.inverse_mass.shape[-2:] == (size, size), f"{name} must be ({size}, {size})", got, fix)
-    elif not is_scalar(metric):
-        checks.one_structure(name, metric.inverse_mass, "one position", position)
-        got_shapes = [tuple(leaf.shape) for leaf in tree.leaves(metric.inverse_mass)]
-        checks.require(got_shapes == shapes, f"{name} must have the shapes {shapes}", str(got_shapes), fix)
+    shape_check(metric, name=name)(position)
 
 
 def _times(

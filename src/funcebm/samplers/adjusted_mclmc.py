@@ -113,10 +113,11 @@ def adjusted_mclmc(
     gradients_a_step = num_stages(integrator)
     metric = metrics.of(inverse_mass)
     value_and_gradient = fields.value_and_gradient(energy)
+    check_shape = metrics.shape_check(metric)
 
     def init(params: Params, position: Position) -> AdjustedMCLMCState:
         check_dimension(position)
-        metrics.check_shape(metric, position)
+        check_shape(position)
         return AdjustedMCLMCState(position, *value_and_gradient(params, position))
 
     def draw(key: Key, position: Position) -> AdjustedMCLMCNoise:

@@ -67,9 +67,10 @@ def barker(
     """
     tuning = langevin_tuning(step_size, preconditioner, temperature)
     value_and_gradient = fields.value_and_gradient(energy)
+    check_shape = metrics.shape_check(tuning.metric, name="preconditioner")
 
     def init(params: Params, position: Position) -> BarkerState:
-        metrics.check_shape(tuning.metric, position, name="preconditioner")
+        check_shape(position)
         return BarkerState(position, *value_and_gradient(params, position))
 
     def draw(key: Key, position: Position) -> BarkerNoise:

@@ -137,9 +137,10 @@ def dynamic_hmc(
     checks.require(lengths in kinds, f"lengths must be one of {kinds}", lengths, "Write one of them.")
     metric = metrics.of(inverse_mass)
     value_and_gradient = fields.value_and_gradient(energy)
+    check_shape = metrics.shape_check(metric)
 
     def init(params: Params, position: Position) -> DynamicHMCState:
-        metrics.check_shape(metric, position)
+        check_shape(position)
         value, gradient = value_and_gradient(params, position)
         num_steps = torch.zeros((), dtype=torch.int64, device=value.device)
         proposal = tree.map(torch.clone, position)

@@ -128,9 +128,10 @@ def elliptical_slice(
 
     def scalar_energy(params: Params, position: Position) -> Tensor:
         return fields.require_scalar(energy(params, position), position)
+    check_shape = metrics.shape_check(prior_covariance, name="covariance")
 
     def init(params: Params, position: Position) -> EllipticalSliceState:
-        metrics.check_shape(prior_covariance, position, name="covariance")
+        check_shape(position)
         if not _is_scalar(prior_mean):
             checks.one_structure("mean", prior_mean, "one position", position)
             shapes = [[tuple(leaf.shape) for leaf in tree.leaves(value)] for value in (prior_mean, position)]

@@ -114,9 +114,10 @@ def ghmc(
         checks.require(0 <= delta <= 1, "delta must be in [0, 1]", delta, "Leave it out for alpha / 2.")
     metric = metrics.of(inverse_mass)
     value_and_gradient = fields.value_and_gradient(energy)
+    check_shape = metrics.shape_check(metric)
 
     def init(params: Params, position: Position) -> GHMCState:
-        metrics.check_shape(metric, position)
+        check_shape(position)
         value, gradient = value_and_gradient(params, position)
         zero = torch.zeros((), dtype=tree.first(position).dtype, device=value.device)
         return GHMCState(position, tree.zeros_like(position), zero, value, gradient, torch.ones_like(zero))

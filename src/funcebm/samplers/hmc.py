@@ -124,9 +124,10 @@ def hmc(
     value_and_gradient = fields.value_and_gradient(energy)
     num_measured = num_leapfrog if is_multinomial else 1
     num_gradients = num_leapfrog * integrator.num_gradients + (0 if integrator.ends_on_kick else num_measured)
+    check_shape = metrics.shape_check(metric)
 
     def init(params: Params, position: Position) -> HMCState:
-        metrics.check_shape(metric, position)
+        check_shape(position)
         return HMCState(position, *value_and_gradient(params, position))
 
     def draw(key: Key, position: Position) -> HMCNoise:

@@ -110,10 +110,11 @@ def mclmc(
     num_gradients = num_stages(integrator)
     metric = metrics.of(inverse_mass)
     value_and_gradient = fields.value_and_gradient(energy)
+    check_shape = metrics.shape_check(metric)
 
     def init(params: Params, position: Position) -> MCLMCState:
         check_dimension(position)
-        metrics.check_shape(metric, position)
+        check_shape(position)
         return MCLMCState(position, tree.zeros_like(position), *value_and_gradient(params, position))
 
     def draw(key: Key, position: Position) -> MCLMCNoise:

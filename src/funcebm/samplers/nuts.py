@@ -71,9 +71,10 @@ def nuts(
     checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
     metric = metrics.of(inverse_mass)
     value_and_gradient = fields.value_and_gradient(energy)
+    check_shape = metrics.shape_check(metric)
 
     def init(params: Params, position: Position) -> NUTSState:
-        metrics.check_shape(metric, position)
+        check_shape(position)
         return NUTSState(position, *value_and_gradient(params, position))
 
     def draw(key: Key, position: Position) -> NUTSNoise:

@@ -73,9 +73,10 @@ def random_walk(
 
     def value(params: Params, position: Position) -> Tensor:
         return fields.require_scalar(energy(params, position), position)
+    check_shape = metrics.shape_check(tuning.metric, name="preconditioner")
 
     def init(params: Params, position: Position) -> RandomWalkState:
-        metrics.check_shape(tuning.metric, position, name="preconditioner")
+        check_shape(position)
         return RandomWalkState(position, value(params, position))
 
     def draw(key: Key, position: Position) -> RandomWalkNoise:

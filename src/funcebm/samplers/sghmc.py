@@ -102,9 +102,10 @@ def sghmc(
     most = 2 * tuning.friction * tuning.temperature**2 / tuning.step_size
     check_gradient_noise(tuning.gradient_noise, most, "2 friction temperature^2 / step_size")
     batches = minibatches(energy, num_data, batch_size)
+    check_shape = metrics.shape_check(tuning.metric)
 
     def init(params: Params, position: Position) -> SGHMCState:
-        metrics.check_shape(tuning.metric, position)
+        check_shape(position)
         value = batches.value(params, position, batches.first(position))
         is_fresh = torch.ones((), dtype=torch.bool, device=value.device)
         return SGHMCState(position, nan_outside(value, tree.zeros_like(position)), is_fresh)

@@ -142,9 +142,10 @@ def sgld(
     tuning = SGLDTuning(*langevin, torch.as_tensor(gradient_noise))
     check_gradient_noise(tuning.gradient_noise, 2 * tuning.temperature / tuning.step_size, "2 temperature / step_size")
     batches = minibatches(energy, num_data, batch_size)
+    check_shape = metrics.shape_check(tuning.metric, name="preconditioner")
 
     def init(params: Params, position: Position) -> SGLDState:
-        metrics.check_shape(tuning.metric, position, name="preconditioner")
+        check_shape(position)
         return SGLDState(nan_outside(batches.value(params, position, batches.first(position)), position))
 
     def step(params: Params, tuning: SGLDTuning, state: SGLDState, noise: MinibatchNoise) -> tuple[SGLDState, Info]:

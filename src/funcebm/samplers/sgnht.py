@@ -92,9 +92,10 @@ def sgnht(
     check_friction(step_size, friction)
     metric = metrics.of(inverse_mass)
     batches = minibatches(energy, num_data, batch_size)
+    check_shape = metrics.shape_check(metric)
 
     def init(params: Params, position: Position) -> SGNHTState:
-        metrics.check_shape(metric, position)
+        check_shape(position)
         value = batches.value(params, position, batches.first(position))
         is_fresh = torch.ones((), dtype=torch.bool, device=value.device)
         momentum = nan_outside(value, tree.zeros_like(position))

@@ -91,9 +91,10 @@ def underdamped_langevin(
     checks.require(splitting in _NUM_NORMALS, "splitting must be 'baoab' or 'obabo'", splitting, "Use 'baoab'.")
     metric = metrics.of(inverse_mass)
     value_and_gradient = fields.value_and_gradient(energy)
+    check_shape = metrics.shape_check(metric)
 
     def init(params: Params, position: Position) -> UnderdampedState:
-        metrics.check_shape(metric, position)
+        check_shape(position)
         gradient = nan_outside(*value_and_gradient(params, position))
         is_fresh = torch.ones((), dtype=torch.bool, device=tree.first(position).device)
         return UnderdampedState(position, tree.zeros_like(position), gradient, is_fresh)
