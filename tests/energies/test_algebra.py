@@ -175,3 +175,41 @@ def test_positions_far_out_stay_finite_through_the_logistic_function():
 def test_bad_arguments_say_what_must_hold(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+def test_a_confined_energy_is_the_energy_in_the_box_and_half_the_squared_distance_outside():
+    energy = energies.confined(energies.double_well, 0.5, low=-1.0, high=2.0)
+    params = energies.double_well.params()
+    inside, outside = torch.tensor([-0.9, 1.9], dtype=DOUBLE), torch.tensor([-3.0, 3.0], dtype=DOUBLE)
+    assert energy(params, inside) == energies.double_well(params, inside)
+    expected = energies.double_well(params, outside) + (2**2 + 1**2) / (2 * 0.5**2)
+    torch.testing.assert_close(energy(params, outside), expected)
+
+
+def test_confined_without_a_box_is_a_product_with_a_gaussian():
+    """At the origin too, where the second derivative of a clamp would be wrong."""
+    energy = energies.confined(quadratic_free, torch.tensor(0.5, dtype=DOUBLE))
+    other = energies.product(quadratic_free, energies.harmonic)
+    stiff = energies.harmonic.params(4.0)
+    torch.testing.assert_close(_values(energy, ()), _values(other, ((), stiff)))
+    zero = torch.zeros(2, dtype=DOUBLE)
+    torch.testing.assert_close(fields.hessian(energy)((), zero), 4 * torch.eye(2, dtype=DOUBLE))
+
+
+def quadratic_free(params, x):
+    return (3 * x).sum()
+
+
+def test_confined_takes_trees_and_keeps_features():
+    tree_energy = energies.confined(lambda params, x: 0 * x["a"].sum(), 1.0)
+    assert tree_energy((), {"a": torch.ones(2), "b": torch.ones(3)}) == 2.5
+    network, params = energies.mlp(random.key(0), 2, (4,))
+    assert torch.equal(
+        energies.confined(network).features(params, POINTS[0].float()), network.features(params, POINTS[0].float())
+    )
+
+
+@pytest.mark.parametrize(("arguments", "words"), [({"scale": 0.0}, "scale must be"), ({"low": 1.0}, "low must not")])
+def test_confined_refuses(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        energies.confined(energies.double_well, **arguments)

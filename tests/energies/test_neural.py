@@ -35,9 +35,10 @@ def test_conv_is_the_same_network_of_modules():
     torch.testing.assert_close(vmap(energy, (None, 0))(params, images), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("make", [energies.conv, energies.resnet])
 @pytest.mark.parametrize("shape", [(8, 8), (1, 8, 8), (3, 4, 8)])
-def test_conv_takes_images_with_and_without_an_axis_of_channels(shape):
-    energy, params = energies.conv(random.key(0), shape, channels=(4, 8), hidden=())
+def test_images_come_with_and_without_an_axis_of_channels(make, shape):
+    energy, params = make(random.key(0), shape, channels=(4, 8), hidden=())
     value, slope = fields.value_and_gradient(energy)(params, torch.ones(shape))
     assert value.shape == ()
     assert slope.shape == shape
@@ -51,12 +52,17 @@ def test_mlp_flattens_events_of_any_shape():
 
 
 @pytest.mark.parametrize(
-    "make", [lambda key: energies.mlp(key, 64, (8,)), lambda key: energies.conv(key, (8, 8), (2, 4))]
+    "make",
+    [
+        lambda key: energies.mlp(key, 64, (8,)),
+        lambda key: energies.conv(key, (8, 8), (2, 4)),
+        lambda key: energies.resnet(key, (8, 8), (2, 4), (8,)),
+    ],
 )
 def test_stacked_params_map_to_an_ensemble(make):
     energy, _ = make(random.key(0))
     each = [make(key)[1] for key in random.split(random.key(0), 3)]
-    position = random.normal(random.key(1), (8, 8)) if "conv" in each[0] else random.normal(random.key(1), 64)
+    position = random.normal(random.key(1), (8, 8))
     together = vmap(energy, (0, None))(tree.stack(each), position)
     torch.testing.assert_close(
         together, torch.stack([energy(params, position) for params in each]), atol=1e-6, rtol=1e-5
@@ -79,6 +85,7 @@ def test_dtype_is_the_one_asked_for():
     for energy, params in (
         energies.mlp(random.key(0), 64, (4,), dtype=torch.float64),
         energies.conv(random.key(0), (8, 8), (2,), (4,), dtype=torch.float64),
+        energies.resnet(random.key(0), (8, 8), (2,), (4,), dtype=torch.float64),
     ):
         assert all(leaf.dtype == torch.float64 for leaf in tree.leaves(params))
         assert energy(params, torch.zeros(8, 8, dtype=torch.float64)).dtype == torch.float64
@@ -103,8 +110,43 @@ def test_activation_is_a_choice():
         (lambda: energies.conv(random.key(0), (8,)), "shape must be"),
         (lambda: energies.conv(random.key(0), (1, 6, 6), (4, 4, 4)), "height and width must divide by 4"),
         (lambda: energies.conv(random.key(0), (8, 8), ()), "channels must name one"),
+        (lambda: energies.resnet(random.key(0), (8,)), "shape must be"),
+        (lambda: energies.resnet(random.key(0), (1, 8, 6), (4, 4, 4)), "height and width must divide by 4"),
+        (lambda: energies.resnet(random.key(0), (8, 8), ()), "channels must name one"),
+        (lambda: energies.resnet(random.key(0), (8, 8), num_blocks=0), "num_blocks must be"),
+        (lambda: energies.resnet(random.key(0), (8, 8), num_outputs=0), "num_outputs must be"),
+        (lambda: _call(torch.zeros(5, 2)), "a position must be a tensor of 2 numbers"),
     ],
 )
 def test_bad_arguments_say_what_must_hold(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def _call(position):
+    energy, params = energies.mlp(random.key(0), 2)
+    return energy(params, position)
+
+
+@pytest.mark.parametrize("make", [energies.mlp, energies.conv, energies.resnet])
+@pytest.mark.parametrize("hidden", [(), (5,)])
+def test_an_energy_is_affine_in_its_features(make, hidden):
+    arguments = ((4, 4), hidden) if make is energies.mlp else ((4, 4), (3, 4), hidden)
+    energy, params = make(random.key(0), *arguments)
+    last = params[-1] if make is energies.mlp else params["dense"][-1]
+    images = random.normal(random.key(1), (6, 4, 4))
+    features = vmap(energy.features, (None, 0))(params, images)
+    assert features.shape == (6, last["weight"].shape[1])
+    expected = (features @ last["weight"].t() + last["bias"]).squeeze(-1)
+    torch.testing.assert_close(vmap(energy, (None, 0))(params, images), expected)
+
+
+@pytest.mark.parametrize("make", [energies.mlp, energies.conv, energies.resnet])
+def test_several_outputs_are_the_logits_of_a_classifier(make):
+    """Their negative log-sum-exp is an energy, and the log-ratios are linear in the features."""
+    logits, params = make(random.key(0), (4, 4), (4,), num_outputs=10)
+    image = random.normal(random.key(1), (4, 4))
+    last = params[-1] if make is energies.mlp else params["dense"][-1]
+    expected = last["weight"] @ logits.features(params, image) + last["bias"]
+    torch.testing.assert_close(logits(params, image), expected)
+    assert logits(params, image).shape == (10,)

@@ -1,34 +1,42 @@
 """Energies ``(params, x) -> ()`` of one particle, with ``p(x) = exp(-E(x)) / Z``.
 
 Any function of that form is an energy; these are ready-made ones. ``energies.gaussian`` and its like carry
-``.params(...)`` and, where known, ``.log_normalizer(params)`` and ``.sample(key, params, num)``. ``mlp``, ``conv`` and
-``from_module`` make an energy and its parameters. The rest makes energies from energies.
+``.params(...)`` and, where known, ``.log_normalizer(params)`` and ``.sample(key, params, num)``. ``mlp``, ``conv``,
+``resnet`` and ``from_module`` make an energy and its parameters. The rest makes energies from energies.
 """
 
 from . import bijections
-from .algebra import conditioned, fill_in, mixture, product, pullback, tempered
+from ._layers import NeuralEnergy
+from .algebra import conditioned, confined, fill_in, mixture, product, pullback, tempered
 from .analytic import ackley, double_well, rastrigin, rosenbrock
+from .conditional import fourier_features, given
 from .exact import AnalyticEnergy, ExactEnergy
 from .landscapes import himmelblau, mueller_brown
 from .mixtures import banana, funnel, gaussian_mixture, ring
 from .modules import from_module
 from .neural import conv, mlp
 from .quadratic import gaussian, harmonic
+from .resnet import resnet
+from .spectral import spectral_norm, spectral_normalised
 
 __all__ = [
     "AnalyticEnergy",
     "ExactEnergy",
+    "NeuralEnergy",
     "ackley",
     "banana",
     "bijections",
     "conditioned",
+    "confined",
     "conv",
     "double_well",
     "fill_in",
+    "fourier_features",
     "from_module",
     "funnel",
     "gaussian",
     "gaussian_mixture",
+    "given",
     "harmonic",
     "himmelblau",
     "mixture",
@@ -37,7 +45,10 @@ __all__ = [
     "product",
     "pullback",
     "rastrigin",
+    "resnet",
     "ring",
     "rosenbrock",
+    "spectral_norm",
+    "spectral_normalised",
     "tempered",
 ]

@@ -7,10 +7,10 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
-from .. import checks, tree
+from .. import checks, loops, tree
 from ..types import Energy, Params, Position, Tree
 
-__all__ = ["conditioned", "fill_in", "mixture", "product", "pullback", "tempered"]
+__all__ = ["conditioned", "confined", "fill_in", "mixture", "product", "pullback", "tempered"]
 
 
 def _some(name: str, energies: tuple[Energy, ...]) -> None:
@@ -92,6 +92,44 @@ def tempered(energy: Energy, beta: float | Tensor) -> Energy:
     return lambda params, x: beta * energy(params, x)
 
 
+def confined(energy: Energy, scale: float | Tensor = 1.0, *, low: float = 0.0, high: float = 0.0) -> Energy:
+    r"""An energy with a wall around a box, :math:`E(\theta, x) + d(x)^2 / 2 s^2`.
+
+    :math:`d(x)` is the distance of ``x`` from the box ``[low, high]`` in every coordinate: inside of it the energy is as it
+    was. With the default ``low = high = 0`` the wall is everywhere, a Gaussian base density of standard deviation
+    :math:`s`. A network whose growth is at most linear, such as ``mlp``, has a normalizer only so.
+
+    Args:
+        energy: ``(params, x) -> ()``.
+        scale: :math:`s > 0`, the width of the wall, in units of ``x``. ``()``.
+        low: the lower side of the box, for all coordinates.
+        high: the upper side, at least ``low``.
+
+    Returns:
+        An energy of the same params; with ``features``, where the energy has them.
+
+    Raises:
+        ValueError: a scale that is not positive, or ``high`` below ``low``.
+
+    >>> flat = lambda params, x: 0 * x.sum()
+    >>> confined(flat, 0.5, low=-1.0, high=1.0)((), torch.tensor([0.3, 2.0]))
+    tensor(2.)
+    """
+    checks.positive("scale", scale)
+    checks.require(low <= high, "low must not be above high", f"{low} and {high}", "Swap them.")
+
+    def outside(leaf: Tensor) -> Tensor:
+        # where there is no inside the distance is smooth, but a clamp would not be
+        return leaf - low if low == high else leaf - leaf.clamp(low, high)
+
+    def walled(params: Params, x: Position) -> Tensor:
+        return energy(params, x) + tree.squared_norm(tree.map(outside, x)) / (2 * scale**2)
+
+    if hasattr(energy, "features"):
+        walled.features = energy.features  # type: ignore[attr-defined]
+    return walled
+
+
 def fill_in(observed: Tree, free: Tensor | None = None) -> Callable[[Position], Position]:
     """How :func:`conditioned` completes a position: a function from the free part to the whole.
 
@@ -116,15 +154,20 @@ def fill_in(observed: Tree, free: Tensor | None = None) -> Callable[[Position], 
     right = free.dtype == torch.bool and free.shape == observed.shape
     must = f"free must be a bool tensor of the shape of observed, {tuple(observed.shape)}"
     checks.require(right, must, f"{free.dtype} of shape {tuple(free.shape)}", "Compare with something: mask > 0.")
-    indices = free.reshape(-1).nonzero().squeeze(-1)
-    checks.require(len(indices) > 0, "free must leave something free", "no true entry", "Set some entries to True.")
-    shape, known = observed.shape, observed.detach().reshape(-1)
+    flat, shape, known = free.reshape(-1), observed.shape, observed.detach().reshape(-1)
+    places = (flat.cumsum(0) - 1).clamp(min=0)  # of each free number in the part; no shape depends on the mask
+    count = None
+    if not loops.is_compiling() and checks.is_concrete(free):
+        count = int(flat.sum())
+        checks.require(count > 0, "free must leave something free", "no true entry", "Set some entries to True.")
 
     def complete(part: Tensor) -> Tensor:
-        if tuple(part.shape) != tuple(indices.shape):
+        if part.dim() != 1 or (count is not None and part.shape[0] != count):
             must = "the free part must have one number for each true entry of free"
-            raise ValueError(checks.message(must, f"{tuple(part.shape)} for {len(indices)}", "Use whole[free]."))
-        return known.to(part).scatter(0, indices.to(part.device), part).reshape(shape)
+            of = "" if count is None else f" for {count}"
+            raise ValueError(checks.message(must, f"{tuple(part.shape)}{of}", "Use whole[free]."))
+        spread = part[places.to(part.device)]
+        return torch.where(flat.to(part.device), spread, known.to(part)).reshape(shape)
 
     return complete
 

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from .. import checks, random
-from ..types import Energy, Key, Params, Position
+from ..types import Key, Params, Position
+from ._layers import (
+    Activation,
+    NeuralEnergy,
+    affine,
+    dense,
+    event,
+    first_layer,
+    image_shape,
+    neural,
+    stack_widths,
+    widths_of,
+)
 
 __all__ = ["conv", "mlp"]
-
-Activation = Callable[[Tensor], Tensor]
-
-
-def _layer(key: Key, shape: tuple[int, ...], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """A weight ``(out, in, ...)`` of variance ``1 / fan_in``, and a bias uniform within its standard deviation."""
-    key_weight, key_bias = random.split(key)
-    bound = 1 / math.sqrt(math.prod(shape[1:]))
-    weight = bound * random.normal(key_weight, shape, dtype=dtype)
-    return {"weight": weight, "bias": random.uniform(key_bias, shape[0], -bound, bound, dtype=dtype)}
-
-
-def _dense(layers: Sequence[dict[str, Tensor]], activation: Activation, features: Tensor) -> Tensor:
-    """Fully connected layers to one number. ``(D,) -> ()``. Written so that a compiler fuses bias and activation."""
-    for layer in layers[:-1]:
-        features = activation(features @ layer["weight"].t() + layer["bias"])
-    return (features * layers[-1]["weight"].squeeze(0)).sum() + layers[-1]["bias"].squeeze(0)
-
-
-def _widths(name: str, widths: Sequence[int]) -> tuple[int, ...]:
-    widths = (widths,) if isinstance(widths, int) else tuple(widths)
-    for width in widths:
-        checks.positive_int(f"each of {name}", width)
-    return widths
 
 
 def mlp(
@@ -44,8 +31,12 @@ def mlp(
     hidden: Sequence[int] = (128, 128),
     *,
     activation: Activation = torch.nn.functional.silu,
+    embed: Callable[[Tensor], Tensor] | None = None,
+    condition_size: int | None = None,
+    num_outputs: int | None = None,
+    spectral_bound: float | None = None,
     dtype: torch.dtype | None = None,
-) -> tuple[Energy, Params]:
+) -> tuple[NeuralEnergy, Params]:
     r"""A multilayer perceptron as an energy, :math:`E(x) = W_n\,a(\dots a(W_1 x + b_1) \dots) + b_n`.
 
     Args:
@@ -53,26 +44,52 @@ def mlp(
         size: the event: the number of its numbers, or its shape (it is flattened).
         hidden: the widths of the hidden layers.
         activation: elementwise; smooth ones make smooth forces.
+        embed: what the network sees in place of ``x``, a function of a position of shape ``size``, such as
+            :func:`fourier_features`.
+        condition_size: if given, the energy is ``(params, x, condition) -> ()`` with a condition of so many numbers (a
+            noise scale, a label as one-hot vector, the known part of an image), which goes into the first layer beside
+            ``x``. Fix it with :func:`given`.
+        num_outputs: if given, the function returns ``(num_outputs,)`` in place of a scalar: the logits of a classifier.
+        spectral_bound: if given, the spectral norm of each weight, set by :func:`spectral_normalised` at each call.
         dtype: of the parameters, by default the default dtype. Positions must have the same.
 
     Returns:
-        ``(energy, params)``; params are a tuple of layers ``{"weight": (out, in), "bias": (out,)}``.
+        ``(energy, params)``; params are a tuple of layers ``{"weight": (out, in), "bias": (out,)}``. ``energy.features``
+        gives the activations of the last hidden layer.
 
-    The energy may fall without bound far from the data, where it has no normalizer: add ``harmonic`` to it with
-    :func:`funcebm.energies.product` to confine it.
+    Raises:
+        ValueError: sizes that are not positive; when called, a position or a condition of another size.
+
+    The energy may fall without bound far from the data, where it has no normalizer: :func:`confined` adds a wall.
 
     >>> energy, params = mlp(random.key(0), 2, hidden=(16,))
     >>> torch.func.vmap(energy, in_dims=(None, 0))(params, torch.zeros(5, 2)).shape
     torch.Size([5])
+    >>> energy.features(params, torch.zeros(2)).shape
+    torch.Size([16])
     """
-    shape = _widths("size", size)  # type: ignore[arg-type]
-    widths = (math.prod(shape), *_widths("hidden", hidden), 1)
-    keys = random.split(key, len(widths) - 1)
-    params = tuple(_layer(keys[i], (widths[i + 1], widths[i]), dtype) for i in range(len(widths) - 1))
+    shape = widths_of("size", size)
+    random.check_key(key)
+    seen = torch.zeros(shape, device=key.device, dtype=dtype)
+    inputs = (seen if embed is None else embed(seen)).numel()
+    outputs = _outputs(num_outputs)
+    widths = (inputs + (condition_size or 0), *widths_of("hidden", hidden), outputs)
+    params = stack_widths(random.split(key, len(widths) - 1), widths, dtype)
 
-    def energy(params: Params, x: Position) -> Tensor:
-        return _dense(params, activation, x.reshape(-1))
+    def features(params: Params, x: Position, condition: Tensor | None) -> Tensor:
+        seen = event(x, shape)
+        seen = seen.reshape(-1) if embed is None else embed(seen).reshape(-1)
+        if condition is not None:
+            seen = torch.cat([seen, condition])
+        return dense(params[:-1], activation, seen)
 
+    energy = neural(
+        features,
+        lambda params: params[-1],
+        condition_size=condition_size,
+        num_outputs=num_outputs,
+        spectral_bound=spectral_bound,
+    )
     return energy, params
 
 
@@ -83,9 +100,12 @@ def conv(
     hidden: Sequence[int] = (128,),
     *,
     activation: Activation = torch.nn.functional.silu,
+    condition_size: int | None = None,
+    num_outputs: int | None = None,
+    spectral_bound: float | None = None,
     dtype: torch.dtype | None = None,
-) -> tuple[Energy, Params]:
-    """A small convolutional network as an energy of images.
+) -> tuple[NeuralEnergy, Params]:
+    r"""A small convolutional network as an energy of images.
 
     The first convolution is 3 x 3 and keeps the size; each further one is 4 x 4 and halves it; then come fully
     connected layers. There is no normalization layer: an energy is of one particle, and must not know its batch.
@@ -96,44 +116,73 @@ def conv(
         channels: of the convolutions; ``H`` and ``W`` must divide by two to the power ``len(channels) - 1``.
         hidden: the widths of the fully connected layers between the convolutions and the energy.
         activation: elementwise; smooth ones make smooth forces.
+        condition_size: if given, the energy is ``(params, x, condition) -> ()`` with a condition of so many numbers. Each
+            convolution's output ``h`` becomes ``(1 + g) h + s``, gain and shift of each channel affine in the condition.
+        num_outputs: if given, the function returns ``(num_outputs,)`` in place of a scalar: the logits of a classifier.
+        spectral_bound: if given, the spectral norm of each weight, set by :func:`spectral_normalised` at each call.
         dtype: of the parameters, by default the default dtype. Positions must have the same.
 
     Returns:
         ``(energy, params)``; params are ``{"conv": layers, "dense": layers}``, tuples of
-        ``{"weight": (out, in, ...), "bias": (out,)}``.
+        ``{"weight": (out, in, ...), "bias": (out,)}``, and ``"condition"`` where there is one. ``energy.features`` gives
+        the activations of the last hidden layer.
+
+    Raises:
+        ValueError: sizes that do not fit; when called, a position or a condition of another size.
+
+    Reference: Perez et al. (2018), "FiLM: Visual reasoning with a general conditioning layer", AAAI, for the condition.
 
     >>> energy, params = conv(random.key(0), (8, 8), channels=(4, 8))
     >>> torch.func.vmap(energy, in_dims=(None, 0))(params, torch.zeros(5, 8, 8)).shape
     torch.Size([5])
     """
-    shape, channels, hidden = tuple(shape), _widths("channels", channels), _widths("hidden", hidden)
-    checks.require(len(shape) in (2, 3), "shape must be (C, H, W) or (H, W)", shape, "Give the shape of one image.")
+    channels, hidden = widths_of("channels", channels), widths_of("hidden", hidden)
     checks.require(len(channels) > 0, "channels must name one convolution or more", channels, "Try (32, 64).")
-    planes, height, width = (1, *shape)[-3:]
+    planes, height, width = image_shape(shape, len(channels) - 1)
+    random.check_key(key)
     shrink = 2 ** (len(channels) - 1)
-    right = height % shrink == 0 and width % shrink == 0 and min(planes, height, width) > 0
-    checks.require(right, f"height and width must divide by {shrink}", shape, "Use fewer channels, or pad the images.")
     flat = channels[-1] * (height // shrink) * (width // shrink)
 
     sizes = [3] + [4] * (len(channels) - 1)
     inputs = (planes, *channels)
-    widths = (flat, *hidden, 1)
-    keys = random.split(key, len(channels) + len(widths) - 1)
-    params = {
+    widths = (flat, *hidden, _outputs(num_outputs))
+    layers = len(channels) + len(widths) - 1
+    keys = random.split(key, layers + len(channels))
+    params: dict[str, Any] = {
         "conv": tuple(
-            _layer(keys[i], (channels[i], inputs[i], sizes[i], sizes[i]), dtype) for i in range(len(channels))
+            first_layer(keys[i], (channels[i], inputs[i], sizes[i], sizes[i]), dtype) for i in range(len(channels))
         ),
-        "dense": tuple(
-            _layer(keys[len(channels) + i], (widths[i + 1], widths[i]), dtype) for i in range(len(widths) - 1)
-        ),
+        "dense": stack_widths(keys[len(channels) : layers], widths, dtype),
     }
+    if condition_size is not None:
+        params["condition"] = tuple(
+            first_layer(keys[layers + i], (2 * channels[i], condition_size), dtype) for i in range(len(channels))
+        )
 
-    def energy(params: Params, x: Position) -> Tensor:
-        features: Any = x.reshape(1, planes, height, width)
+    def features(params: Params, x: Position, condition: Tensor | None) -> Tensor:
+        planes_now: Any = event(x, (1, planes, height, width))
         for i, layer in enumerate(params["conv"]):
             stride = 1 if i == 0 else 2
-            convolved = torch.nn.functional.conv2d(features, layer["weight"], layer["bias"], stride=stride, padding=1)
-            features = activation(convolved)
-        return _dense(params["dense"], activation, features.reshape(-1))
+            planes_now = torch.nn.functional.conv2d(
+                planes_now, layer["weight"], layer["bias"], stride=stride, padding=1
+            )
+            if condition is not None:
+                gain, shift = affine(params["condition"][i], condition).reshape(2, -1, 1, 1)
+                planes_now = (1 + gain) * planes_now + shift
+            planes_now = activation(planes_now)
+        return dense(params["dense"][:-1], activation, planes_now.reshape(-1))
 
+    energy = neural(
+        features,
+        lambda params: params["dense"][-1],
+        condition_size=condition_size,
+        num_outputs=num_outputs,
+        spectral_bound=spectral_bound,
+    )
     return energy, params
+
+
+def _outputs(num_outputs: int | None) -> int:
+    if num_outputs is not None:
+        checks.positive_int("num_outputs", num_outputs)
+    return num_outputs or 1
