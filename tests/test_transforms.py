@@ -121,3 +121,15 @@ def test_dynamic_axis_changes_nothing():
     xs = {"a": torch.ones(4, 2), "b": torch.ones(1)}
     assert transforms.dynamic_axis(xs) is xs
     assert tree.batch_size(xs) == 4
+
+
+def test_a_function_that_closes_over_a_name_not_yet_bound_is_told_from_others():
+    def make_inner():
+        def inner(x):
+            return later(x)
+
+        known = transforms.jit_once(lambda function: function, inner)
+        later = torch.sin
+        return known, later
+
+    assert make_inner()[0] is not make_inner()[0]

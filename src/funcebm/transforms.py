@@ -205,8 +205,7 @@ def _signature(value: Any, outer: tuple[int, ...] = ()) -> Any:
         return "recursion"
     inner = (*outer, id(value))
     if isinstance(value, types.FunctionType):
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        parts = (cells, value.__defaults__, value.__kwdefaults__)
+        parts = (_contents(value), value.__defaults__, value.__kwdefaults__)
         return (value.__code__, id(value.__globals__), *(_signature(part, inner) for part in parts))
     if isinstance(value, (tuple, list)):
         return (type(value), *(_signature(part, inner) for part in value))
@@ -215,6 +214,17 @@ def _signature(value: Any, outer: tuple[int, ...] = ()) -> Any:
     if value is None or isinstance(value, (bool, int, float, str, torch.dtype, type)):
         return (type(value), value)
     return ("object", id(value))
+
+
+def _contents(function: types.FunctionType) -> list[Any]:
+    """What a function closes over; a name that is not yet bound is an object of its own."""
+    contents: list[Any] = []
+    for cell in function.__closure__ or ():
+        try:
+            contents.append(cell.cell_contents)
+        except ValueError:
+            contents.append(cell)
+    return contents
 
 
 @functools.lru_cache(maxsize=128)
