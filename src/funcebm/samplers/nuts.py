@@ -60,6 +60,37 @@ def nuts(
 ) -> Sampler:
     r"""No-U-Turn Sampler, with multinomial selection.
 
+    Draws a momentum :math:`p \sim N(0, M)` and follows the leapfrog of :math:`H(x, p) = E(x)/T + \tfrac12 p^\top M^{-1} p`
+    forwards or backwards in time, at random, doubling the trajectory each time, until it makes a U-turn: until for a
+    (sub-)trajectory with end momenta :math:`p_-, p_+` and the sum of momenta :math:`\rho`
+
+    .. math:: p_-^\top M^{-1} \rho \le 0 \quad \text{or} \quad p_+^\top M^{-1} \rho \le 0,
+
+    which is asked of every span that doubling makes, and of each half of one with the nearest leaf of the other half. A new
+    sub-tree that turns, or has a leaf that diverges, is left out. The next state is a leaf: inside a sub-tree with
+    probability in proportion to :math:`e^{-H}`, from the new sub-tree with probability :math:`\min(1, w_{new} / w_{old})`,
+    the sums of :math:`e^{-H}`, which prefers leaves far from the start. So :math:`e^{-E/T}` is invariant for every step size.
+
+    Args:
+        energy: ``(params, x) -> ()``.
+        step_size: of the leapfrog, in units of time, above zero. ``()``.
+        max_depth: the most doublings: at most ``2**max_depth - 1`` gradients a step. Up to 24; static.
+        inverse_mass: :math:`M^{-1}`. None is the identity, a matrix ``(D, D)`` is dense over the ravelled position, anything
+            else (a number, a vector, a tree like one position) is diagonal. Variances of the target are a good choice.
+        temperature: :math:`T > 0`, in units of energy. ``()``.
+
+    Returns:
+        A :class:`~funcebm.types.Sampler` with ``NUTSState``, :class:`NUTSInfo` and ``NUTSTuning``. Many chains go in lock step:
+        a step takes as long as its longest trajectory.
+
+    Raises:
+        ValueError: a number out of its range, an inverse mass that is not positive definite; from ``init``, one that does not
+            fit the position.
+
+    Reference: Hoffman and Gelman (2014), JMLR 15:1593-1623; Betancourt (2017), arXiv:1701.02434, appendix A, for the
+    selection and the generalised U-turn. A leaf whose error :math:`H - H_0` is beyond 1000, or not finite, is a divergence,
+    as in Stan.
+
     >>> sampler = nuts(lambda params, x: (x**2).sum() / 2, step_size=0.3)
     >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
     >>> int(info.num_gradients) >= 2 ** int(info.tree_depth) - 1
@@ -99,7 +130,7 @@ def nuts(
         momentum = tree.ravel(noise.momentum)[0]
         initial = state.energy / move.temperature + (momentum * momentum).sum() / 2
         point = Point(tree.ravel(state.position)[0], tree.ravel(state.gradient)[0], state.energy, initial)
-        return initial, pack(start(move, noise, momentum, point))
+        return initial, pack(start(move, noise.uniforms, momentum, point))
 
     def finish(state: NUTSState, packed: Packed) -> tuple[NUTSState, NUTSInfo]:
         t = unpack(packed)
@@ -127,8 +158,10 @@ def nuts(
             move = dynamics(params, tuning, one_of(state.position))
             initial, last = over_chains(lambda *x: begin(move, *x))(state, noise)
             if max_depth > 1:
-                tick = over_chains(lambda noise, initial, t: pack(grow(move, noise, initial, unpack(t))))
-                last = loops.while_loop(lambda t: t.flags[..., -1].any(), lambda t: tick(noise, initial, t), last)
+                tick = over_chains(lambda uniforms, initial, t: pack(grow(move, uniforms, initial, unpack(t))))
+                last = loops.while_loop(
+                    lambda t: t.goes_on.any(), lambda t: tick(noise.uniforms, initial, t), last, is_masked=False
+                )
             return over_chains(finish)(state, last)
 
         return step
