@@ -110,7 +110,9 @@ def repeat(function: Callable[[Tree], Tree], init: Tree, num: int) -> Tree:
     return fold(lambda carry, _: function(carry), init, torch.zeros(num, device=tree.first(init).device))
 
 
-def while_loop(condition: Callable[[Tree], Tensor], body: Callable[[Tree], Tree], init: Tree) -> Tree:
+def while_loop(
+    condition: Callable[[Tree], Tensor], body: Callable[[Tree], Tree], init: Tree, *, is_masked: bool = True
+) -> Tree:
     """Applies ``body`` while ``condition`` holds; many loops at once go on in lock step until the last has ended.
 
     Args:
@@ -118,6 +120,7 @@ def while_loop(condition: Callable[[Tree], Tensor], body: Callable[[Tree], Tree]
             carry then leads with: a loop whose condition is False keeps its carry as it is while others go on.
         body: ``carry -> carry``; it keeps structure, shapes and dtypes.
         init: the first carry.
+        is_masked: False where ``body`` itself leaves a carry whose condition is False as it is, which saves a copy a turn.
 
     Returns:
         The last carry.
@@ -127,6 +130,8 @@ def while_loop(condition: Callable[[Tree], Tensor], body: Callable[[Tree], Tree]
     """
 
     def masked(carry: Tree) -> Tree:
+        if not is_masked:
+            return body(carry)
         goes_on = condition(carry)
         keep = lambda new, old: torch.where(goes_on.reshape(goes_on.shape + (1,) * (new.ndim - goes_on.ndim)), new, old)  # noqa: E731
         return tree.map(keep, body(carry), carry)

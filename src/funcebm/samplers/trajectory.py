@@ -118,7 +118,7 @@ class Trajectory(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A trajectory in few tensors, which makes a compiled loop fast: ``(S, D)`` three times, ``(11, D)``, ``(n,)`` each."""
+    """A trajectory in few tensors, which makes a compiled loop fast: ``(S, D)`` three times, ``(11, D)``, ``(8,)`` twice."""
 
     firsts: Tensor
     sums: Tensor
@@ -126,24 +126,27 @@ class Packed(NamedTuple):
     vectors: Tensor
     numbers: Tensor
     counts: Tensor
-    flags: Tensor
+
+    @property
+    def goes_on(self) -> Tensor:
+        """The flag of the same name."""
+        return self.counts[..., -1] > 0
 
 
 def pack(t: Trajectory) -> Packed:
     """The small tensors of a kind in one."""
     vectors = [*t.front, *t.far, t.total, *t.selected[:2], *t.candidate[:2]]
     numbers = [*t.selected[2:], *t.candidate[2:], *t[8:12]]
-    stacks = (torch.stack(group) for group in (vectors, numbers, t[12:16], t[16:]))
-    return Packed(t.firsts, t.sums, t.lasts, *stacks)
+    counts = [value.to(torch.int32) for value in t[12:]]
+    return Packed(t.firsts, t.sums, t.lasts, *(torch.stack(group) for group in (vectors, numbers, counts)))
 
 
 def unpack(packed: Packed) -> Trajectory:
     """The inverse of :func:`pack`."""
-    v, n = packed.vectors.unbind(0), packed.numbers.unbind(0)
+    v, n, counts = (stack.unbind(0) for stack in packed[3:])
     points = Point(*v[7:9], *n[:2]), Point(*v[9:], *n[2:4])
-    return Trajectory(
-        End(*v[:3]), End(*v[3:6]), v[6], *packed[:3], *points, *n[4:], *packed.counts.unbind(0), *packed.flags.unbind(0)
-    )
+    flags = (count > 0 for count in counts[4:])
+    return Trajectory(End(*v[:3]), End(*v[3:6]), v[6], *packed[:3], *points, *n[4:], *counts[:4], *flags)
 
 
 def _leapfrog(dynamics: Dynamics, end: End) -> tuple[End, Point]:
@@ -158,11 +161,11 @@ def _leapfrog(dynamics: Dynamics, end: End) -> tuple[End, Point]:
     return End(position, momentum, gradient), Point(position, slope, energy, total_energy)
 
 
-def _log_weights(initial: Tensor, energies: Tensor) -> tuple[Tensor, Tensor]:
+def _log_weight(initial: Tensor, leaf: Point) -> tuple[Tensor, Tensor]:
     """``H_0 - H``, ``-inf`` where that is not finite, and whether that is a divergence."""
-    error = initial - energies
-    log_weights = torch.where(torch.isfinite(error), error, -torch.inf)
-    return log_weights, log_weights < -_DIVERGENCE_THRESHOLD
+    error = initial - leaf.total_energy
+    log_weight = torch.where(torch.isfinite(error), error, -torch.inf)
+    return log_weight, log_weight < -_DIVERGENCE_THRESHOLD
 
 
 def _turns(first: Tensor, last: Tensor, total: Tensor) -> Tensor:
@@ -185,22 +188,22 @@ def _set_out(is_back: Tensor, t: Trajectory) -> Trajectory:
     )
 
 
-def start(dynamics: Dynamics, noise: NUTSNoise, momentum: Tensor, point: Point) -> Trajectory:
+def start(dynamics: Dynamics, uniforms: Tensor, momentum: Tensor, point: Point) -> Trajectory:
     """The trajectory after its first doubling, of one leaf and one step, turned to where it grows next.
 
     Args:
         dynamics: what moves the front.
-        noise: of the step.
+        uniforms: of the noise. ``(3, max_depth)``.
         momentum: of the first leaf, in coordinates of unit scale. ``(D,)``.
         point: the first leaf.
     """
-    flips, merges, _ = noise.uniforms.unbind(0)
+    flips, merges, _ = uniforms.unbind(0)
     max_depth, zero = flips.shape[0], torch.zeros_like(point.energy)
     momentum = torch.where(flips[0] < 0.5, -momentum, momentum)
     far = End(point.position, momentum, metrics.whiten(dynamics.metric, point.gradient) / dynamics.temperature)
     front, leaf = _leapfrog(dynamics, far)
     total = momentum + front.momentum
-    log_weight, is_divergent = _log_weights(point.total_energy, leaf.total_energy)
+    log_weight, is_divergent = _log_weight(point.total_energy, leaf)
     is_turning = ~is_divergent & _turns(momentum, front.momentum, total)
     is_taken = ~is_divergent & (merges[0] < torch.exp(log_weight))
     slots = momentum.new_zeros(max_depth, *momentum.shape)
@@ -235,31 +238,35 @@ def _log2(n: Tensor) -> Tensor:
     return torch.log2(n.to(torch.float32)).round().to(torch.int32)
 
 
-def grow(dynamics: Dynamics, noise: NUTSNoise, initial: Tensor, t: Trajectory) -> Trajectory:
+def _at(index: Tensor, row: Tensor) -> Tensor:
+    """``row[index]``, or the last number of the row beyond its end."""
+    return row.gather(0, index.clamp(max=row.shape[0] - 1).long()[None])[0]
+
+
+def grow(dynamics: Dynamics, uniforms: Tensor, initial: Tensor, t: Trajectory) -> Trajectory:
     """Adds a pair of leaves at the front, and merges the sub-tree with the trajectory if that completes it.
 
     Args:
         dynamics: what moves the front.
-        noise: of the step.
+        uniforms: of the noise. ``(3, max_depth)``.
         initial: the Hamiltonian of the first leaf. ``()``.
         t: the trajectory; of one that has ended only the ends are used.
     """
-    max_depth = noise.uniforms.shape[1]
+    max_depth = uniforms.shape[1]
     number, pair = torch.arange(max_depth, dtype=torch.int32, device=t.pair.device), t.pair
     first, one = _leapfrog(dynamics, t.front)
     front, two = _leapfrog(dynamics, first)
     total = t.total + first.momentum + front.momentum
-    log_weights, diverges = _log_weights(initial, torch.stack([one.total_energy, two.total_energy]))
+    (weight_one, diverges_one), (weight_two, diverges_two) = _log_weight(initial, one), _log_weight(initial, two)
 
     # numbers of this doubling, and a new uniform at each pair whose number is a power of two, or 0
     is_power = (pair & (pair - 1)) == 0
-    indices = torch.stack([t.depth + 1, t.depth, _log2((2 * pair).clamp(min=1))]).clamp(max=max_depth - 1)
-    flip, merge, selection = noise.uniforms.gather(1, indices.long()[:, None])[:, 0].unbind(0)
-    uniform = torch.where(is_power, selection, t.uniform)
+    flip, merge = _at(t.depth + 1, uniforms[0]), _at(t.depth, uniforms[1])
+    uniform = torch.where(is_power, _at(_log2((2 * pair).clamp(min=1)), uniforms[2]), t.uniform)
 
     # the leaves take the candidate's place with their shares; what is left of the uniform is stretched to [0, 1) again
-    subtree_log_weight = torch.logaddexp(t.subtree_log_weight, torch.logaddexp(log_weights[0], log_weights[1]))
-    share, share_two = torch.exp(log_weights - subtree_log_weight).unbind(0)
+    subtree_log_weight = torch.logaddexp(t.subtree_log_weight, torch.logaddexp(weight_one, weight_two))
+    share, share_two = torch.exp(weight_one - subtree_log_weight), torch.exp(weight_two - subtree_log_weight)
     both = share + share_two
     is_two = uniform < share_two
     is_one = ~is_two & ((uniform < both) | (pair == 0))
@@ -282,11 +289,12 @@ def grow(dynamics: Dynamics, noise: NUTSNoise, initial: Tensor, t: Trajectory) -
     turns_inside = (turns & is_ended).any() | _turns(first.momentum, front.momentum, first.momentum + front.momentum)
 
     is_complete = ((2 * pair + 2) >> t.depth) > 0
-    is_divergent = t.goes_on & diverges.any()
+    is_divergent = t.goes_on & (diverges_one | diverges_two)
     is_merged = t.goes_on & is_complete & ~turns_inside & ~is_divergent
     is_turning = t.goes_on & ~is_divergent & (turns_inside | (is_complete & turns[0]))
     is_taken = is_merged & (merge < torch.exp(subtree_log_weight - t.log_weight))
-    counts = torch.stack([t.goes_on, t.goes_on & ~diverges[0]])  # a pair whose first leaf diverged has no second
+    has_two = t.goes_on & ~diverges_one
+    rate_one, rate_two = weight_one.clamp(max=0).exp(), weight_two.clamp(max=0).exp()
     depth = t.depth + is_merged.to(torch.int32)
     t = t._replace(
         front=front,
@@ -299,8 +307,8 @@ def grow(dynamics: Dynamics, noise: NUTSNoise, initial: Tensor, t: Trajectory) -
         log_weight=torch.where(is_merged, torch.logaddexp(t.log_weight, subtree_log_weight), t.log_weight),
         subtree_log_weight=torch.where(is_complete, -torch.inf, subtree_log_weight),
         uniform=left,
-        acceptance=t.acceptance + (counts * log_weights.clamp(max=0).exp()).sum(),
-        num_leaves=t.num_leaves + counts.sum(dtype=torch.int32),
+        acceptance=t.acceptance + t.goes_on * rate_one + has_two * rate_two,
+        num_leaves=t.num_leaves + t.goes_on.to(torch.int32) + has_two.to(torch.int32),
         pair=torch.where(is_complete, 0, pair + 1),
         slot=torch.where(is_complete, 1, lowest + 1),
         depth=depth,
