@@ -18,6 +18,11 @@ def energy(params: Tree, x: Tree) -> Tensor:
     return params["k"] * squared / 2 + params["slope"] * torch.sin(total) + params["bump"] * torch.exp(-squared / 2)
 
 
+def conditional_energy(params: Tree, x: Tree, scale: Tensor) -> Tensor:
+    """The same, told a scale."""
+    return energy(params, x) / scale
+
+
 def params(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     return {name: torch.tensor(value, dtype=dtype) for name, value in (("k", 1.5), ("slope", 0.3), ("bump", 0.7))}
 
@@ -52,6 +57,12 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "denoising": lambda: losses.denoising_score_matching(energy, 0.5),
     "weighted_sum": lambda: losses.weighted_sum(
         {"pcd": _pcd(), "denoising": losses.denoising_score_matching(energy, 0.5)}, {"pcd": 0.5, "denoising": 2.0}
+    "sliced": lambda: losses.sliced_score_matching(energy, num_probes=2, probe="normal"),
+    "sliced_raw": lambda: losses.sliced_score_matching(energy, variance_reduction=False, probe="sphere"),
+    "finite_difference": lambda: losses.finite_difference_score_matching(energy, step_size=0.1),
+    ),
+    "annealed_denoising": lambda: losses.annealed_denoising_score_matching(
+        conditional_energy, losses.geometric_noise_scales(1.0, 0.2, 4)
     ),
     "penalised": lambda: losses.penalised(_pcd(), lambda params, batch: tree.squared_norm(params), 0.1),
 }

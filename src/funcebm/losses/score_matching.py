@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, fields, random, tree
+from .. import checks, fields, tree
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
+from ._probes import draw_probes, slope_and_curvatures
 from ._staged import without_memory
 
 __all__ = ["score_matching"]
@@ -20,7 +21,7 @@ def score_matching(energy: Energy, trace: str = "exact", *, num_probes: int = 1)
     is half the mean squared distance of the model's score from the data's, up to a constant. On :math:`N(0, I)` data with
     :math:`E = |x|^2/2` its expectation is :math:`-d/2`. The trace is exact (d backward passes), or Hutchinson's unbiased
     estimate :math:`v^\top \nabla^2 E\,v` with :math:`v_i = \pm 1`, averaged over probes: then the loss is the
-    variance-reduced form of sliced score matching.
+    variance-reduced form of :func:`sliced_score_matching` with ``probe="rademacher"``.
 
     Args:
         energy: ``(params, x) -> ()``, twice differentiable in ``x`` (SiLU or softplus, not ReLU).
@@ -37,6 +38,7 @@ def score_matching(energy: Energy, trace: str = "exact", *, num_probes: int = 1)
     Reference: Hyvarinen (2005), JMLR 6:695-709, theorem 1; Song, Garg, Shi and Ermon (2019), UAI, equation 8.
 
     >>> import torch
+    >>> from funcebm import random
     >>> loss = score_matching(lambda params, x: params * (x**2).sum() / 2)
     >>> value, aux = loss(random.key(0), torch.tensor(1.0), torch.ones(4, 2))
     >>> value
@@ -47,22 +49,16 @@ def score_matching(energy: Energy, trace: str = "exact", *, num_probes: int = 1)
     checks.positive_int("num_probes", num_probes)
     gradient = fields.gradient(energy)
     laplacian = fields.laplacian(energy)
-    estimate = vmap(fields.hutchinson_laplacian(energy), (None, None, 0))
+    along = slope_and_curvatures(energy)
 
     def draw(key: Key, batch: Batch) -> Tree:
-        if trace == "exact":
-            return ()
-        parts, structure = tree.flatten(batch)
-        keys = random.split(key, len(parts)).unbind(0)
-        shapes = [(part.shape[0], num_probes, *part.shape[1:]) for part in parts]
-        drawn = [random.rademacher(k, s).to(p.dtype) for k, s, p in zip(keys, shapes, parts, strict=True)]
-        return tree.unflatten(structure, drawn)
+        return () if trace == "exact" else draw_probes(key, batch, num_probes, "rademacher")
 
     def one(params: Params, position: Position, probes: Tree) -> tuple[Tensor, Tensor]:
-        squared = tree.squared_norm(gradient(params, position))
         if trace == "exact":
-            return squared, laplacian(params, position)
-        return squared, estimate(params, position, probes).mean()
+            return tree.squared_norm(gradient(params, position)), laplacian(params, position)
+        slope, curvatures = along(params, position, probes)
+        return tree.squared_norm(slope), curvatures.mean()
 
     def value(params: Params, memory: Tree, batch: Batch, noise: Tree) -> tuple[Tensor, LossAux]:
         squared, curvature = vmap(one, (None, 0, 0))(params, batch, noise)
