@@ -51,18 +51,21 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     ),
     "cd_hmc": lambda: losses.contrastive_divergence(energy, samplers.hmc(energy, step_size=0.1, num_leapfrog=2), 2),
     "cd_descent": lambda: losses.contrastive_divergence(energy, samplers.gradient_descent(energy, step_size=0.1), 2),
+    "cd_options": lambda: losses.contrastive_divergence(
+        energy, _langevin(), 2, regularization=0.1, gradient_penalty=0.2, trim=0.4, clamp=50.0
+    ),
     "pcd": _pcd,
     "score_matching": lambda: losses.score_matching(energy),
     "hutchinson": lambda: losses.score_matching(energy, "hutchinson", num_probes=2),
-    "denoising": lambda: losses.denoising_score_matching(energy, 0.5),
-    "weighted_sum": lambda: losses.weighted_sum(
-        {"pcd": _pcd(), "denoising": losses.denoising_score_matching(energy, 0.5)}, {"pcd": 0.5, "denoising": 2.0}
     "sliced": lambda: losses.sliced_score_matching(energy, num_probes=2, probe="normal"),
     "sliced_raw": lambda: losses.sliced_score_matching(energy, variance_reduction=False, probe="sphere"),
     "finite_difference": lambda: losses.finite_difference_score_matching(energy, step_size=0.1),
-    ),
+    "denoising": lambda: losses.denoising_score_matching(energy, 0.5),
     "annealed_denoising": lambda: losses.annealed_denoising_score_matching(
         conditional_energy, losses.geometric_noise_scales(1.0, 0.2, 4)
+    ),
+    "weighted_sum": lambda: losses.weighted_sum(
+        {"pcd": _pcd(), "denoising": losses.denoising_score_matching(energy, 0.5)}, {"pcd": 0.5, "denoising": 2.0}
     ),
     "penalised": lambda: losses.penalised(_pcd(), lambda params, batch: tree.squared_norm(params), 0.1),
 }

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from funcebm import losses, random, samplers, tree
+from funcebm.losses.contrastive import PersistentMemory
 
 
 def energy(params, x):
@@ -107,7 +108,7 @@ def _pcd(num_steps=2, **options):
 
 def test_all_choices_of_slots_are_equally_likely():
     num, size, batch = 20000, 7, torch.zeros(3, 2)
-    slots = torch.func.vmap(lambda key: _pcd(1).draw(key, batch).slots)(random.split(random.key(0), num))
+    slots = torch.func.vmap(lambda key: _pcd(1).draw(key, batch).buffer.slots)(random.split(random.key(0), num))
     assert bool((slots.sort(-1).values.diff(dim=-1) > 0).all())  # none twice
     counts = torch.bincount(slots.flatten(), minlength=size)
     p = 3 / size
@@ -127,39 +128,101 @@ def test_all_choices_of_slots_are_equally_likely():
 def test_chains_go_on_in_their_slots_and_the_others_stay_bit_for_bit():
     batch, params, loss = torch.zeros(3, 2), torch.tensor(0.7), _pcd(4, restart_probability=0.0)
     memory = loss.init(random.key(1), params, batch)
-    assert memory.shape == (7, 2)
+    assert memory.positions.shape == (7, 2) and memory.ages.tolist() == [0] * 7
     noise = loss.draw(random.key(2), batch)
     _, aux = loss.value(params, memory, batch, noise)
-    others = [slot for slot in range(7) if slot not in noise.slots.tolist()]
-    assert torch.equal(aux.memory[others], memory[others])
-    torch.testing.assert_close(aux.memory[noise.slots], _ends(LANGEVIN, params, memory[noise.slots], noise.chain))
-    negative = torch.func.vmap(energy, (None, 0))(params, aux.memory[noise.slots])
+    slots, before, after = noise.buffer.slots, memory.positions, aux.memory.positions
+    others = [slot for slot in range(7) if slot not in slots.tolist()]
+    assert torch.equal(after[others], before[others])
+    torch.testing.assert_close(after[slots], _ends(LANGEVIN, params, before[slots], noise.chain))
+    negative = torch.func.vmap(energy, (None, 0))(params, after[slots])
     torch.testing.assert_close(aux.metrics["negative_energy"], negative.mean())
 
 
 def test_restarts():
     batch, params = torch.zeros(5, 2), torch.tensor(0.7)
     loss = _pcd(3, restart_probability=0.5, initial=lambda key: 100 + random.normal(key, (2,)))
-    memory = torch.zeros(7, 2)
+    memory = PersistentMemory(torch.zeros(7, 2), torch.full((7,), 10))
     noise = loss.draw(random.key(3), batch)
-    assert 0 < int(noise.is_restarted.sum()) < 5
+    slots, is_restarted, restart = noise.buffer
+    assert 0 < int(is_restarted.sum()) < 5
     _, aux = loss.value(params, memory, batch, noise)
-    start = torch.where(noise.is_restarted[:, None], noise.restart, memory[noise.slots])
-    torch.testing.assert_close(aux.memory[noise.slots], _ends(LANGEVIN, params, start, noise.chain))
-    assert bool((loss.init(random.key(0), params, batch) > 50).all())
+    start = torch.where(is_restarted[:, None], restart, memory.positions[slots])
+    torch.testing.assert_close(aux.memory.positions[slots], _ends(LANGEVIN, params, start, noise.chain))
+    assert torch.equal(aux.memory.ages[slots], torch.where(is_restarted, 1, 11))
+    assert bool((loss.init(random.key(0), params, batch).positions > 50).all())
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.05, 0.5, 1.0])
 def test_the_restart_probability(probability):
     loss, batch, num = _pcd(1, restart_probability=probability), torch.zeros(5, 2), 4000
-    flags = torch.func.vmap(lambda key: loss.draw(key, batch).is_restarted)(random.split(random.key(4), num))
+    flags = torch.func.vmap(lambda key: loss.draw(key, batch).buffer.is_restarted)(random.split(random.key(4), num))
     standard_error = (probability * (1 - probability) / (5 * num)) ** 0.5
     assert abs(float(flags.double().mean()) - probability) <= 5 * standard_error
 
 
 def test_a_buffer_of_one_batch_uses_every_slot():
     loss, batch = _pcd(1, buffer_size=4), torch.zeros(4, 2)
-    assert sorted(loss.draw(random.key(0), batch).slots.tolist()) == [0, 1, 2, 3]
+    assert sorted(loss.draw(random.key(0), batch).buffer.slots.tolist()) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.25])
+def test_the_age_of_the_buffer(probability):
+    # without restarts B / size more in each update; with them an age at a drawing is geometric, of mean 1 / probability
+    batch, params, num = torch.zeros(20, 1), torch.tensor(0.7), 40
+    loss = _pcd(1, buffer_size=40, restart_probability=probability)
+    memory, ages = loss.init(random.key(1), params, batch), []
+    for key in random.split(random.key(2), num):
+        _, aux = loss(key, params, batch, memory)
+        memory = aux.memory
+        ages.append(float(aux.metrics["buffer_age"]))
+    if probability == 0:
+        torch.testing.assert_close(torch.tensor(ages), torch.arange(1, num + 1) / 2)
+        return
+    late = memory.ages.double()  # forty chains, of variance (1 - p) / p^2 each
+    assert abs(float(late.mean()) - 1 / probability) < 5 * ((1 - probability) / probability**2 / 40) ** 0.5
+    torch.testing.assert_close(aux.metrics["buffer_age"].double(), late.mean(), rtol=1e-6, atol=0)
+
+
+# -- options ------------------------------------------------------------------------------------------------------
+
+
+def _value(start, k=0.7, **options):
+    start, batch = torch.tensor(start, dtype=torch.float64)[:, None], torch.tensor([[2.0], [1.0]], dtype=torch.float64)
+    loss = losses.contrastive_divergence(energy, LANGEVIN, 1, start=start, **options)
+    noise = loss.draw(random.key(0), batch)._replace(chain=torch.zeros(1, len(start), 1, dtype=torch.float64))
+    k = torch.tensor(k, dtype=torch.float64)
+    ends = start * (1 - 0.1 * k)  # a step without noise
+    gradient, (value, aux) = torch.func.grad_and_value(loss.value, has_aux=True)(k, (), batch, noise)
+    return k, batch, ends, gradient, value, aux
+
+
+@pytest.mark.parametrize(("trim", "num_kept"), [(0.0, 5), (0.19, 5), (0.2, 4), (0.5, 3), (0.9, 1)])
+def test_trim_leaves_out_the_highest_negatives(trim, num_kept):
+    k, batch, ends, gradient, value, aux = _value([3.0, -1.0, 0.5, -7.0, 2.0], trim=trim)
+    squares = (ends[:, 0] ** 2).sort().values[:num_kept]
+    expected = (batch**2).mean() / 2 - squares.mean() / 2
+    torch.testing.assert_close(gradient, expected)
+    torch.testing.assert_close(value, k * expected)
+    torch.testing.assert_close(aux.metrics["negative_energy"], k * squares.mean() / 2)
+
+
+def test_clamp_stops_a_gap_that_runs_away_and_only_that():
+    for start, clamp in (([3.0], 0.02), ([3.0], 100.0), ([0.1], 0.02)):
+        k, batch, ends, gradient, value, aux = _value(start, clamp=clamp)
+        slope = (batch**2).mean() / 2 - (ends**2).mean() / 2
+        is_floored = k * slope < -clamp
+        assert bool(is_floored) == (start == [3.0] and clamp == 0.02)
+        torch.testing.assert_close(value, torch.tensor(-clamp).to(k) if is_floored else k * slope)
+        torch.testing.assert_close(gradient, torch.zeros_like(k) if is_floored else slope)
+        torch.testing.assert_close(aux.metrics["energy_gap"], -k * slope)
+
+
+def test_the_gradient_penalty():
+    k, batch, ends, gradient, value, _ = _value([1.0, 3.0], gradient_penalty=0.3)
+    slope = (batch**2).mean() / 2 - (ends**2).mean() / 2
+    torch.testing.assert_close(value, k * slope + 0.3 * k**2 * (batch**2).mean())
+    torch.testing.assert_close(gradient, slope + 0.6 * k * (batch**2).mean())
 
 
 @pytest.mark.parametrize(
@@ -169,6 +232,12 @@ def test_a_buffer_of_one_batch_uses_every_slot():
         (lambda: losses.contrastive_divergence(energy, LANGEVIN, 1, start="date"), "start must be"),
         (lambda: losses.contrastive_divergence(energy, LANGEVIN, 1, regularization=-1.0), "regularization must not be"),
         (lambda: losses.contrastive_divergence(energy, LANGEVIN, 1, data_noise=-1.0), "data_noise must not be"),
+        (
+            lambda: losses.contrastive_divergence(energy, LANGEVIN, 1, gradient_penalty=-1.0),
+            "gradient_penalty must not",
+        ),
+        (lambda: losses.contrastive_divergence(energy, LANGEVIN, 1, clamp=-0.1), "clamp must not be negative"),
+        (lambda: losses.contrastive_divergence(energy, LANGEVIN, 1, trim=1.0), "trim must be a fraction"),
         (lambda: _pcd(buffer_size=0), "buffer_size must be an integer of at least 1"),
         (lambda: _pcd(restart_probability=1.5), "restart_probability must be in"),
         (lambda: _pcd().init(random.key(0), (), torch.zeros(8, 2)), "buffer_size must be at least the batch size"),

@@ -1,0 +1,121 @@
+"""The buffer of persistent chains: which slots a batch takes, which of them restart, and how the ends go back."""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from .. import checks, random, tree
+from ..types import Batch, Key, Position, Tree
+
+__all__ = [
+    "BufferNoise",
+    "PersistentMemory",
+    "age",
+    "begin",
+    "check_buffer",
+    "choose",
+    "draw_buffer",
+    "draw_initial",
+    "num_drawn",
+    "put",
+    "take",
+]
+
+
+class PersistentMemory(NamedTuple):
+    """The memory of persistent chains.
+
+    Attributes:
+        positions: where every chain of the buffer is, ``(buffer_size, *event)``; of a ladder of K rungs all positions,
+            ``(buffer_size, K, *event)``.
+        ages: how many updates, of ``num_steps`` steps each, every chain has made since it started. ``(buffer_size,)`` int64.
+    """
+
+    positions: Tree
+    ages: Tensor
+
+
+class BufferNoise(NamedTuple):
+    """The slots drawn ``(B,)``, which of them restart ``(B,)`` bool, and where."""
+
+    slots: Tensor
+    is_restarted: Tensor
+    restart: Tree
+
+
+def check_buffer(buffer_size: int, restart_probability: float | Tensor) -> None:
+    """The numbers of a buffer, at the door."""
+    checks.positive_int("buffer_size", buffer_size)
+    if not isinstance(restart_probability, Tensor):
+        must = "restart_probability must be in [0, 1]"
+        checks.require(0 <= restart_probability <= 1, must, restart_probability, "Try 0.05.")
+
+
+def num_drawn(batch: Batch, buffer_size: int, num_more: int = 0) -> int:
+    """B, if the buffer holds as many chains (and ``num_more`` that are only looked at)."""
+    num = tree.batch_size(batch)
+    more = f" and {num_more} more" if num_more else ""
+    checks.require(
+        num + num_more <= buffer_size,
+        f"buffer_size must be at least the batch size{more}",
+        f"{buffer_size} and {num}",
+        "Make buffer_size larger (10,000 is usual) or the batch smaller.",
+    )
+    return num
+
+
+def draw_initial(key: Key, batch: Batch, num: int, initial: Callable[[Key], Position] | None) -> Position:
+    """``num`` positions where chains start: the user's, or standard normal numbers like the data."""
+    if initial is not None:
+        return vmap(initial)(random.split(key, num))
+    return tree.normal_like(key, tree.map(lambda leaf: leaf[:1].expand(num, *leaf.shape[1:]), batch))
+
+
+def choose(key: Key, num_slots: int, num: int) -> Tensor:
+    """``num`` of the slots ``0 .. num_slots - 1``, none twice, all choices equally likely: the start of a permutation.
+
+    The places of the ``num`` smallest of 64-bit random numbers; sorting all of them would take most of a training step.
+    """
+    words = random.bits(key, (2, num_slots)).long()
+    return torch.topk((words[0] << 32) | (words[1] & 0xFFFFFFFF), num, largest=False).indices
+
+
+def draw_buffer(
+    key_slots: Key, key_is_restarted: Key, restart: Tree, buffer_size: int, restart_probability: float | Tensor
+) -> BufferNoise:
+    """Which slots go on, and which of them from new positions."""
+    num = tree.batch_size(restart)
+    is_restarted = random.uniform(key_is_restarted, num) < restart_probability
+    return BufferNoise(choose(key_slots, buffer_size, num), is_restarted, restart)
+
+
+def take(memory: PersistentMemory, noise: BufferNoise) -> PersistentMemory:
+    """The chains drawn, some of them started anew, in the order of the batch."""
+
+    def begin(kept: Tensor, fresh: Tensor) -> Tensor:
+        chosen = noise.is_restarted.reshape(-1, *[1] * (fresh.ndim - 1))
+        return torch.where(chosen, fresh, kept[noise.slots])
+
+    ages = torch.where(noise.is_restarted, 0, memory.ages[noise.slots])
+    return PersistentMemory(tree.map(begin, memory.positions, noise.restart), ages)
+
+
+def put(memory: PersistentMemory, noise: BufferNoise, chains: PersistentMemory) -> PersistentMemory:
+    """The buffer with these chains, one update older, back in their slots; all others as they were, bit for bit."""
+    older = chains._replace(ages=chains.ages + 1)
+    return tree.map(lambda kept, new: kept.index_copy(0, noise.slots, new), memory, older)
+
+
+def begin(positions: Tree) -> PersistentMemory:
+    """A buffer of chains that have not moved yet."""
+    first = tree.first(positions)
+    return PersistentMemory(positions, torch.zeros(first.shape[0], dtype=torch.int64, device=first.device))
+
+
+def age(memory: PersistentMemory) -> Tensor:
+    """The mean age of all chains, in updates. ``()``."""
+    return memory.ages.to(tree.first(memory.positions).dtype).mean()
