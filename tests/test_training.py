@@ -67,8 +67,7 @@ def test_a_compiled_run_goes_on_bit_for_bit(compiled):
     first = _fit(loss, num_steps=11, jit=True)
     second = _fit(loss, num_steps=12, jit=True, resume=first)
     assert second.num_steps == 23
-    _assert_same(_evolved(second)[:4], _evolved(result)[:4])
-    _assert_same(tree.map(lambda a, b: torch.cat((a, b)), first.metrics, second.metrics), result.metrics)
+    _assert_same(_evolved(second), _evolved(result))
 
 
 def test_an_interrupted_compiled_run_gives_back_what_it_has(compiled):
@@ -93,7 +92,7 @@ def test_chunks_change_nothing(chunk_size):
 def test_a_run_goes_on_bit_for_bit():
     loss = _pcd()
     first = _fit(loss, num_steps=11)
-    _assert_same(_evolved(_fit(loss, num_steps=12, resume=first))[:4], _evolved(_fit(loss))[:4])
+    _assert_same(_evolved(_fit(loss, num_steps=12, resume=first)), _evolved(_fit(loss)))
 
 
 def test_fit_is_its_steps_and_the_keys_say_which_noise():
@@ -320,5 +319,5 @@ def test_resume_needs_the_same_params():
     first = _fit(_pcd(), num_steps=2)
     settings = {"optimizer": OPTIMIZER, "num_steps": 3, "batch_size": 8, "jit": False}
     loss = losses.score_matching(lambda params, x: params["other"] * (x**2).sum())
-    with pytest.raises(ValueError, match=r"params must be a tree of the same structure as resume\.params"):
+    with pytest.raises(ValueError, match="resume must be a run of this model"):
         fit(random.key(0), loss, {"other": torch.tensor(1.0)}, DATA, resume=first, **settings)

@@ -1,0 +1,190 @@
+"""``fit`` and ``fit_ensemble``: many steps in compiled loops, and what a long run needs around them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Callable, Iterable, Mapping
+
+from torch import Tensor
+
+from .. import checks, tree
+from ..types import Batch, Key, Loss, Optimizer, Params, Tree
+from .result import Fit
+from .run import Options, run
+from .step import Recipe
+from .validation import Validation
+
+__all__ = ["fit", "fit_ensemble"]
+
+Callback = Callable[[int, Params, dict[str, Tensor]], Any]
+
+
+def fit(
+    key: Key,
+    loss: Loss,
+    params: Params,
+    data: Batch | Iterable[Batch] | Callable[[int], Iterable[Batch]],
+    *,
+    optimizer: Optimizer,
+    num_steps: int,
+    batch_size: int | None = None,
+    jit: bool = True,
+    progress: bool = False,
+    callback: Callback | None = None,
+    ema_decay: float | Tensor | None = None,
+    chunk_size: int | None = None,
+    validation: Validation | None = None,
+    limits: Mapping[str, float] | None = None,
+    max_bad_steps: int | None = 50,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: Fit | None = None,
+) -> Fit:
+    r"""Trains, many steps in one compiled loop.
+
+    Each epoch goes through the data in a new random order, in batches of ``batch_size``; the rows that fill no batch are
+    left out of that epoch. Step ``i`` uses the key ``fold_in(key_steps, i)``, epoch ``e`` the key ``fold_in(key_epochs, e)``, so
+    the numbers depend neither on ``chunk_size``, nor on ``jit`` (to rounding), nor on where a run was cut.
+
+    Data may also be anything that gives batches: a ``DataLoader`` or the like, gone through again for each epoch; a function
+    ``epoch -> batches``; or an iterator, read once. Batches are tensors or trees of them; a list of several is taken as a
+    tuple, a list of one as that one. They are moved to the device of the params, and their order is that of the loader. The
+    first one sets the batch size; a smaller last one of an epoch is left out. A loader with ``set_epoch`` (or its sampler) is
+    told the epoch.
+
+    Args:
+        key: ``(2,)``.
+        loss: what to minimise; keep and reuse it and the optimizer, since new ones compile anew. Its ``draw`` may look at
+            the shapes and dtypes of the batch, not at the numbers.
+        params: where training starts; a tree of floating-point tensors.
+        data: ``(N, ...)``, a tensor or a tree of tensors with one leading axis, such as ``(points, labels)``; or batches.
+        optimizer: how the params move.
+        num_steps: how many steps (more, where a run is resumed).
+        batch_size: B, at most N; with a loader it may be left out.
+        jit: compile.
+        progress: show a bar (tqdm) with the metrics. Ctrl-C then, as always, ends training and returns what is finished.
+        callback: ``(steps done, params, metrics of the chunk) -> stop``, called after each chunk; training ends where
+            it returns True.
+        ema_decay: :math:`d` in [0, 1) of the moving average of the params; None makes none.
+        chunk_size: at most this many steps in one compiled call.
+        validation: held-out data, and how often to look at them; :class:`~funcebm.training.Validation`.
+        limits: metric to how large it may be, such as ``{"energy_gap": 100.0}``.
+        max_bad_steps: a run has diverged after so many bad steps in a row: skipped ones, and ones with a metric that is not
+            finite or beyond its limit. It stops with a warning and a report, and gives the params from before the first of
+            them. None never stops it.
+        checkpoint: a file to save the run in from time to time, and at the end; see :func:`~funcebm.training.save`.
+        resume: the result of an earlier call with the same arguments, or of :func:`~funcebm.training.load`, to go on from;
+            bit for bit as if uncut. Of a loader, the batches that this epoch has given already are skipped: exact where an
+            epoch can be gone through again in the same order, which a function of the epoch or ``set_epoch`` makes
+            possible with shuffling. An iterator goes on where it is.
+
+    Returns:
+        :class:`~funcebm.training.Fit`. Where an error ends a run that has begun, the error has it as its attribute ``fit``.
+
+    Raises:
+        ValueError: a bad count, key or decay, data that are not finite, a batch larger than the data, batches of several
+            sizes, a loader that ends early, a loss that is not a scalar, tensors on several devices, a run of another model to
+            resume.
+        TypeError: params that are not floating-point tensors.
+
+    >>> import torch
+    >>> from funcebm import losses, optimizers, random
+    >>> loss = losses.denoising_score_matching(lambda params, x: params * (x**2).sum() / 2, 0.5)
+    >>> data = random.normal(random.key(0), (1000, 2))
+    >>> result = fit(random.key(1), loss, torch.tensor(0.0), data, optimizer=optimizers.adam(0.05), num_steps=100,
+    ...     batch_size=100, jit=False)
+    >>> bool((result.params - 1 / (1 + 0.5**2)).abs() < 0.1)
+    True
+    """
+    recipe = Recipe(lambda hyper: loss, lambda hyper: optimizer, ema_decay, False)
+    options = Options(
+        num_steps, batch_size, jit, progress, callback, chunk_size, validation, limits, max_bad_steps, checkpoint
+    )
+    return run(recipe, options, key, params, data, (), resume)
+
+
+def fit_ensemble(
+    key: Key,
+    loss: Loss | Callable[[Tree], Loss],
+    params: Params,
+    data: Batch | Iterable[Batch] | Callable[[int], Iterable[Batch]],
+    *,
+    optimizer: Optimizer | Callable[[Tree], Optimizer],
+    num_steps: int,
+    batch_size: int | None = None,
+    hyper: Tree = (),
+    jit: bool = True,
+    progress: bool = False,
+    callback: Callback | None = None,
+    ema_decay: float | Tensor | None = None,
+    chunk_size: int | None = None,
+    validation: Validation | None = None,
+    max_bad_steps: int | None = 50,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: Fit | None = None,
+) -> Fit:
+    r"""Trains M models at once, by ``vmap``, in one compiled loop.
+
+    Each member is trained as it would be alone: gradients are clipped, steps are skipped and metrics are taken by member. All
+    see the same batches; noise and memory are their own. Members may differ in where they start, and in any number of the
+    loss or the optimizer:
+
+    .. code-block:: python
+
+        fit_ensemble(
+            key, lambda h: denoising_score_matching(energy, h["noise_scale"]), params, data,
+            optimizer=lambda h: chain(clip_by_global_norm(1.0), adam(h["rate"])),
+            hyper={"rate": torch.logspace(-4, -2, 8), "noise_scale": torch.linspace(0.1, 0.5, 8)}, ...)
+
+    Args:
+        key: ``(2,)``. Member m has the children m of the keys that :func:`fit` splits it into, for any M.
+        loss: what each minimises, or a function from the numbers of a member to its loss.
+        params: where each starts. Leaves ``(M, ...)``: ``tree.stack`` of M params, or ``tree.broadcast`` of one.
+        data: as in :func:`fit`.
+        optimizer: how params move, or a function from the numbers of a member to its optimizer.
+        num_steps: as in :func:`fit`.
+        batch_size: as in :func:`fit`.
+        hyper: the numbers in which members differ; a tree of tensors ``(M, ...)``. New numbers do not compile anew.
+        jit: compile.
+        progress: show a bar, with means over members.
+        callback: as in :func:`fit`; params and metrics are of all members.
+        ema_decay: as in :func:`fit`.
+        chunk_size: as in :func:`fit`.
+        validation: as in :func:`fit`; each member has best params of its own, and the run ends when the last of them is out
+            of patience.
+        max_bad_steps: as in :func:`fit`; the run ends when all members have diverged, and a warning names those that
+            have at its end.
+        checkpoint: as in :func:`fit`.
+        resume: as in :func:`fit`.
+
+    Returns:
+        :class:`~funcebm.training.Fit`, with a leading axis M of all trees, and metrics ``(num_steps, M)``. Sample from all
+        members with ``vmap`` over ``params``, or from one energy made of them by :func:`funcebm.energies.committee`.
+
+    Raises:
+        ValueError: as :func:`fit`; params or numbers that do not share one leading axis.
+
+    Reference: Lakshminarayanan, Pritzel and Blundell (2017), NeurIPS, "Simple and scalable predictive uncertainty
+    estimation using deep ensembles".
+
+    >>> import torch
+    >>> from funcebm import losses, optimizers, random
+    >>> loss = losses.denoising_score_matching(lambda params, x: params * (x**2).sum() / 2, 0.5)
+    >>> data = random.normal(random.key(0), (1000, 2))
+    >>> result = fit_ensemble(random.key(1), loss, torch.zeros(3), data, optimizer=optimizers.adam,
+    ...     hyper=torch.tensor([0.001, 0.02, 0.05]), num_steps=50, batch_size=100, jit=False)
+    >>> result.params.shape, result.metrics["loss"].shape, bool((result.params[1:] > result.params[:-1]).all())
+    (torch.Size([3]), torch.Size([50, 3]), True)
+    """
+    lengths = sorted(
+        {leaf.shape[0] if leaf.ndim else 0 for leaf in tree.leaves((params, hyper)) if isinstance(leaf, Tensor)}
+    )
+    must = "leaves of params and hyper must lead with one axis, that of the members"
+    fix = "Use tree.stack([params_1, params_2, ...]) or tree.broadcast(params, num)."
+    checks.require(len(lengths) == 1 and lengths[0] > 0, must, f"lengths {lengths}", fix)
+    loss_of = (lambda hyper: loss) if isinstance(loss, Loss) else loss
+    optimizer_of = (lambda hyper: optimizer) if isinstance(optimizer, Optimizer) else optimizer
+    recipe = Recipe(loss_of, optimizer_of, ema_decay, True)
+    options = Options(
+        num_steps, batch_size, jit, progress, callback, chunk_size, validation, None, max_bad_steps, checkpoint
+    )
+    return run(recipe, options, key, params, data, hyper, resume)

@@ -1,0 +1,307 @@
+"""The host's side of a run: chunk after chunk, and what is looked at between them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import time
+import warnings
+from typing import Any, Callable, Iterator, Mapping, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import checks, random, tree
+from ..chain_loop import is_traced
+from ..progress import postfix, progress_bar
+from ..transforms import dynamic_axis, jit_once
+from ..types import Batch, Key, Params, Tree
+from .checkpoint import restored, save
+from .data import Rows, Stream, open_source
+from .divergence import Streak, check_limits, ending, find_streak, reason
+from .result import Fit, Validated
+from .step import Recipe, TrainState, begin, draw_noise, make_chunk
+from .validation import Validation, check_validation, make_evaluate, run_out_of_patience, with_value
+
+__all__ = ["Options", "run"]
+
+_CHUNK_BYTES = 64 * 2**20  # of noise and batches, in a chunk of the default size
+_CHUNK_STEPS = 500
+_CHECKPOINT_SECONDS = 30.0  # between two writes
+
+
+class Options(NamedTuple):
+    """The arguments of :func:`~funcebm.training.fit` that say how to run."""
+
+    num_steps: int
+    batch_size: int | None
+    jit: bool
+    progress: bool
+    callback: Callable[[int, Params, dict[str, Tensor]], Any] | None
+    chunk_size: int | None
+    validation: Validation | None
+    limits: Mapping[str, float] | None
+    max_bad_steps: int | None
+    checkpoint: str | os.PathLike[str] | None
+
+
+class _Anchor(NamedTuple):
+    """What a chunk began with, and where in the data each of its steps is (one more: the end)."""
+
+    state: TrainState
+    xs: Tree
+    step: int
+    places: list[tuple[int, int]]
+
+
+class _Run:
+    """Where a run is: the state, what was collected, and what it needs to make the next chunk."""
+
+    def __init__(
+        self, recipe: Recipe, options: Options, key: Key, params: Params, data: Any, hyper: Tree, resume: Fit | None
+    ) -> None:
+        key_init, self.key_steps, key_epochs = random.split(key, 3).unbind(0)
+        place = (0, 0) if resume is None else (resume.epoch, resume.epoch_steps)
+        device = tree.first(params).device
+        self.recipe, self.options, self.hyper = recipe, options, hyper
+        self.source: Rows | Stream = open_source(data, options.batch_size, key_epochs, device, place)
+        checks.same_device(params=params, data=self.source.example, **({"hyper": hyper} if tree.leaves(hyper) else {}))
+        names = _check_loss(recipe, key_init, params, self.source.example, hyper)
+        check_limits(options.limits, options.max_bad_steps, names)
+        self.num_members = tree.batch_size(params) if recipe.is_ensemble else 1
+        self.state = begin(recipe, key_init, params, self.source.example, hyper)
+        self.step, self.place = 0, place
+        self.metrics: list[dict[str, Tensor]] = []
+        self.validated: Validated | tuple[()] = ()
+        if resume is not None:
+            self._go_on(resume)
+        self.start = self.step
+        is_indexed = isinstance(self.source, Rows)
+        self.chunk = jit_once(make_chunk, recipe, is_indexed) if options.jit else make_chunk(recipe, is_indexed)
+        self.evaluate = None
+        if options.validation is not None:
+            key_validation = random.fold_in(key_init, 1)
+            self.evaluate = make_evaluate(recipe, options.validation, key_validation, hyper, options.jit)
+
+    def _go_on(self, resume: Fit) -> None:
+        must = "resume must be a run of this model, with this loss and optimizer"
+        fix = "Pass what fit was given for that run: the same params (as a tree), loss, optimizer and ema_decay."
+        fields = TrainState._fields
+        state = restored({name: getattr(resume, name) for name in fields}, self.state._asdict(), must, fix)
+        self.state, self.step = TrainState(**state), resume.num_steps
+        self.metrics = [resume.metrics] if resume.metrics else []
+        self.validated = resume.validation
+
+    def step_bytes(self) -> int:
+        """How much a step needs."""
+        step = torch.zeros(1, dtype=torch.int64, device=self.key_steps.device)
+        xs = draw_noise(self.recipe, self.key_steps, self.num_members, self.source.example, step, self.hyper)
+        leaves = tree.leaves((xs, () if isinstance(self.source, Rows) else self.source.example))
+        return sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+
+    def inputs(self, rows: Tree, first: int, num: int) -> Tree:
+        """What the compiled loop goes through: which steps count, their rows and their noise."""
+        steps = torch.arange(first, first + num, device=self.key_steps.device)
+        arguments = (self.recipe, self.key_steps, self.num_members, self.source.example, steps, self.hyper)
+        if not self.options.jit:
+            return None, rows, draw_noise(*arguments)
+        with random.compiled_draws():
+            noise = draw_noise(*arguments)
+        return torch.ones(num, dtype=torch.bool, device=steps.device), rows, noise
+
+    def advance(self, state: TrainState, xs: Tree, num: int) -> tuple[TrainState, dict[str, Tensor]]:
+        """The first ``num`` of the steps ``xs``."""
+        xs = tree.map(lambda leaf: leaf[:num], xs)
+        if self.options.jit:
+            if num == 1:  # a loop of one step would be compiled by itself, and round differently
+                xs = tree.map(lambda leaf: leaf.expand(2, *leaf.shape[1:]), xs)
+                xs = (torch.tensor([True, False], device=xs[0].device), *xs[1:])
+            # plain strides whatever the number of steps, so that all chunks are one compiled function
+            xs = dynamic_axis(tree.map(lambda leaf: leaf.clone(memory_format=torch.contiguous_format), xs))
+        state, metrics = self.chunk(state, self.source.shared, self.hyper, xs)
+        return state, tree.map(lambda leaf: leaf[:num], metrics)
+
+    def keep(self, state: TrainState, metrics: dict[str, Tensor], places: list[tuple[int, int]]) -> None:
+        """Makes the steps that were done the past."""
+        self.state, self.step, self.place = state, self.step + len(places), places[-1]
+        self.metrics.append(metrics)
+
+    def go_back(self, anchor: _Anchor, step: int) -> None:
+        """To how it was after ``step`` steps in all: the chunk that did more is done again, to there."""
+        num = step - anchor.step
+        if num > 0:
+            self.state = self.advance(anchor.state, anchor.xs, num)[0]
+        else:
+            self.state = anchor.state
+        self.place = anchor.places[num]
+        surplus = self.step - step
+        self.step, self.metrics = step, [tree.map(lambda leaf: leaf[: len(leaf) - surplus], self.joined())]
+
+    def joined(self) -> dict[str, Tensor]:
+        """The metrics of all steps."""
+        return tree.map(lambda *parts: torch.cat(parts), *self.metrics) if self.metrics else {}
+
+    def result(self, is_complete: bool = False, report: str = "") -> Fit:
+        """All of it, as it is now."""
+        return Fit(*self.state, self.joined(), self.step, is_complete, report, self.validated, *self.place)
+
+
+def run(recipe: Recipe, options: Options, key: Key, params: Params, data: Any, hyper: Tree, resume: Fit | None) -> Fit:
+    """A whole run: see :func:`~funcebm.training.fit`."""
+    random.check_key(key)
+    _check(params, options, recipe.ema_decay)
+    with torch.no_grad():
+        params, hyper = tree.map(torch.Tensor.detach, params), tree.map(torch.Tensor.detach, hyper)
+        here = _Run(recipe, options, key.to(tree.first(params).device), params, data, hyper, resume)
+        if is_traced((key, params, hyper, here.source.shared)):
+            return _pure(here)
+        report = "interrupted"
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                report = _drive(here)
+        except Exception as error:
+            error.fit = here.result(report=f"ended by an error: {error}")  # type: ignore[attr-defined]
+            raise
+        finally:
+            is_complete = here.step == here.start + options.num_steps
+            result = here.result(is_complete, report)
+            if options.checkpoint is not None and here.step > here.start:
+                save(result, options.checkpoint)
+    return result
+
+
+def _pure(here: _Run) -> Fit:
+    """A run as a function of tensors alone, which ``vmap`` and a compiler go through: nothing is looked at on the way."""
+    checks.require(not here.options.jit, "fit must not compile inside a transform", "jit=True", "Pass jit=False.")
+    for size in _sizes(here, here.options.num_steps):
+        taken = here.source.take(here.step, size)
+        if taken.problem is not None:
+            raise taken.problem
+        state, metrics = here.advance(here.state, here.inputs(taken.rows, here.step, size), size)
+        here.keep(state, metrics, taken.places)
+        _validate(here)
+    return here.result(True)
+
+
+def _drive(here: _Run) -> str:
+    """All chunks, with what is looked at between them; why the run has ended before its time, or the empty string."""
+    options, end = here.options, here.start + here.options.num_steps
+    streak, anchor, saved, num_skipped = Streak(0, 0), None, time.monotonic(), 0
+    with progress_bar(options.num_steps, "training", options.progress) as bar:
+        for size in _sizes(here, _largest(here)):
+            taken = here.source.take(here.step, size)
+            if taken.num > 0:
+                xs, first = here.inputs(taken.rows, here.step, taken.num), here.step
+                now = _Anchor(here.state, xs, first, [here.place, *taken.places])
+                state, metrics = here.advance(here.state, xs, taken.num)
+                here.keep(state, metrics, taken.places)
+                streak = find_streak(metrics, options.limits, first, streak, options.max_bad_steps)
+                anchor = None if streak.num == 0 else now if anchor is None or streak.first >= first else anchor
+                if anchor is not None and options.max_bad_steps is not None and streak.num >= options.max_bad_steps:
+                    return _diverged(here, anchor, streak)
+                bar.update(taken.num)
+                if options.progress:
+                    num_skipped += int(metrics["skipped"].sum())
+                    bar.set_postfix(postfix(metrics, num_skipped))
+                _validate(here)
+                is_over = (
+                    options.callback is not None and options.callback(here.step, here.state.params, metrics) is True
+                )
+                if is_over and here.step < end:
+                    return "stopped by its callback"
+                report = (
+                    ""
+                    if options.validation is None
+                    else run_out_of_patience(here.validated, options.validation.patience)
+                )
+                if report and here.step < end:
+                    return report
+            if taken.problem is not None:
+                raise taken.problem
+            if options.checkpoint is not None and time.monotonic() - saved > _CHECKPOINT_SECONDS:
+                save(here.result(), options.checkpoint)
+                saved = time.monotonic()
+    report = ending(here.joined(), options.max_bad_steps)
+    if report:
+        warnings.warn(report, RuntimeWarning, stacklevel=4)
+    return report
+
+
+def _validate(here: _Run) -> None:
+    validation = here.options.validation
+    if here.evaluate is None or validation is None or here.step % validation.every:
+        return
+    params = here.state.params if here.recipe.ema_decay is None else here.state.ema_params
+    here.validated = with_value(here.validated, params, here.evaluate(params), here.step)
+
+
+def _diverged(here: _Run, anchor: _Anchor, streak: Streak) -> str:
+    """Goes back to before the row of bad steps, and says what was bad."""
+    metrics = here.joined()
+    index = streak.first - here.step  # from the end
+    why = reason(metrics, here.options.limits, index)
+    here.go_back(anchor, streak.first)
+    report = (
+        f"training diverged: {why} in step {streak.first} (counted from 0), and {streak.num} steps in a row were bad. The "
+        "params are those from before it. Try a smaller learning rate, optimizers.clip_by_global_norm, or a smaller "
+        "step_size of the sampler"
+    )
+    warnings.warn(report, RuntimeWarning, stacklevel=5)
+    return report
+
+
+# -- chunks -------------------------------------------------------------------------------------------------------
+
+
+def _largest(here: _Run) -> int:
+    if here.options.chunk_size is not None:
+        return here.options.chunk_size
+    return max(1, min(_CHUNK_STEPS, _CHUNK_BYTES // max(here.step_bytes(), 1)))
+
+
+def _sizes(here: _Run, largest: int) -> Iterator[int]:
+    """How many steps each chunk has: at most ``largest``, cut where there is a validation, and else nearly equal."""
+    step, end = here.start, here.start + here.options.num_steps
+    every = here.options.num_steps if here.options.validation is None else here.options.validation.every
+    while step < end:
+        part = end - step if here.options.validation is None else min(every - step % every, end - step)
+        num_chunks = math.ceil(part / largest)
+        for index in range(num_chunks):
+            is_cut = here.options.chunk_size is not None
+            yield min(largest, part - index * largest) if is_cut else part // num_chunks + (index < part % num_chunks)
+        step += part
+
+
+# -- checks at the door -------------------------------------------------------------------------------------------
+
+
+def _check(params: Params, options: Options, ema_decay: Any) -> None:
+    checks.positive_int("num_steps", options.num_steps)
+    if options.chunk_size is not None:
+        checks.positive_int("chunk_size", options.chunk_size)
+    if options.validation is not None:
+        check_validation(options.validation)
+    if ema_decay is not None and not isinstance(ema_decay, Tensor):
+        must, fix = "ema_decay must be in [0, 1)", "Try 0.999, or None for no average."
+        checks.require(0 <= ema_decay < 1, must, ema_decay, fix)
+    must, fix = "params must hold a tensor", "Give what is to be trained."
+    checks.require(bool(tree.leaves(params)), must, "an empty tree", fix)
+    for name, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
+        right = isinstance(leaf, Tensor) and leaf.is_floating_point()
+        got = f"{name or 'params'}: {leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__}"
+        fix = "Close over what is not trained, and make the rest tensors of floats."
+        checks.require(right, "params must be floating-point tensors", got, fix, TypeError)
+
+
+def _check_loss(recipe: Recipe, key: Key, params: Params, example: Batch, hyper: Tree) -> dict[str, Tensor]:
+    """Runs the loss once on a few rows, eagerly: errors of the user's energy come out here, as they are; the metrics."""
+    if recipe.is_ensemble:
+        params, hyper = tree.map(lambda leaf: leaf[0], params), tree.map(lambda leaf: leaf[0], hyper)
+    loss, few = recipe.loss(hyper), tree.map(lambda leaf: leaf[:2], example)
+    value, aux = loss.value(params, loss.init(key, params, few), few, loss.draw(key, few))
+    fix = "Average over the batch."
+    checks.require(value.shape == (), "a loss must return a 0-d tensor", f"the shape {tuple(value.shape)}", fix)
+    for name, metric in aux.metrics.items():
+        checks.require(metric.shape == (), f"the metric {name!r} must be a 0-d tensor", f"{tuple(metric.shape)}", fix)
+    return aux.metrics
