@@ -68,7 +68,7 @@ def test_params_are_copies_of_what_trains_and_nothing_else():
         for tensor in [*module.parameters(), *module.buffers()]:
             tensor.zero_()
     assert energy(params, position) == before
-    module.load_state_dict(params, strict=False)
+    energies.load_into(module, params)
     torch.testing.assert_close(module[4].weight.detach(), params["4.weight"])
 
 
@@ -104,3 +104,35 @@ def test_a_module_that_gives_no_energies_is_told_what_to_return(module, shape):
 def test_what_is_no_module_is_refused():
     with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module\. Got function"):
         energies.from_module(lambda x: x)
+
+
+def test_trained_params_go_back_into_the_module():
+    module = _normalized()
+    module[0].bias.requires_grad_(False)
+    frozen, buffer = module[0].bias.detach().clone(), module[1].running_mean.clone()
+    energy, params = energies.from_module(module)
+    trained = tree.map(lambda leaf: leaf.double() * 1.5 + 0.1, params)  # another dtype is cast
+    assert energies.load_into(module, trained) is module
+    position = torch.arange(4.0)
+    expected = energy(tree.map(torch.Tensor.float, trained), position)
+    torch.testing.assert_close(module.eval()(position[None])[0, 0].detach(), expected)
+    assert torch.equal(module[0].bias, frozen)
+    assert torch.equal(module[1].running_mean, buffer)
+    assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
+
+
+def test_params_of_another_module_are_refused_by_name_and_change_nothing():
+    module, (_, params) = nn.Linear(2, 1), energies.from_module(nn.Linear(2, 1))
+    before = tree.map(torch.clone, dict(module.state_dict()))
+    wrong = {"bias": params["bias"], "weight": torch.zeros(1, 3), "gain": torch.zeros(1)}
+    with pytest.raises(
+        ValueError, match=r"not expected: gain; weight: \(1, 3\) in place of \(1, 2\)\. Pass the params"
+    ):
+        energies.load_into(module, wrong)
+    with pytest.raises(ValueError, match="missing: weight"):
+        energies.load_into(module, {"bias": torch.ones(1)})
+    with pytest.raises(ValueError, match=r"a dict of parameters by name\. Got Tensor"):
+        energies.load_into(module, torch.ones(1))
+    with pytest.raises(TypeError, match=r"module must be a torch\.nn\.Module"):
+        energies.load_into({}, params)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())

@@ -13,7 +13,7 @@ from .conditional import fourier_features, given
 from .exact import AnalyticEnergy, ExactEnergy
 from .landscapes import himmelblau, mueller_brown
 from .mixtures import banana, funnel, gaussian_mixture, ring
-from .modules import from_module
+from .modules import from_module, load_into
 from .neural import conv, mlp
 from .quadratic import gaussian, harmonic
 from .resnet import resnet
@@ -39,6 +39,7 @@ __all__ = [
     "given",
     "harmonic",
     "himmelblau",
+    "load_into",
     "mixture",
     "mlp",
     "mueller_brown",
