@@ -12,6 +12,7 @@ from .analytic import ackley, double_well, rastrigin, rosenbrock
 from .conditional import fourier_features, given
 from .exact import AnalyticEnergy, ExactEnergy
 from .landscapes import himmelblau, mueller_brown
+from .members import mixture_of_members, product_of_members
 from .mixtures import banana, funnel, gaussian_mixture, ring
 from .modules import from_module, load_into
 from .neural import conv, mlp
@@ -41,9 +42,11 @@ __all__ = [
     "himmelblau",
     "load_into",
     "mixture",
+    "mixture_of_members",
     "mlp",
     "mueller_brown",
     "product",
+    "product_of_members",
     "pullback",
     "rastrigin",
     "resnet",

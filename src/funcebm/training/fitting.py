@@ -158,7 +158,8 @@ def fit_ensemble(
 
     Returns:
         :class:`~funcebm.training.Fit`, with a leading axis M of all trees, and metrics ``(num_steps, M)``. Sample from all
-        members with ``vmap`` over ``params``, or from one energy made of them by :func:`funcebm.energies.committee`.
+        members with ``vmap`` over ``params``, or from one energy of them all: :func:`funcebm.energies.product_of_members`,
+        :func:`funcebm.energies.mixture_of_members`.
 
     Raises:
         ValueError: as :func:`fit`; params or numbers that do not share one leading axis.
