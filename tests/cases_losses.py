@@ -44,6 +44,28 @@ def _pcd() -> Loss:
     return losses.persistent_contrastive_divergence(energy, _langevin(), 2, buffer_size=10, restart_probability=0.3)
 
 
+def _with_noise(make: Callable[[losses.NoiseModel], Loss]) -> Loss:
+    """A loss whose noise has the shape of the batch, whatever that is."""
+
+    def of(batch: Tree) -> Loss:
+        return make(losses.gaussian_noise(tree.map(lambda leaf: torch.zeros_like(leaf[0]), batch), 2.0))
+
+    return Loss(
+        lambda key, params, batch: (),
+        lambda key, batch: of(batch).draw(key, batch),
+        lambda params, memory, batch, noise: of(batch).value(params, memory, batch, noise),
+    )
+
+
+def _with_normalizer(loss: Loss) -> Loss:
+    """Noise-contrastive estimation whose log normalizer is one of the params of the sweeps."""
+
+    def value(params: Tree, memory: Tree, batch: Tree, noise: Tree) -> tuple[Tensor, Tree]:
+        return loss.value(losses.NormalizedParams(params, params["bump"]), memory, batch, noise)
+
+    return loss._replace(value=value)
+
+
 LOSSES: dict[str, Callable[[], Loss]] = {
     "cd_data": lambda: losses.contrastive_divergence(energy, _langevin(), 3),
     "cd_noise": lambda: losses.contrastive_divergence(
@@ -60,6 +82,11 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "sliced": lambda: losses.sliced_score_matching(energy, num_probes=2, probe="normal"),
     "sliced_raw": lambda: losses.sliced_score_matching(energy, variance_reduction=False, probe="sphere"),
     "finite_difference": lambda: losses.finite_difference_score_matching(energy, step_size=0.1),
+    "nce": lambda: _with_noise(lambda q: _with_normalizer(losses.noise_contrastive_estimation(energy, q, num_noise=2))),
+    "ranking_nce": lambda: _with_noise(lambda q: losses.ranking_noise_contrastive_estimation(energy, q, num_noise=3)),
+    "conditional_nce": lambda: losses.conditional_noise_contrastive_estimation(energy, 0.5, num_noise=2),
+    "energy_discrepancy": lambda: losses.energy_discrepancy(energy, 0.5, num_negatives=3),
+    "kernel_stein": lambda: losses.kernel_stein_discrepancy(energy),
     "denoising": lambda: losses.denoising_score_matching(energy, 0.5),
     "annealed_denoising": lambda: losses.annealed_denoising_score_matching(
         conditional_energy, losses.geometric_noise_scales(1.0, 0.2, 4)

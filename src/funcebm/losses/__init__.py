@@ -2,22 +2,44 @@
 
 from .annealed_denoising import annealed_denoising_score_matching, geometric_noise_scales
 from .combinators import ensemble, penalised, weighted_sum
+from .conditional_noise_contrastive import ConditionalNoise, conditional_noise_contrastive_estimation
 from .contrastive import contrastive_divergence, persistent_contrastive_divergence
 from .denoising import denoising_score_matching
+from .energy_discrepancy import energy_discrepancy
 from .finite_difference import finite_difference_score_matching
+from .noise_contrastive import (
+    NormalizedParams,
+    noise_contrastive_estimation,
+    ranking_noise_contrastive_estimation,
+    with_log_normalizer,
+)
+from .noise_models import NoiseModel, exact_noise, fitted_gaussian_noise, gaussian_noise
 from .score_matching import score_matching
 from .sliced import sliced_score_matching
+from .stein_discrepancy import kernel_stein_discrepancy
 
 __all__ = [
+    "ConditionalNoise",
+    "NoiseModel",
+    "NormalizedParams",
     "annealed_denoising_score_matching",
+    "conditional_noise_contrastive_estimation",
     "contrastive_divergence",
     "denoising_score_matching",
+    "energy_discrepancy",
     "ensemble",
+    "exact_noise",
     "finite_difference_score_matching",
+    "fitted_gaussian_noise",
+    "gaussian_noise",
     "geometric_noise_scales",
+    "kernel_stein_discrepancy",
+    "noise_contrastive_estimation",
     "penalised",
     "persistent_contrastive_divergence",
+    "ranking_noise_contrastive_estimation",
     "score_matching",
     "sliced_score_matching",
     "weighted_sum",
+    "with_log_normalizer",
 ]

@@ -47,7 +47,7 @@ def slope_and_curvatures(energy: Energy) -> Callable[[Params, Position, Tree], t
     gradient = fields.gradient(energy)
 
     def one(params: Params, position: Position, probes: Tree) -> tuple[Position, Tensor]:
-        slope, pull = torch.func.vjp(lambda at: gradient(params, at), position)
+        slope, pull = torch.func.vjp(lambda at: gradient(params, at), position)[:2]
         return slope, vmap(lambda probe: tree.dot(pull(probe)[0], probe))(probes)
 
     return one

@@ -18,7 +18,7 @@ __all__ = ["AnnealedNoise", "annealed_denoising_score_matching", "geometric_nois
 class AnnealedNoise(NamedTuple):
     """Which scale each example takes ``(B,)`` int64, and standard normal numbers like the batch."""
 
-    index: Tensor
+    choice: Tensor
     normal: Tree
 
 
@@ -78,7 +78,8 @@ def annealed_denoising_score_matching(
     Raises:
         ValueError: scales that are not a vector of positive numbers; when called, an energy that is not a scalar.
 
-    To sample, run Langevin dynamics scale by scale, from the largest to the smallest, with steps proportional to :math:`\sigma^2`.
+    To sample, run Langevin dynamics scale by scale, from the largest to the smallest, with steps proportional to
+    :math:`\sigma^2`.
 
     Reference: Song and Ermon (2019), NeurIPS, arXiv:1907.05600, equations 5 and 6.
 
@@ -95,9 +96,9 @@ def annealed_denoising_score_matching(
     num_scales = len(noise_scales)
 
     def draw(key: Key, batch: Batch) -> AnnealedNoise:
-        key_index, key_normal = random.split(key)
-        index = random.randint(key_index, (tree.batch_size(batch),), 0, num_scales)
-        return AnnealedNoise(index, tree.normal_like(key_normal, batch))
+        key_choice, key_normal = random.split(key)
+        choice = random.randint(key_choice, (tree.batch_size(batch),), 0, num_scales)
+        return AnnealedNoise(choice, tree.normal_like(key_normal, batch))
 
     def one(params: Params, position: Position, noise: Tree, scale: Tensor) -> tuple[Tensor, Tensor]:
         gradient = fields.gradient(lambda params, x: energy(params, x, scale))
@@ -105,7 +106,7 @@ def annealed_denoising_score_matching(
         return tree.squared_norm(tree.sub(uphill, noise)) / 2, tree.squared_norm(uphill)
 
     def value(params: Params, memory: Tree, batch: Batch, noise: AnnealedNoise) -> tuple[Tensor, LossAux]:
-        scales = noise_scales.to(tree.first(batch))[noise.index]
+        scales = noise_scales.to(tree.first(batch))[noise.choice]
         distance, squared = vmap(one, (None, 0, 0, 0))(params, batch, noise.normal, scales)
         return distance.mean(), LossAux((), {"squared_score": squared.mean().detach()})
 
