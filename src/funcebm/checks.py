@@ -92,9 +92,9 @@ def differences(got: dict[str, Tensor], expected: dict[str, Tensor], *, dtypes: 
         if names:
             found.append(f"{words}: {', '.join(sorted(names))}")
     for name in sorted(got.keys() & expected.keys()):
-        have, want = got[name], expected[name]
+        have, want, label = got[name], expected[name], f"{name}: " if name else ""
         if have.shape != want.shape:
-            found.append(f"{name}: {tuple(have.shape)} in place of {tuple(want.shape)}")
+            found.append(f"{label}{tuple(have.shape)} in place of {tuple(want.shape)}")
         elif dtypes and have.dtype != want.dtype:
-            found.append(f"{name}: {have.dtype} in place of {want.dtype}")
+            found.append(f"{label}{have.dtype} in place of {want.dtype}")
     return "; ".join(found)

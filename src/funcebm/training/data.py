@@ -98,15 +98,15 @@ class Stream:
     """Batches from an iterable, epoch after epoch, moved to a device; one that can be read only once is one epoch."""
 
     shared: Tree = ()
+    example: Batch
 
     def __init__(self, data: Any, batch_size: int | None, device: torch.device, place: tuple[int, int]) -> None:
         self.data, self.batch_size, self.device = data, batch_size, device
         self.epoch, self.num_seen = place
-        self.num_given = 0
+        self.num_given, self.example = 0, None
         self.is_once = not callable(data) and isinstance(data, Iterator)
         self.iterator = self._begin()
         first = self._next()
-        self.example = tree.map(lambda leaf: leaf.to(device), first)
         self.iterator = itertools.chain([first], self.iterator)
         if self.is_once:
             self.num_seen = 0  # of an iterator that goes on where it is
@@ -125,12 +125,10 @@ class Stream:
         while len(batches) < num and problem is None:
             try:
                 batch = self._next()
-                same = not batches or tree.structure(batch) == tree.structure(batches[0])
-                checks.require(same, "all batches must have one structure", f"another in batch {self.num_given}", "")
                 batches.append(batch)
                 self.num_seen += 1
                 places.append((self.epoch, self.num_seen))
-            except ValueError as error:
+            except Exception as error:  # raised again when the batches before it are used
                 problem = error
         if not batches:
             return Taken((), [], problem)
@@ -187,7 +185,7 @@ class Stream:
         if self.batch_size is None:
             self.batch_size = num
         if num == self.batch_size:
-            return batch
+            return self._like_first(batch)
         if num < self.batch_size and next(self.iterator, _END) is _END:
             return _END
         must = (
@@ -195,6 +193,18 @@ class Stream:
         )
         fix = "Make batches of one size, and leave batch_size out or give it the same."
         raise ValueError(checks.message(must, f"{num} rows in batch {self.num_given} of this call", fix))
+
+    def _like_first(self, batch: Batch) -> Batch:
+        if self.example is None:
+            self.example = tree.map(lambda leaf: leaf.to(self.device), batch)
+        found = "another structure"
+        if tree.structure(batch) == tree.structure(self.example):
+            found = checks.differences(
+                *(dict(zip(tree.paths(t), tree.leaves(t), strict=True)) for t in (batch, self.example))
+            )
+        must, got = "every batch must be like the first", f"{found} in batch {self.num_given} of this call"
+        checks.require(not found, must, got, "Make batches of one structure, shape and dtype.")
+        return batch
 
 
 def check_shapes(batch: Batch) -> int:

@@ -60,18 +60,19 @@ def make_evaluate(recipe: Recipe, validation: Validation, key: Key, hyper: Tree,
         one = lambda params: torch.as_tensor(metric(params, data))  # noqa: E731
         return vmap(one) if recipe.is_ensemble else one
     loss = recipe.loss if metric is None else _constant(metric)
-    num_members = tree.batch_size(hyper) if recipe.is_ensemble and tree.leaves(hyper) else None
     run = jit_once(_make_value, loss, recipe.is_ensemble) if jit else _make_value(loss, recipe.is_ensemble)
     key_init, key_noise = random.split(key)
 
+    def start(keys: tuple[Key, Key], params: Params, hyper: Tree) -> tuple[Tree, Tree]:
+        return loss(hyper).init(keys[0], params, data), loss(hyper).draw(keys[1], data)
+
     def evaluate(params: Params) -> Tensor:
-        num = num_members or tree.batch_size(params)
-        each = vmap if recipe.is_ensemble else lambda function: function
-        keys = (
-            (random.split(key_init, num), random.split(key_noise, num)) if recipe.is_ensemble else (key_init, key_noise)
-        )
-        memory = each(lambda key, params, hyper: loss(hyper).init(key, params, data))(keys[0], params, hyper)
-        noise = each(lambda key, hyper: loss(hyper).draw(key, data))(keys[1], hyper)
+        if recipe.is_ensemble:
+            num = tree.batch_size(params)
+            keys = (random.split(key_init, num), random.split(key_noise, num))
+            memory, noise = vmap(start)(keys, params, hyper)
+        else:
+            memory, noise = start((key_init, key_noise), params, hyper)
         return run(params, memory, data, noise, hyper)
 
     return evaluate

@@ -1,0 +1,59 @@
+"""Bad input is refused at the door, with the fix."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests import cases_losses as cases
+from tests.training.runs import DATA, OPTIMIZER, pcd, train
+
+from funcebm import losses, random, tree
+from funcebm.training import fit
+from funcebm.types import Loss, LossAux
+
+# -- bad input ----------------------------------------------------------------------------------------------------
+
+NAN = torch.where(torch.arange(37)[:, None] == 5, torch.nan, DATA)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"key": torch.zeros(3, dtype=torch.int32)}, "a key must be"),
+        ({"key": 0}, "a key must be"),
+        ({"data": NAN}, r"data must be finite. Got 1 rows .* first 5"),
+        ({"data": {"a": DATA, "b": DATA[:5]}}, "all leaves of data must share one leading axis"),
+        ({"data": torch.tensor(1.0)}, "data must be tensors with a leading axis"),
+        ({"batch_size": 38}, "batch_size must be at most the number of rows. Got 38 of 37"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
+        ({"num_steps": 0}, "num_steps must be an integer of at least 1"),
+        ({"num_steps": -3}, "num_steps must be an integer of at least 1"),
+        ({"chunk_size": 0}, "chunk_size must be an integer of at least 1"),
+        ({"ema_decay": 1.0}, "ema_decay must be in"),
+        ({"params": ()}, "params must hold a tensor"),
+        ({"params": {"k": torch.tensor(1)}}, r"params must be floating-point tensors. Got k: torch.int64"),
+        ({"params": {"k": 1.0}}, r"params must be floating-point tensors. Got k: float"),
+        ({"params": tree.map(lambda leaf: leaf.to("meta"), cases.params())}, "params and data must be on one device"),
+        (
+            {"loss": Loss(lambda *_: (), lambda *_: (), lambda p, m, b, n: (b, LossAux((), {})))},
+            "a loss must return a 0-d",
+        ),
+    ],
+    ids=str,
+)
+def test_bad_input_is_refused_at_the_door(change, words):
+    arguments = {"key": random.key(0), "loss": pcd(), "params": cases.params(), "data": DATA, **change}
+    settings = {"optimizer": OPTIMIZER, "num_steps": 3, "batch_size": 8, "jit": False}
+    for name in list(arguments):
+        if name not in ("key", "loss", "params", "data"):
+            settings[name] = arguments.pop(name)
+    with pytest.raises((ValueError, TypeError), match=words):
+        fit(**arguments, **settings)
+
+
+def test_resume_needs_the_same_params():
+    first = train(pcd(), num_steps=2)
+    settings = {"optimizer": OPTIMIZER, "num_steps": 3, "batch_size": 8, "jit": False}
+    loss = losses.score_matching(lambda params, x: params["other"] * (x**2).sum())
+    with pytest.raises(ValueError, match="resume must be a run of this model"):
+        fit(random.key(0), loss, {"other": torch.tensor(1.0)}, DATA, resume=first, **settings)
