@@ -21,6 +21,10 @@ def _cases() -> dict[str, tuple[Any, Any, Any]]:
     key = random.key(20)
     network, network_params = energies.mlp(key, 2, hidden=(16, 16))
     convolution, convolution_params = energies.conv(key, (8, 8), channels=(4, 8), hidden=(16,))
+    residual, residual_params = energies.resnet(key, (4, 4), channels=(2, 3), hidden=(4,), condition_size=2)
+    waves, wave_params = energies.mlp(
+        key, 2, hidden=(8,), embed=energies.fourier_features(key, 2, 4, scale=0.3), spectral_bound=1.5
+    )
     module, module_params = energies.from_module(_module())
     well, spring = energies.double_well, energies.harmonic
     tree = ({"a": torch.tensor(2.0), "b": torch.tensor(1.0)}, {"a": pair, "b": torch.tensor([[0.1, 0.2, 0.3]])})
@@ -42,6 +46,8 @@ def _cases() -> dict[str, tuple[Any, Any, Any]]:
         "rosenbrock": (energies.rosenbrock, energies.rosenbrock.params(1.0, 5.0), pair),
         "mlp": (energies.product(network, spring), (network_params, spring.params()), pair),
         "conv": (energies.product(convolution, spring), (convolution_params, spring.params()), image),
+        "resnet": (energies.confined(energies.given(residual, pair), 2.0), residual_params, image[:4, :4]),
+        "fourier": (energies.confined(waves, low=-1.0, high=1.0), wave_params, pair),
         "from_module": (energies.product(module, spring), (module_params, spring.params()), pair),
         "product": (energies.product(well, spring), (well.params(), spring.params()), pair),
         "mixture": (energies.mixture(well, spring), parts, pair),
