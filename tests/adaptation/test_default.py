@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from tests.adaptation.driver import run
 from tests.cases import SAMPLERS, quartic, quartic_params
 from torch import Tensor
+from torch.func import vmap
 
 from funcebm import adaptation, metrics, random, samplers, tree
 from funcebm.adaptation import chees, default, meads, unchanged, window_adaptation
@@ -43,6 +45,21 @@ def _kind(chosen):
 )
 def test_it_suits_the_sampler_and_the_number_of_chains(sampler, num_chains, expected):
     assert _kind(default(sampler, num_chains)) == expected
+
+
+def test_nuts_heeds_the_chain_whose_rate_is_lowest():
+    """After one update with the rates 1 and 0.5 the step size says which average was taken: 0.75, or 2/3."""
+    used = {}
+    for name, sampler in (("nuts", samplers.nuts(_energy)), ("hmc", samplers.hmc(_energy))):
+        chosen = default(sampler, 2)
+        state = vmap(sampler.init, (None, 0))((), torch.tensor([[0.5], [1.0]]))
+        memory = chosen.init(random.key(0), sampler, (), state)
+        info = SimpleNamespace(acceptance_rate=torch.tensor([1.0, 0.5]))
+        after = chosen.update(memory, state, info)
+        error = float(memory.target) - torch.log(after.tuning.step_size / memory.tuning.step_size / 10) * -0.05 * 11
+        used[name] = float(error)
+    assert used["nuts"] == pytest.approx(2 / 3, abs=1e-4)
+    assert used["hmc"] == pytest.approx(3 / 4, abs=1e-4)
 
 
 def test_adjusted_mclmc_gets_its_length():

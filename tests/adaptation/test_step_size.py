@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.func import vmap
 
 from funcebm import metrics, random, samplers, tree
 from funcebm.adaptation import find_step_size, stable_step_size
+from funcebm.adaptation.step_size import pooled_acceptance_rate
 
 DIM, CHAINS = 20, 400
 
@@ -142,3 +145,29 @@ def test_samplers_that_they_are_not_for_are_named():
         find_step_size(random.key(0), sampler, torch.tensor(1.0), state, ())
     with pytest.raises(ValueError, match=r"stable_step_size is for samplers with.*a gradient in their state"):
         stable_step_size(random.key(0), sampler, torch.tensor(1.0), (tree.first(state),), sampler.tuning)
+
+
+# -- one rate of all chains ----------------------------------------------------------------------------------------------
+
+
+def _pooled(rates, average):
+    return float(pooled_acceptance_rate(SimpleNamespace(acceptance_rate=torch.tensor(rates)), average))
+
+
+def test_averages_over_chains_are_what_their_names_say():
+    rates = [0.9, 0.8, 0.2, 0.6]
+    assert _pooled(rates, "mean") == pytest.approx(sum(rates) / 4)
+    assert _pooled(rates, "harmonic") == pytest.approx(4 / sum(1 / rate for rate in rates))
+
+
+@pytest.mark.parametrize("rate", [0.8, 1.0, 0.0, 1e-6])
+def test_one_chain_is_itself_by_either_average(rate):
+    for average in ("mean", "harmonic"):
+        assert _pooled([rate], average) == pytest.approx(rate, abs=1e-5)
+
+
+@pytest.mark.parametrize("lost", [0.0, torch.nan, 1e-5])
+@pytest.mark.parametrize("average", ["mean", "harmonic"])
+def test_a_chain_that_is_stuck_counts_for_no_more_than_its_share(average, lost):
+    assert _pooled([0.8] * 31 + [lost], average) == pytest.approx(0.8 * 31 / 32, abs=1e-5)
+    assert _pooled([lost] * 4, average) == pytest.approx(0.0, abs=1e-5)

@@ -209,6 +209,8 @@ def test_bad_input_is_refused_with_a_fix():
         window_adaptation(target=1.2)
     with pytest.raises(ValueError, match=r'metric must be one of three. Got full. Write "diagonal"'):
         window_adaptation(metric="full")
+    with pytest.raises(ValueError, match=r'average must be one of two. Got median. Write "mean" or "harmonic"'):
+        window_adaptation(average="median")
     with pytest.raises(ValueError, match=r"initial_buffer must be an integer of at least 1. Got 0"):
         window_adaptation(initial_buffer=0)
     with pytest.raises(ValueError, match=r"num_steps must be an integer of at least 1. Got 0"):

@@ -16,12 +16,28 @@ __all__ = ["find_step_size", "pooled_acceptance_rate", "stable_step_size"]
 _MOST_TRIALS = 60
 _FRACTION = 0.1
 _NUM_ITERATIONS = 30
+_STUCK = 1e-3
 
 
-def pooled_acceptance_rate(info: Any) -> Tensor:
-    """The mean acceptance rate of all chains; one that is not finite counts as 0. ``()``."""
-    rate = info.acceptance_rate
-    return torch.where(torch.isfinite(rate), rate, 0).mean()
+def pooled_acceptance_rate(info: Any, average: str = "mean") -> Tensor:
+    r"""One acceptance rate of all chains. ``()``.
+
+    ``"mean"`` is their mean, where a rate that is not finite counts as 0. ``"harmonic"`` is the harmonic mean of the rates of
+    at least 0.001, times the share of such chains: one chain where the energy is steep counts for more than several where it
+    is not, and one that is stuck for no more than its share.
+
+    >>> from types import SimpleNamespace
+    >>> info = SimpleNamespace(acceptance_rate=torch.tensor([0.9, 0.9, 0.9, 0.1]))
+    >>> pooled_acceptance_rate(info), pooled_acceptance_rate(info, "harmonic")
+    (tensor(0.7000), tensor(0.3000))
+    """
+    rate = torch.where(torch.isfinite(info.acceptance_rate), info.acceptance_rate, 0)
+    if average == "mean":
+        return rate.mean()
+    moves = rate >= _STUCK
+    inverse = torch.where(moves, 1 / rate.clamp(min=_STUCK), 0).sum()
+    num = moves.sum()
+    return num / rate.shape[0] * num / inverse.clamp(min=torch.finfo(rate.dtype).tiny)
 
 
 def find_step_size(

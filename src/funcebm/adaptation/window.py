@@ -109,13 +109,14 @@ def window_adaptation(
     *,
     target: float | None = None,
     metric: str | None = "diagonal",
+    average: str = "mean",
     initial_buffer: int = 75,
     base_window: int = 25,
     final_buffer: int = 50,
 ) -> Adaptation:
     r"""Step size and metric in windows, as Stan does, from all chains together.
 
-    In every step :func:`dual_averaging` moves the step size towards the target acceptance rate, given the mean rate of all
+    In every step :func:`dual_averaging` moves the step size towards the target acceptance rate, given the average rate of all
     chains. In the windows between the first and the last the draws of all chains are pooled; at the end of each of them
     their (co)variance, shrunk as in :func:`welford`, becomes the inverse mass, a new step size is looked for
     (:func:`find_step_size`), and dual averaging starts again. The lengths are those of :func:`stan_windows`.
@@ -128,6 +129,9 @@ def window_adaptation(
     Args:
         target: the acceptance rate to reach, in (0, 1); by default ``sampler.target_acceptance``.
         metric: ``"diagonal"``, ``"dense"`` (its root costs :math:`D^3` a window), or None, which keeps the one there is.
+        average: of the acceptance rates of the chains: their ``"mean"``, as the theory of optimal rates has it, or their
+            ``"harmonic"`` mean, which is never larger and heeds the chain whose rate is lowest: smaller steps where the
+            curvature differs from place to place, nearly the same elsewhere, and with one chain no difference.
         initial_buffer: the length of the first window, in which chains move to the bulk of the density.
         base_window: the length of the first window for the metric.
         final_buffer: the length of the last window, for the step size alone.
@@ -136,10 +140,11 @@ def window_adaptation(
         An :class:`~funcebm.types.Adaptation`.
 
     Raises:
-        ValueError: a target or a metric that is neither of these, or a window of length 0.
+        ValueError: a target, a metric or an average that is none of these, or a window of length 0.
 
     Reference: Stan Development Team, Stan Reference Manual, "HMC algorithm parameters"; Hoffman and Gelman (2014), JMLR
-    15:1593-1623. Pooling over chains is ours.
+    15:1593-1623. Pooling over chains is ours; the harmonic mean over chains is that of ChEES, Hoffman, Radul and Sountsov
+    (2021), AISTATS, PMLR 130.
 
     >>> window_adaptation().windows(1000)
     (75, 25, 50, 100, 200, 500, 50)
@@ -148,6 +153,9 @@ def window_adaptation(
         checks.require(0 < target < 1, "target must be between 0 and 1", target, "Try 0.8.")
     fix = 'Write "diagonal", "dense", or None to keep the metric as it is.'
     checks.require(metric in ("diagonal", "dense", None), "metric must be one of three", metric, fix)
+    checks.require(
+        average in ("mean", "harmonic"), "average must be one of two", average, 'Write "mean" or "harmonic".'
+    )
     stan_windows(1000, initial_buffer=initial_buffer, base_window=base_window, final_buffer=final_buffer)
 
     def first_step_size(key: Key, sampler: Sampler, params: Params, memory: WindowMemory, state: Any) -> WindowMemory:
@@ -177,14 +185,15 @@ def window_adaptation(
         rate = sampler.target_acceptance if target is None else target
         if sampler.target_acceptance is None:
             rate = None
-        wanted: Any = () if rate is None else torch.full_like(tuning.step_size, rate)
+        wanted: Any = () if rate is None else torch.as_tensor(rate).to(tuning.step_size)
         always = torch.ones((), dtype=torch.bool, device=like.device)
         memory = first_step_size(key, sampler, params, WindowMemory(tuning, wanted, (), moments, always), state)
         return memory._replace(is_slow=~always)
 
     def update(memory: WindowMemory, state: Any, info: Any) -> WindowMemory:
         if memory.dual_averaging:
-            searched = dual_averaging(target=memory.target).update(memory.dual_averaging, pooled_acceptance_rate(info))
+            rate = pooled_acceptance_rate(info, average)
+            searched = dual_averaging(target=memory.target).update(memory.dual_averaging, rate)
             tuning = memory.tuning._replace(step_size=searched.step_size)
             memory = memory._replace(tuning=tuning, dual_averaging=searched)
         if memory.welford:
