@@ -1,4 +1,4 @@
-"""AUROC and MMD against scikit-learn and closed forms."""
+"""MMD and energy distance against double sums and closed forms; the test is exact under equal laws and sees others."""
 
 import math
 
@@ -6,44 +6,7 @@ import pytest
 import torch
 
 from funcebm import random
-from funcebm.diagnostics import auroc, mmd
-
-
-@pytest.mark.parametrize("levels", [None, 5, 50])
-def test_auroc_is_that_of_scikit_learn(levels):
-    from sklearn.metrics import roc_auc_score
-
-    low, high = random.normal(random.key(0), (300,)), random.normal(random.key(1), (170,)) + 0.7
-    if levels is not None:  # ties
-        low, high = (low * levels / 4).round(), (high * levels / 4).round()
-    expected = roc_auc_score([0] * 300 + [1] * 170, torch.cat([low, high]).numpy())
-    assert abs(float(auroc(low, high)) - expected) < 1e-12
-
-
-def test_auroc_of_two_gaussians_has_its_closed_form():
-    """P(y > x) = Phi(shift / sqrt 2) for unit normals; the standard error is below 1 / (2 sqrt n)."""
-    n, shift = 20_000, 1.0
-    value = auroc(random.normal(random.key(2), (n,)), random.normal(random.key(3), (n,)) + shift)
-    assert abs(float(value) - 0.5 * (1 + math.erf(shift / 2))) < 5 * 0.5 / math.sqrt(n)
-
-
-def test_auroc_symmetry_extremes_and_vmap():
-    a, b = random.normal(random.key(4), (4, 30)), random.normal(random.key(5), (4, 20))
-    assert abs(float(auroc(a[0], b[0]) + auroc(b[0], a[0])) - 1) < 1e-12
-    assert float(auroc(a[0], a[0])) == 0.5
-    assert float(auroc(a[0], b[0] + 100)) == 1
-    assert float(auroc(torch.zeros(2), torch.full((3,), math.inf))) == 1
-    each = torch.stack([auroc(x, y) for x, y in zip(a, b, strict=True)])
-    assert torch.equal(torch.func.vmap(auroc)(a, b), each)
-
-
-def test_auroc_refuses_bad_scores():
-    with pytest.raises(ValueError, match="scores_in must be a tensor of shape"):
-        auroc(torch.zeros(3, 1), torch.zeros(3))
-    with pytest.raises(ValueError, match="scores_out must be a tensor of shape"):
-        auroc(torch.zeros(3), torch.zeros(0))
-    with pytest.raises(ValueError, match="scores_out must not hold NaN"):
-        auroc(torch.zeros(3), torch.tensor([math.nan]))
+from funcebm.diagnostics import energy_distance, mmd, mmd_test
 
 
 def test_mmd_is_its_double_sum():
@@ -90,3 +53,77 @@ def test_mmd_refuses_bad_sets():
         mmd(torch.zeros(1, 2), torch.zeros(3, 2))
     with pytest.raises(ValueError, match="bandwidth must be positive"):
         mmd(torch.zeros(3, 2), torch.zeros(3, 2), bandwidth=0.0)
+
+
+def _pairs(repeats, n, m, dim=1, shift=0.0, scale=1.0):
+    x = random.normal(random.key(20), (repeats, n, dim), dtype=torch.float64)
+    y = random.normal(random.key(21), (repeats, m, dim), dtype=torch.float64)
+    return x, scale * y + shift
+
+
+def test_standard_error_and_p_value_of_the_mmd_test_hold_under_equal_laws():
+    """The values scatter by the standard error; p-values are uniform on multiples of 1 / (1 + P)."""
+    repeats, num = 400, 39
+    x, y = _pairs(repeats, 25, 40, 2)
+    keys = random.split(random.key(22), repeats)
+    test = torch.func.vmap(lambda k, a, b: mmd_test(k, a, b, bandwidth=1.0, num_permutations=num))(keys, x, y)
+    # the variance of a weighted sum of chi-squared variables has a large fourth moment: take it from the sample
+    squares = (test.value / test.standard_error).square()
+    assert abs(squares.mean() - 1) < 5 * squares.std() / math.sqrt(repeats)
+    assert abs(test.value.mean()) < 5 * test.value.std() / math.sqrt(repeats)
+    for level in (0.1, 0.25, 0.5, 0.75):
+        share = (test.p_value <= level + 1e-9).double().mean()
+        assert abs(share - level) < 5 * math.sqrt(level * (1 - level) / repeats)
+
+
+def test_permuted_values_are_mmds_of_permuted_sets():
+    """With three points there are three splits: the p-value is that of the counts by hand."""
+    x, y = torch.tensor([[0.0], [1.0]]), torch.tensor([[0.3], [2.0]])
+    points = torch.cat([x, y])
+    values = [
+        mmd(points[[i, j]], points[[k for k in range(4) if k not in (i, j)]], bandwidth=1.0)
+        for i in range(4)
+        for j in range(i + 1, 4)
+    ]
+    larger = sum(value >= values[0] - 1e-12 for value in values) / len(values)
+    test = mmd_test(random.key(0), x, y, bandwidth=1.0, num_permutations=4000)
+    assert abs(test.p_value - larger) < 5 * math.sqrt(0.25 / 4000)
+    assert test.value == mmd(x, y, bandwidth=1.0)
+
+
+def test_mmd_test_sees_a_shift_at_two_thousand_points():
+    x, y = (s[0] for s in _pairs(1, 2000, 2000, 2))
+    same, other = (mmd_test(random.key(1), x, z, num_permutations=39) for z in (y, y + 0.2))
+    assert same.value < 3 * same.standard_error
+    assert same.p_value > 0.05
+    assert other.value > 10 * other.standard_error
+    assert other.p_value == 1 / 40
+
+
+def test_energy_distance_is_its_double_sum():
+    x = {"a": random.normal(random.key(0), (7, 2)), "b": random.normal(random.key(1), (7,))}
+    y = {"a": random.normal(random.key(2), (5, 2)) + 1, "b": random.normal(random.key(3), (5,))}
+    p, q = (torch.cat([s["a"], s["b"][:, None]], 1).double() for s in (x, y))
+    inside = [torch.pdist(z).mean() for z in (p, q)]
+    torch.testing.assert_close(energy_distance(x, y), 2 * torch.cdist(p, q).mean() - inside[0] - inside[1])
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0.0, 1.0), (0.7, 1.0), (0.0, 2.0), (-0.5, 0.5)])
+def test_energy_distance_of_gaussians_is_unbiased(shift, scale):
+    """E|Z| for Z of mean m and deviation s is s sqrt(2 / pi) exp(-m^2 / 2 s^2) + m erf(m / s sqrt 2)."""
+
+    def absolute(m, s):
+        return s * math.sqrt(2 / math.pi) * math.exp(-(m**2) / (2 * s**2)) + m * math.erf(m / (s * math.sqrt(2)))
+
+    repeats = 400
+    values = torch.func.vmap(energy_distance)(*_pairs(repeats, 20, 30, 1, shift, scale))
+    root = math.sqrt(2)
+    expected = 2 * absolute(shift, math.sqrt(1 + scale**2)) - absolute(0, root) - absolute(0, root * scale)
+    assert abs(values.mean() - expected) < 5 * values.std() / math.sqrt(repeats)
+
+
+def test_discrepancies_refuse_bad_sets():
+    with pytest.raises(ValueError, match=r"\(n, \*event\)"):
+        energy_distance(torch.zeros(3, 2), torch.zeros(3, 3))
+    with pytest.raises(ValueError, match="num_permutations must be"):
+        mmd_test(random.key(0), torch.zeros(3, 2), torch.zeros(3, 2), num_permutations=0)
