@@ -29,7 +29,8 @@ def sliced_score_matching(
     Args:
         energy: ``(params, x) -> ()``, twice differentiable in ``x`` (SiLU or softplus, not ReLU).
         num_probes: directions for each example, static.
-        variance_reduction: whether to integrate the first term exactly; it costs nothing.
+        variance_reduction: whether to integrate the first term exactly, at no cost. With signs or spheres the rest has no
+            variance where the Hessian is a multiple of the identity.
         probe: ``"normal"``, ``"rademacher"`` (signs; exact where the Hessian is diagonal) or ``"sphere"`` (radius
             :math:`\sqrt d`).
 
