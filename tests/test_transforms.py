@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 import funcebm as ebm
 from funcebm import threefry, transforms, tree
@@ -133,3 +134,22 @@ def test_a_function_that_closes_over_a_name_not_yet_bound_is_told_from_others():
         return known, later
 
     assert make_inner()[0] is not make_inner()[0]
+
+
+def test_a_matrix_product_that_is_only_read_transposed_is_turned():
+    def function(a, b, c):
+        read_both_ways = a @ c
+        turned = (a @ b).permute(1, 0).sin(), (b.permute(1, 0) @ c).permute(1, 0) + 1
+        return *turned, read_both_ways.permute(1, 0), read_both_ways + 1
+
+    arguments = [torch.randn(shape) for shape in ((3, 4), (4, 5), (4, 2))]
+    traced = make_fx(lambda *x: list(function(*x)), tracing_mode="fake")(*arguments)
+    transforms._turn_products(traced.graph)
+    traced.recompile()
+    for got, expected in zip(traced(*arguments), function(*arguments), strict=True):
+        torch.testing.assert_close(got, expected)
+    mm = [node for node in traced.graph.nodes if node.target is torch.ops.aten.mm.default]
+    assert [tuple(node.meta["val"].shape) for node in mm] == [(3, 2), (5, 3), (2, 5)]
+    for node in mm[1:]:
+        assert node.meta["val"].is_contiguous()
+        assert all(user.target is not torch.ops.aten.permute.default for user in node.users)

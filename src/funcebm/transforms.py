@@ -74,14 +74,39 @@ def _options(device: str) -> dict[str, Any]:
     if hasattr(config, "unsafe_marked_cacheable_functions"):
         # without it, a graph with a scan is compiled anew in each process
         options["unsafe_marked_cacheable_functions"] = dict.fromkeys(_SCAN_NAMES, "1")
-    options["post_grad_custom_post_pass"] = _distinct_outputs()
+    options["post_grad_custom_post_pass"] = _graph_pass()
     options["cpp.min_chunk_size"] = 4096  # a second thread for less costs more than it does
     return _known(options)
 
 
+def _turn_products(graph: torch.fx.Graph) -> None:
+    """Makes of a matrix product ``A B`` that is only read transposed the product ``B^T A^T``.
+
+    Under ``vmap`` a matrix times a vector is such a one, and all that reads it would go against the order of memory.
+    """
+    mm, permute = torch.ops.aten.mm.default, torch.ops.aten.permute.default
+    for product in list(graph.nodes):
+        if product.target is not mm or not all(
+            user.target is permute and list(user.args[1]) == [1, 0] for user in product.users
+        ):
+            continue
+        with graph.inserting_before(product):
+            factors = [graph.call_function(permute, (factor, [1, 0])) for factor in reversed(product.args)]
+            turned = graph.call_function(mm, tuple(factors))
+        for node in (*factors, turned):  # the compiler looks up shapes there
+            node.meta = {
+                **product.meta,
+                "val": node.target(*torch.fx.node.map_arg(node.args, lambda arg: arg.meta["val"])),
+            }
+        for user in list(product.users):
+            user.replace_all_uses_with(turned)
+            graph.erase_node(user)
+        graph.erase_node(product)
+
+
 @functools.cache
-def _distinct_outputs() -> Any:
-    """A pass of inductor, after which no graph returns one buffer twice.
+def _graph_pass() -> Any:
+    """A pass of inductor that turns products, and after which no graph returns one buffer twice.
 
     Inductor drops the copies of a number that a loop carries in two places, and the C++ wrapper, which moves the buffers of
     a body to the next turn of its loop, then moves one of them twice and crashes.
@@ -91,8 +116,9 @@ def _distinct_outputs() -> Any:
     except ImportError:  # a torch that does not compile our loops
         return None
 
-    class DistinctOutputs(CustomGraphPass):
+    class GraphPass(CustomGraphPass):
         def __call__(self, graph: torch.fx.Graph) -> None:
+            _turn_products(graph)
             output = next(node for node in reversed(graph.nodes) if node.op == "output")
             values = output.args[0]
             if not isinstance(values, (list, tuple)):
@@ -115,7 +141,7 @@ def _distinct_outputs() -> Any:
         def uuid(self) -> Any:
             return get_hash_for_files((__file__,))
 
-    return DistinctOutputs()
+    return GraphPass()
 
 
 def _backend(device: str) -> Callable[..., Any]:
@@ -175,12 +201,16 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
                 _warn_once(why)
                 return function(*args)
             device = _device(args)
-            if device not in compiled:
-                _prepare()
-                compiled[device] = torch.compile(
-                    _own_code(function), fullgraph=True, dynamic=False, backend=_backend(device)
-                )
-            return compiled[device](*args)
+            if device in compiled:
+                return compiled[device](*args)
+            _prepare()
+            compiled[device] = torch.compile(
+                _own_code(function), fullgraph=True, dynamic=False, backend=_backend(device)
+            )
+            with warnings.catch_warnings():
+                # torch's scan asks for the first slice of what it goes over; under vmap one at a time, while tracing only
+                warnings.filterwarnings("ignore", message=".*batching rule for aten::select_copy")
+                return compiled[device](*args)
 
     return jitted
 
