@@ -93,6 +93,15 @@ def test_filling_in_an_image_keeps_the_observed_numbers():
     torch.testing.assert_close(filled[1], torch.where(free, -image, image))
 
 
+def test_which_numbers_are_free_may_be_mapped_over():
+    image = torch.arange(6.0).reshape(2, 3)
+    masks = torch.stack([image < 2, image > 3])  # two free numbers each
+    part = torch.tensor([10.0, 20.0])
+    filled = vmap(lambda free: energies.fill_in(image, free)(part))(masks)
+    torch.testing.assert_close(filled[0], torch.tensor([[10.0, 20.0, 2.0], [3.0, 4.0, 5.0]]))
+    torch.testing.assert_close(filled[1], torch.tensor([[0.0, 1.0, 2.0], [3.0, 10.0, 20.0]]))
+
+
 def test_conditioning_a_dict_leaves_the_rest():
     def joint(params, x):
         return params * (x["a"] * x["b"]).sum() + (x["c"] ** 2).sum()
