@@ -7,7 +7,7 @@ import torch
 from torch.func import vmap
 
 import funcebm as ebm
-from funcebm import adaptation, random, samplers, tree
+from funcebm import adaptation, random, samplers, transforms, tree
 
 STIFFNESS = torch.tensor([0.25, 1.0, 16.0])
 NUM_CHAINS, NUM_STEPS = 8, 30  # three windows: the metric changes once
@@ -81,3 +81,13 @@ def test_compiling_inside_of_vmap_is_an_error_with_the_fix():
     sampler = samplers.mala(_energy)
     with pytest.raises(ValueError, match=r"jit=True must be outermost.*Pass jit=False"):
         vmap(lambda params: ebm.warm_up(random.key(0), sampler, params, _starts(params), num_steps=20))(STIFFNESS)
+
+
+@pytest.mark.skipif(not transforms.can_compile(), reason="needs a compiler")
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_whole_it_is_refused_with_the_fix():
+    """Torch 2.13 compiles several windows to a program that crashes."""
+    sampler = samplers.mala(_energy)
+    whole = ebm.jit(vmap(lambda params: _warm_up(sampler, random.key(0), params)))
+    with pytest.raises(Exception, match=r"must not be inside of funcebm.jit.*Map it without"):
+        whole(STIFFNESS)

@@ -18,6 +18,10 @@ from .default import default
 
 __all__ = ["Report", "WarmUp", "warm_up"]
 
+_NOT_COMPILED = (
+    "A warm-up in windows must not be inside of funcebm.jit. Got a call that is being compiled. Map it without: "
+    "torch.func.vmap(lambda params: funcebm.warm_up(..., jit=False)); then compile the sampling that follows."
+)
 _LATE = 0.25  # the last part of a warm-up, in which chains should move
 
 
@@ -106,14 +110,17 @@ def warm_up(
         positions: where the chains start; every leaf leads with the chain axis ``C``.
         num_steps: steps of the warm-up, of each chain.
         adaptation: how; by default what suits the sampler, :func:`funcebm.adaptation.default`.
-        jit: compile. Without it this is a pure function, through which ``vmap`` goes.
+        jit: compile. Without it this is a pure function, through which ``vmap`` goes, over params, keys, starts or the
+            numbers of the sampler: many energies are warmed up at once, each as it would be alone. A warm-up in windows
+            cannot be compiled whole, inside of :func:`funcebm.jit`.
         progress: show a bar (tqdm).
 
     Returns:
         :class:`WarmUp`: ``(positions, tuning, report)``.
 
     Raises:
-        ValueError: a bad count or shape, an energy that is not finite at the start, an adaptation for another sampler.
+        ValueError: a bad count or shape, an energy that is not finite at the start, an adaptation for another sampler, a
+            call inside of :func:`funcebm.jit` (torch's compiler shows the message in one of its own).
         TypeError: an adaptation that is not one, positions that are not floating point.
 
     >>> from funcebm import samplers
@@ -137,6 +144,9 @@ def warm_up(
     checks.require(
         isinstance(adaptation, Adaptation), "adaptation must be an Adaptation", adaptation, fix, error=TypeError
     )
+    windows = (num_steps,) if adaptation.windows is None else adaptation.windows(num_steps)
+    if loops.is_compiling() and len(windows) > 1:
+        raise ValueError(_NOT_COMPILED)  # compiled as one program, torch 2.13 crashes, or gets other numbers
 
     sampler = sampler._replace(tuning=tree.cast_like(sampler.tuning, like))
     key_chains, key_adapt = random.split(key.to(like.device))
@@ -145,7 +155,7 @@ def warm_up(
         state = vmap(sampler.init, (None, 0))(params, positions)
         chain_checks.start(state)
         memory = adaptation.init(random.fold_in(key_adapt, 0), sampler, params, state)
-        return _run(adaptation, sampler, params, state, memory, chain_keys, key_adapt, num_steps, jit, progress)
+        return _run(adaptation, sampler, params, state, memory, chain_keys, key_adapt, windows, jit, progress)
 
 
 def _run(
@@ -156,11 +166,11 @@ def _run(
     memory: Any,
     chain_keys: Key,
     key_adapt: Key,
-    num_steps: int,
+    windows: tuple[int, ...],
     jit: bool,
     progress: bool,
 ) -> WarmUp:
-    windows = (num_steps,) if adaptation.windows is None else adaptation.windows(num_steps)
+    num_steps = sum(windows)
     axis = chain_axis(state.position)
     arguments = (compiled_part(sampler), adaptation.update, adaptation.is_per_chain, axis)
     function = jit_once(make_chunk, *arguments) if jit else make_chunk(*arguments)
