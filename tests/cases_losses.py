@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Callable
 
 import torch
 from torch import Tensor
 
-from funcebm import losses, random, samplers, tree
+from funcebm import energies, losses, random, samplers, tree
 from funcebm.types import Loss, Sampler, Tree
 
 
@@ -66,6 +67,62 @@ def _with_normalizer(loss: Loss) -> Loss:
     return loss._replace(value=value)
 
 
+def classifier(params: Tree, x: Tree) -> Tensor:
+    """Three logits."""
+    value = energy(params, x)[..., None]
+    return value * torch.tensor([-1.0, 0.3, 0.5]).to(value) + params["bump"] * torch.tensor([0.0, 1.0, 0.0]).to(value)
+
+
+LABELLED = ("joint_energy",)
+"""The losses whose batches are pairs with labels."""
+
+
+def with_labels(name: str, batch: Tree) -> Tree:
+    return (batch, torch.arange(tree.batch_size(batch)) % 3) if name in LABELLED else batch
+
+
+def _joint() -> Loss:
+    of_data = losses.persistent_contrastive_divergence(
+        energies.energy_of_logits(classifier), _langevin(), 2, buffer_size=10
+    )
+    return losses.joint_energy(classifier, of_data, weight=0.7, label_smoothing=0.1, data_noise=0.05)
+
+
+def _rung(energy: Callable[[Tree, Tree], Tensor], beta: float) -> Sampler:
+    return samplers.mala(energy, step_size=0.1 / beta)
+
+
+def _maximum_likelihood() -> Loss:
+    """A reference with the shape of the batch, whatever that is."""
+
+    def normal(params: Tree, x: Tree) -> Tensor:
+        return tree.squared_norm(x) / 2
+
+    def of(like: Tree) -> Loss:
+        one = tree.map(lambda leaf: leaf[0], like)
+        size = sum(leaf.numel() for leaf in tree.leaves(one))
+        normal.log_normalizer = lambda params: torch.tensor(size * math.log(2 * math.pi) / 2)  # type: ignore[attr-defined]
+        normal.sample = lambda key, params, num: tree.normal_like(key, tree.broadcast(one, num))  # type: ignore[attr-defined]
+        make = lambda energy: samplers.mala(energy, step_size=0.1)  # noqa: E731
+        return losses.maximum_likelihood(
+            energy, reference=normal, reference_params=(), num_particles=8, num_temperatures=3, sampler=make
+        )
+
+    def prepare(params: Tree, memory: Tree, batch: Tree, noise: Tree) -> Tree:
+        return of(batch).prepare(params, memory, batch, noise)
+
+    def objective(params: Tree, prepared: Tree) -> tuple[Tensor, Tree]:
+        return of(batch()).objective(params, prepared)
+
+    return Loss(
+        lambda key, params, batch: (),
+        lambda key, batch: of(batch).draw(key, batch),
+        lambda params, memory, batch, noise: of(batch).value(params, memory, batch, noise),
+        prepare,
+        objective,
+    )
+
+
 LOSSES: dict[str, Callable[[], Loss]] = {
     "cd_data": lambda: losses.contrastive_divergence(energy, _langevin(), 3),
     "cd_noise": lambda: losses.contrastive_divergence(
@@ -77,6 +134,14 @@ LOSSES: dict[str, Callable[[], Loss]] = {
         energy, _langevin(), 2, regularization=0.1, gradient_penalty=0.2, trim=0.4, clamp=50.0
     ),
     "pcd": _pcd,
+    "tempered_cd": lambda: losses.parallel_tempering_contrastive_divergence(
+        energy, _rung, [0.3, 0.6, 1.0], 2, buffer_size=10, restart_probability=0.3
+    ),
+    "improved_cd": lambda: losses.improved_contrastive_divergence(
+        energy, _langevin(), 3, buffer_size=20, bank_size=9, num_differentiated=2, entropy_weight=0.3
+    ),
+    "maximum_likelihood": _maximum_likelihood,
+    "joint_energy": _joint,
     "score_matching": lambda: losses.score_matching(energy),
     "hutchinson": lambda: losses.score_matching(energy, "hutchinson", num_probes=2),
     "sliced": lambda: losses.sliced_score_matching(energy, num_probes=2, probe="normal"),

@@ -25,8 +25,8 @@ TARGETS = {name: (energy, tree.map(torch.Tensor.double, params)) for name, (ener
 SETTINGS = {"reference": energies.gaussian, "reference_params": START, "jit": False}
 
 
-def _mala(energy):
-    return samplers.mala(energy, step_size=0.2)
+def _hmc(energy):
+    return samplers.hmc(energy, step_size=0.3, num_leapfrog=3)
 
 
 def _forwards(name, num_temperatures=6, num=NUM, **settings):
@@ -47,7 +47,7 @@ def _log_ratio(name):
     return energy.log_normalizer(params) - energies.gaussian.log_normalizer(START)
 
 
-@pytest.mark.parametrize("sampler", [None, _mala], ids=["hmc", "mala"])
+@pytest.mark.parametrize("sampler", [None, _hmc], ids=["mala", "hmc"])
 @pytest.mark.parametrize("name", TARGETS)
 def test_weights_are_unbiased_both_ways_and_make_a_sandwich(name, sampler):
     log_ratio = _log_ratio(name)
@@ -67,7 +67,7 @@ def test_weights_are_unbiased_both_ways_and_make_a_sandwich(name, sampler):
 @pytest.mark.parametrize("is_forwards", [True, False])
 def test_the_error_bar_covers_the_truth(is_forwards):
     num_groups = 160
-    run = (_forwards if is_forwards else _backwards)("mixture", 20, 50 * num_groups, sampler=_mala)
+    run = (_forwards if is_forwards else _backwards)("mixture", 20, 50 * num_groups)
     value, error, _ = vmap(normalizers.log_mean_exp)(run.log_weights.reshape(num_groups, 50))
     distance = (value - (1 if is_forwards else -1) * _log_ratio("mixture")).abs()
     covered = float((distance < 1.96 * error).double().mean())
@@ -88,7 +88,7 @@ def test_particles_with_weights_are_draws_of_the_target():
 
 def test_more_temperatures_less_variance():
     # on a fine path the variance of log weights falls as one over the number of steps
-    few, many = (float(_forwards("mixture", num, 1000, sampler=_mala).standard_error) for num in (10, 90))
+    few, many = (float(_forwards("mixture", num, 1000).standard_error) for num in (10, 90))
     assert 2 < few / many < 4.5
 
 

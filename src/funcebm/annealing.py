@@ -83,7 +83,7 @@ def temperatures(schedule: Schedule, num_temperatures: int) -> Tensor:
 
 
 def _default_sampler(energy: Energy) -> Sampler:
-    return samplers.hmc(energy, step_size=0.3, num_leapfrog=4)
+    return samplers.mala(energy, step_size=0.1)
 
 
 class Annealing(NamedTuple):
@@ -214,7 +214,7 @@ class AnnealedPath(NamedTuple):
         path = torch.cat([betas[1].expand(_PILOT_STEPS // 3), betas[places.round().long()]])
         zeros = torch.zeros_like(path)
         is_before = torch.arange(len(path), device=path.device) < _PILOT_STEPS // 3
-        rates = torch.where(is_before, *(zeros + rate for rate in _PILOT_RATES))
+        rates = torch.where(is_before, zeros + _PILOT_RATES[0], zeros + _PILOT_RATES[1])
         _, _, used = self.drive(key, particles, zeros, path, zeros, rates)
         return _interpolated(used[-num_steps:], num)
 

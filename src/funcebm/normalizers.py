@@ -86,7 +86,7 @@ def annealed_importance_sampling(
         schedule: ``"sigmoid"`` (slow at both ends), ``"linear"``, or the :math:`\beta_0 = 0, \dots, \beta_T = 1` themselves,
             ``(T + 1,)``, which then say T.
         sampler: ``energy -> sampler``, makes the kernels; it must leave ``exp(-energy)`` invariant (no unadjusted Langevin).
-            By default HMC with four leapfrog steps.
+            By default MALA.
         event_shape: of a position, where the reference's params do not fix it.
         jit: compile the path as one loop.
 

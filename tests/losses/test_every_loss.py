@@ -14,7 +14,7 @@ BATCHES = {"tensor": cases.batch, "dict": cases.batch_of_dicts}
 
 
 def _drawn(name, dtype=torch.float64, kind="tensor"):
-    loss, params, batch = cases.LOSSES[name](), cases.params(dtype), BATCHES[kind](dtype)
+    loss, params, batch = cases.LOSSES[name](), cases.params(dtype), cases.with_labels(name, BATCHES[kind](dtype))
     key_init, key_draw = random.split(random.key(5))
     return loss, params, loss.init(key_init, params, batch), batch, loss.draw(key_draw, batch)
 
@@ -104,5 +104,5 @@ def test_an_ensemble_has_the_gradients_of_its_members(name, num_members):
 @pytest.mark.parametrize("name", LOSSES)
 def test_an_energy_that_is_not_a_scalar_is_refused(name, monkeypatch):
     monkeypatch.setattr(cases, "energy", lambda params, x: params["k"] * x)
-    with pytest.raises(ValueError, match="must return a 0-d tensor for one particle"):
-        _drawn(name)[0](random.key(0), cases.params(), cases.batch(), _drawn(name)[2])
+    with pytest.raises(ValueError, match=r"must return a (0-d tensor|vector of logits) for one particle"):
+        _drawn(name)[0](random.key(0), cases.params(), cases.with_labels(name, cases.batch()), _drawn(name)[2])

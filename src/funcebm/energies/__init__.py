@@ -9,6 +9,7 @@ from . import bijections
 from ._layers import NeuralEnergy
 from .algebra import conditioned, confined, fill_in, mixture, product, pullback, tempered
 from .analytic import ackley, double_well, rastrigin, rosenbrock
+from .classifier import energy_of_logits
 from .conditional import fourier_features, given
 from .exact import AnalyticEnergy, ExactEnergy
 from .landscapes import himmelblau, mueller_brown
@@ -31,6 +32,7 @@ __all__ = [
     "confined",
     "conv",
     "double_well",
+    "energy_of_logits",
     "fill_in",
     "fourier_features",
     "from_module",

@@ -7,6 +7,9 @@ from .contrastive import contrastive_divergence, persistent_contrastive_divergen
 from .denoising import denoising_score_matching
 from .energy_discrepancy import energy_discrepancy
 from .finite_difference import finite_difference_score_matching
+from .improved_contrastive import improved_contrastive_divergence
+from .joint_energy import joint_energy
+from .maximum_likelihood import maximum_likelihood
 from .noise_contrastive import (
     NormalizedParams,
     noise_contrastive_estimation,
@@ -17,6 +20,7 @@ from .noise_models import NoiseModel, exact_noise, fitted_gaussian_noise, gaussi
 from .score_matching import score_matching
 from .sliced import sliced_score_matching
 from .stein_discrepancy import kernel_stein_discrepancy
+from .tempered_contrastive import parallel_tempering_contrastive_divergence
 
 __all__ = [
     "ConditionalNoise",
@@ -33,8 +37,12 @@ __all__ = [
     "fitted_gaussian_noise",
     "gaussian_noise",
     "geometric_noise_scales",
+    "improved_contrastive_divergence",
+    "joint_energy",
     "kernel_stein_discrepancy",
+    "maximum_likelihood",
     "noise_contrastive_estimation",
+    "parallel_tempering_contrastive_divergence",
     "penalised",
     "persistent_contrastive_divergence",
     "ranking_noise_contrastive_estimation",

@@ -14,6 +14,7 @@ from .combinators import carry_over, move
 
 __all__ = [
     "CommunicationBarrier",
+    "Ladder",
     "ParallelTemperingInfo",
     "ParallelTemperingNoise",
     "ParallelTemperingState",
@@ -23,6 +24,18 @@ __all__ = [
     "parallel_tempering",
     "tune_ladder",
 ]
+
+
+class Ladder(NamedTuple):
+    """All rungs of a ladder, for ``init`` in place of the position of one, to go on with them under other params.
+
+    Attributes:
+        positions: the hottest first, every leaf leads with the axis K.
+        num_scans: the number of steps so far. ``()`` int64.
+    """
+
+    positions: Position
+    num_scans: Tensor
 
 
 class ParallelTemperingState(NamedTuple):
@@ -139,8 +152,9 @@ def parallel_tempering(
 
     Returns:
         A :class:`~funcebm.types.Sampler` with ``ParallelTemperingState``, ``ParallelTemperingInfo`` and
-        ``ParallelTemperingTuning``. Positions are those of one rung: ``init`` puts them on all. The ladder is a part of the
-        tuning, so that another one of the same length compiles nothing.
+        ``ParallelTemperingTuning``. Positions are those of one rung: ``init`` puts them on all, or takes a :class:`Ladder` of
+        one for each. The ladder of temperatures is a part of the tuning, so that another one of the same length compiles
+        nothing.
 
     Raises:
         ValueError: a ladder that does not increase to 1, or local samplers that differ in kind or have a temperature of their
@@ -169,12 +183,14 @@ def parallel_tempering(
     local, tunings = _local_samplers(make_sampler, path, ladder)
     in_rungs = (None, 0)  # of the params of the path
 
-    def init(params: Params, position: Position) -> ParallelTemperingState:
+    def init(params: Params, position: Position | Ladder) -> ParallelTemperingState:
         betas = ladder.to(tree.first(position))
-        positions = tree.broadcast(position, num_rungs)
-        rungs = vmap(local.init, (in_rungs, 0))((params, betas), positions)
         replica = torch.arange(num_rungs, device=betas.device)
-        return ParallelTemperingState(position, rungs, betas, replica, torch.zeros_like(replica[0]))
+        if not isinstance(position, Ladder):
+            position = Ladder(tree.broadcast(position, num_rungs), torch.zeros_like(replica[0]))
+        rungs = vmap(local.init, (in_rungs, 0))((params, betas), position.positions)
+        last = tree.map(lambda leaf: leaf[-1], position.positions)
+        return ParallelTemperingState(last, rungs, betas, replica, position.num_scans)
 
     def draw(key: Key, position: Position) -> ParallelTemperingNoise:
         key_rungs, key_swap = random.split(key)
