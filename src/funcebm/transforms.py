@@ -93,11 +93,9 @@ def _turn_products(graph: torch.fx.Graph) -> None:
         with graph.inserting_before(product):
             factors = [graph.call_function(permute, (factor, [1, 0])) for factor in reversed(product.args)]
             turned = graph.call_function(mm, tuple(factors))
-        for node in (*factors, turned):  # the compiler looks up shapes there
-            node.meta = {
-                **product.meta,
-                "val": node.target(*torch.fx.node.map_arg(node.args, lambda arg: arg.meta["val"])),
-            }
+        for node, operator in zip((*factors, turned), (permute, permute, mm), strict=True):
+            values = torch.fx.node.map_arg(node.args, lambda arg: arg.meta["val"])
+            node.meta = {**product.meta, "val": operator(*values)}  # where the compiler looks up shapes
         for user in list(product.users):
             user.replace_all_uses_with(turned)
             graph.erase_node(user)
