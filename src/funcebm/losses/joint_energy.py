@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, random
+from .. import checks, random, tree
 from ..energies.classifier import Classifier, require_logits
 from ..types import Batch, Key, Loss, LossAux, Params, Position, Tree
 from ._contrast import draw_data_noise, perturbed
@@ -120,6 +120,8 @@ def _pair(batch: Batch) -> tuple[Tree, Tensor]:
     right = isinstance(labels, Tensor) and labels.ndim == 1 and labels.dtype == torch.int64
     got = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__
     checks.require(right, "labels must be a vector of integers", got, fix)
+    num = tree.batch_size(batch[0])
+    checks.require(len(labels) == num, "there must be one label for each row", f"{len(labels)} for {num} rows", fix)
     return batch[0], labels
 
 
