@@ -104,3 +104,12 @@ def test_a_second_call_with_other_numbers_compiles_nothing(compiled):
     with torch.compiler.set_stance("fail_on_recompile"):
         other = compiled(INIT, XS, torch.tensor(0.2))
     torch.testing.assert_close(other["fold"], loops.fold(lambda carry, x: _body(carry, x)[0], INIT, XS))
+
+
+def test_a_while_loop_that_is_not_masked_leaves_the_ended_to_its_body():
+    def goes_on(x):
+        return x < 10
+
+    start = torch.tensor([1, 3, 50])
+    assert loops.while_loop(goes_on, lambda x: 2 * x, start).tolist() == [16, 12, 50]
+    assert loops.while_loop(goes_on, lambda x: 2 * x, start, is_masked=False).tolist() == [16, 48, 800]
