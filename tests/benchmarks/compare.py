@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any, Iterator, NamedTuple
 
-from .rows import ROWS, Row
+from .rows import ROWS, TRAINING, Row
 
 __all__ = ["main"]
 
@@ -38,7 +38,7 @@ class Contender(NamedTuple):
     title: str
     command: tuple[str, ...]
     peer: str | None = None  # the option with its interpreter
-    algorithms: tuple[str, ...] = ("langevin", "hmc", "dsm")
+    algorithms: tuple[str, ...] = ("langevin", "hmc", *TRAINING)
     share: int = 1  # it makes one step of so many
 
 

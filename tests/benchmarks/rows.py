@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Callable, NamedTuple
 
-__all__ = ["ROWS", "Build", "Row", "serve"]
+__all__ = ["ROWS", "TRAINING", "Build", "Row", "serve"]
 
 
 class Row(NamedTuple):
@@ -21,12 +21,13 @@ class Row(NamedTuple):
     Attributes:
         name: how the command line calls it.
         title: how the table calls it.
-        algorithm: ``langevin``, ``hmc`` (10 leapfrog steps, identity mass, with Metropolis test) or ``dsm``.
+        algorithm: ``langevin``, ``hmc`` (10 leapfrog steps, identity mass, with Metropolis test); or the loss of a training
+            step: ``dsm``, ``sliced`` (one projection) or ``cd`` (10 Langevin steps from the data).
         energy: ``double_well``, ``gaussian`` (diagonal precision) or ``mlp`` (two hidden SiLU layers).
-        num_chains: chains; for ``dsm`` the size of a batch.
+        num_chains: chains; in training the size of a batch.
         dim: the size of one position.
         width: hidden width of the network.
-        step_size: of the sampler; for ``dsm`` the learning rate of Adam.
+        step_size: of the sampler; in training the learning rate of Adam.
         num_steps: steps of one call; eager funcebm makes a tenth of them.
         torchebm: the ratio to reach, TorchEBM / funcebm.
         blackjax: the ratio to reach, BlackJAX or JAX / funcebm.
@@ -76,12 +77,25 @@ ROWS = (
     Row(
         "dsm-mlp",
         "Denoising score matching step, MLP 2 x 64, batch 256 x 2-D, Adam",
-        "dsm", "mlp", 256, 2, 64, 1e-3, 1_000, 1.0, 1.0, False,
+        "dsm", "mlp", 256, 2, 64, 1e-3, 1_000, 4.0, 1.0, False,
+    ),
+    Row(
+        "sliced-mlp",
+        "Sliced score matching step, the same network, batch and optimizer",
+        "sliced", "mlp", 256, 2, 64, 1e-3, 1_000, 4.0, 1.0, False,
+    ),
+    Row(
+        "cd10-mlp",
+        "Contrastive divergence step (10 Langevin steps), the same",
+        "cd", "mlp", 256, 2, 64, 1e-3, 1_000, 4.0, 1.0, False,
     ),
 )  # fmt: skip
 
 NUM_LEAPFROG = 10
+TRAINING = ("dsm", "sliced", "cd")
 NOISE_SCALE = 0.5  # of denoising score matching
+CD_STEPS = 10
+CD_STEP_SIZE = 0.01  # of the chains of contrastive divergence
 NUM_DATA = 4_096
 PRECISION = (0.5, 2.0)  # the ends of the diagonal of the Gaussian, evenly spaced
 MIN_SECONDS = 0.3  # a timing repeats its call for so long, and reports the median call

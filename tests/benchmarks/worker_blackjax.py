@@ -76,16 +76,34 @@ def load() -> tuple[str, rows.Build]:
         data = jax.random.normal(jax.random.key(2), (rows.NUM_DATA, row.dim))
         optimizer = optax.adam(row.step_size)
 
-        def loss(params: Any, batch: Any, noise: Any) -> Any:
-            gradients = jax.vmap(jax.grad(energy, 1), (None, 0))(params, batch + rows.NOISE_SCALE * noise)
+        slopes = jax.vmap(jax.grad(energy, 1), (None, 0))
+
+        def denoising(params: Any, batch: Any, key: Any) -> Any:
+            noise = jax.random.normal(key, batch.shape)
+            gradients = slopes(params, batch + rows.NOISE_SCALE * noise)
             return 0.5 * ((gradients - noise / rows.NOISE_SCALE) ** 2).sum(-1).mean()
+
+        def sliced(params: Any, batch: Any, key: Any) -> Any:
+            probes = jax.random.rademacher(key, batch.shape, batch.dtype)
+            gradients, products = jax.jvp(lambda x: slopes(params, x), (batch,), (probes,))
+            return (0.5 * (gradients**2).sum(-1) - (products * probes).sum(-1)).mean()
+
+        def contrastive(params: Any, batch: Any, key: Any) -> Any:
+            def move(x: Any, noise: Any) -> tuple[Any, None]:
+                return x - rows.CD_STEP_SIZE * slopes(params, x) + (2 * rows.CD_STEP_SIZE) ** 0.5 * noise, None
+
+            noise = jax.random.normal(key, (rows.CD_STEPS, *batch.shape))
+            negatives = jax.lax.stop_gradient(jax.lax.scan(move, batch, noise)[0])
+            energies = jax.vmap(energy, (None, 0))
+            return energies(params, batch).mean() - energies(params, negatives).mean()
+
+        loss = {"dsm": denoising, "sliced": sliced, "cd": contrastive}[row.algorithm]
 
         def one_step(carry: Any, key: Any) -> tuple[Any, Any]:
             params, state = carry
             key_batch, key_noise = jax.random.split(key)
             batch = data[jax.random.randint(key_batch, (row.num_chains,), 0, rows.NUM_DATA)]
-            noise = jax.random.normal(key_noise, batch.shape)
-            value, gradients = jax.value_and_grad(loss)(params, batch, noise)
+            value, gradients = jax.value_and_grad(loss)(params, batch, key_noise)
             updates, state = optimizer.update(gradients, state, params)
             return (optax.apply_updates(params, updates), state), value
 
@@ -101,7 +119,7 @@ def load() -> tuple[str, rows.Build]:
         return call
 
     description = f"BlackJAX {blackjax.__version__}, JAX {jax.__version__}, optax {optax.__version__}"
-    return description, lambda row: training(row) if row.algorithm == "dsm" else sampling(row)
+    return description, lambda row: training(row) if row.algorithm in rows.TRAINING else sampling(row)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,13 @@ def load() -> tuple[str, rows.Build]:
 
     def training(row: rows.Row) -> Callable[[int], float]:
         energy, params = energy_of(row)
-        loss = ebm.losses.denoising_score_matching(energy, rows.NOISE_SCALE)
+        if row.algorithm == "dsm":
+            loss = ebm.losses.denoising_score_matching(energy, rows.NOISE_SCALE)
+        elif row.algorithm == "sliced":
+            loss = ebm.losses.sliced_score_matching(energy, num_probes=1)
+        else:
+            sampler = ebm.samplers.langevin(energy, step_size=rows.CD_STEP_SIZE)
+            loss = ebm.losses.contrastive_divergence(energy, sampler, rows.CD_STEPS)
         optimizer = ebm.optimizers.adam(row.step_size)
         data = ebm.random.normal(ebm.random.key(2), (rows.NUM_DATA, row.dim))
         key = ebm.random.key(0)
@@ -55,7 +61,7 @@ def load() -> tuple[str, rows.Build]:
         return call
 
     description = f"funcebm, torch {torch.__version__}"
-    return description, lambda row: training(row) if row.algorithm == "dsm" else sampling(row)
+    return description, lambda row: training(row) if row.algorithm in rows.TRAINING else sampling(row)
 
 
 if __name__ == "__main__":

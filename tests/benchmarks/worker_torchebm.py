@@ -12,7 +12,7 @@ def load() -> tuple[str, rows.Build]:
     import torchebm
     from torch import Tensor, nn
     from torchebm.core import BaseModel, DoubleWellModel
-    from torchebm.losses import DenoisingScoreMatching
+    from torchebm.losses import ContrastiveDivergence, DenoisingScoreMatching, SlicedScoreMatching
     from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics
 
     class Diagonal(BaseModel):  # TorchEBM's own Gaussian multiplies by a dense precision, which is slower
@@ -47,12 +47,21 @@ def load() -> tuple[str, rows.Build]:
         positions = torch.randn(row.num_chains, row.dim)
         return lambda num_steps: float(sampler.sample(x=positions, n_steps=num_steps).square().mean())
 
+    def loss_of(row: rows.Row, model: BaseModel) -> Callable[[Tensor], Tensor]:
+        if row.algorithm == "dsm":
+            return DenoisingScoreMatching(model, noise_scale=rows.NOISE_SCALE)
+        if row.algorithm == "sliced":
+            return SlicedScoreMatching(model, n_projections=1)
+        sampler = LangevinDynamics(model, step_size=rows.CD_STEP_SIZE)
+        contrast = ContrastiveDivergence(model, sampler, k_steps=rows.CD_STEPS, energy_reg_weight=0.0)
+        return lambda batch: contrast(batch)[0]
+
     def training(row: rows.Row) -> Callable[[int], float]:
         data = torch.randn(rows.NUM_DATA, row.dim)
 
         def call(num_steps: int) -> float:
             model = model_of(row)
-            loss = DenoisingScoreMatching(model, noise_scale=rows.NOISE_SCALE)
+            loss = loss_of(row, model)
             optimizer = torch.optim.Adam(model.parameters(), lr=row.step_size, fused=True)
             for _ in range(num_steps):
                 optimizer.zero_grad()
@@ -64,7 +73,7 @@ def load() -> tuple[str, rows.Build]:
         return call
 
     description = f"TorchEBM {torchebm.__version__}, torch {torch.__version__}"
-    return description, lambda row: training(row) if row.algorithm == "dsm" else sampling(row)
+    return description, lambda row: training(row) if row.algorithm in rows.TRAINING else sampling(row)
 
 
 if __name__ == "__main__":
