@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Callable
 
@@ -92,8 +93,8 @@ def _rung(energy: Callable[[Tree, Tree], Tensor], beta: float) -> Sampler:
     return samplers.mala(energy, step_size=0.1 / beta)
 
 
-def _maximum_likelihood() -> Loss:
-    """A reference with the shape of the batch, whatever that is."""
+def _with_reference(make: Callable[..., Loss]) -> Loss:
+    """A loss that starts from a normal reference with the shape of the batch, whatever that is."""
 
     def normal(params: Tree, x: Tree) -> Tensor:
         return tree.squared_norm(x) / 2
@@ -103,23 +104,14 @@ def _maximum_likelihood() -> Loss:
         size = sum(leaf.numel() for leaf in tree.leaves(one))
         normal.log_normalizer = lambda params: torch.tensor(size * math.log(2 * math.pi) / 2)  # type: ignore[attr-defined]
         normal.sample = lambda key, params, num: tree.normal_like(key, tree.broadcast(one, num))  # type: ignore[attr-defined]
-        make = lambda energy: samplers.mala(energy, step_size=0.1)  # noqa: E731
-        return losses.maximum_likelihood(
-            energy, reference=normal, reference_params=(), num_particles=8, num_temperatures=3, sampler=make
-        )
-
-    def prepare(params: Tree, memory: Tree, batch: Tree, noise: Tree) -> Tree:
-        return of(batch).prepare(params, memory, batch, noise)
-
-    def objective(params: Tree, prepared: Tree) -> tuple[Tensor, Tree]:
-        return of(batch()).objective(params, prepared)
+        return make(energy, reference=normal, reference_params=(), num_temperatures=3)
 
     return Loss(
-        lambda key, params, batch: (),
+        lambda key, params, batch: of(batch).init(key, params, batch),
         lambda key, batch: of(batch).draw(key, batch),
         lambda params, memory, batch, noise: of(batch).value(params, memory, batch, noise),
-        prepare,
-        objective,
+        lambda params, memory, batch, noise: of(batch).prepare(params, memory, batch, noise),
+        lambda params, prepared: of(batch()).objective(params, prepared),
     )
 
 
@@ -140,7 +132,10 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "improved_cd": lambda: losses.improved_contrastive_divergence(
         energy, _langevin(), 3, buffer_size=20, bank_size=9, num_differentiated=2, entropy_weight=0.3
     ),
-    "maximum_likelihood": _maximum_likelihood,
+    "maximum_likelihood": lambda: _with_reference(functools.partial(losses.maximum_likelihood, num_particles=8)),
+    "jarzynski": lambda: _with_reference(
+        functools.partial(losses.jarzynski_maximum_likelihood, num_walkers=8, num_steps=2, resample_below=0.9)
+    ),
     "joint_energy": _joint,
     "score_matching": lambda: losses.score_matching(energy),
     "hutchinson": lambda: losses.score_matching(energy, "hutchinson", num_probes=2),

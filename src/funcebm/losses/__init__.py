@@ -8,6 +8,7 @@ from .denoising import denoising_score_matching
 from .energy_discrepancy import energy_discrepancy
 from .finite_difference import finite_difference_score_matching
 from .improved_contrastive import improved_contrastive_divergence
+from .jarzynski import jarzynski_maximum_likelihood
 from .joint_energy import joint_energy
 from .maximum_likelihood import maximum_likelihood
 from .noise_contrastive import (
@@ -38,6 +39,7 @@ __all__ = [
     "gaussian_noise",
     "geometric_noise_scales",
     "improved_contrastive_divergence",
+    "jarzynski_maximum_likelihood",
     "joint_energy",
     "kernel_stein_discrepancy",
     "maximum_likelihood",
