@@ -52,7 +52,8 @@ class Report(NamedTuple):
         if stuck:
             found.append(f"chains {_listed(stuck)} hardly ever accepted: start elsewhere, or warm up longer.")
         late = round(_LATE * len(self.step_size))
-        divergent = (self.late_divergent > 0.05 * late).nonzero().flatten().tolist()
+        # in a short warm-up the search for the step size, begun anew after each window, makes one or two on its way
+        divergent = (self.late_divergent > max(0.05 * late, 2)).nonzero().flatten().tolist()
         if divergent:
             found.append(f"chains {_listed(divergent)} still diverged at the end: the energy may be too steep there.")
         if not bool(torch.isfinite(self.step_size).all()):

@@ -1,0 +1,42 @@
+"""The report of a warm-up names the chains that went wrong, and no others."""
+
+from __future__ import annotations
+
+import torch
+
+from funcebm.adaptation.warm_up import Report
+
+
+def _report(late_acceptance_rate, late_divergent, num_steps=1_000, step_size=0.3):
+    per_step = torch.full((num_steps,), step_size)
+    counts = torch.ones(num_steps, dtype=torch.int64)
+    rates = torch.full((num_steps,), 0.8)
+    return Report(per_step, rates, counts, 4 * counts, torch.tensor(late_acceptance_rate), torch.tensor(late_divergent))
+
+
+def test_nothing_is_said_where_nothing_is_wrong():
+    report = _report([0.8, 0.7], [0.0, 12.0])  # of 250 late steps
+    assert report.warnings == ()
+    assert "warning" not in str(report)
+    assert str(report).startswith("warm-up of 2 chains, 1,000 steps\nstep size        0.3\nacceptance rate  0.800")
+    assert "divergences      1,000, 250 of them late" in str(report)
+    assert "gradients        4,000" in repr(report)
+
+
+def test_chains_that_are_stuck_or_diverge_are_named():
+    report = _report([0.8, 0.0, 0.7, 0.005], [0.0, 0.0, 13.0, 250.0])
+    assert len(report.warnings) == 2
+    assert report.warnings[0].startswith("chains 1, 3 hardly ever accepted")
+    assert report.warnings[1].startswith("chains 2, 3 still diverged")
+    assert str(report).count("warning: ") == 2
+
+
+def test_one_divergence_on_the_way_of_a_short_warm_up_is_no_warning():
+    assert _report([0.8] * 2, [1.0, 2.0], num_steps=24).warnings == ()
+    assert "chains 1 still" in _report([0.8] * 2, [1.0, 3.0], num_steps=24).warnings[0]
+
+
+def test_many_chains_are_counted_and_a_step_size_that_is_lost_is_told():
+    report = _report([0.0] * 20, [0.0] * 20, step_size=torch.nan)
+    assert "chains 0, 1, 2, 3, 4, 5, 6, 7 and 12 more" in report.warnings[0]
+    assert "the step size met a number that is not finite" in report.warnings[1]
