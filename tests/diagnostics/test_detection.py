@@ -109,3 +109,11 @@ def test_metrics_of_detection_refuse_bad_scores():
             metric(torch.zeros(3), torch.tensor([math.nan]))
     with pytest.raises(ValueError, match="tpr must be"):
         fpr_at_tpr(torch.zeros(3), torch.zeros(3), 0.0)
+
+
+@pytest.mark.parametrize(("tpr", "num", "count"), [(0.95, 20, 19), (0.07, 300, 21), (0.951, 20, 20), (0.29, 100, 29)])
+def test_fpr_counts_scores_up_to_the_threshold_and_none_above(tpr, num, count):
+    """0.07 * 300 and 0.29 * 100 are rounded, and must not cost or win a score."""
+    scores = torch.arange(num, dtype=torch.float64)
+    assert abs(float(fpr_at_tpr(scores, scores, tpr)) - count / num) < 1e-12
+    assert abs(float(fpr_at_tpr(scores, scores + 1e-9, tpr)) - (count - 1) / num) < 1e-12
