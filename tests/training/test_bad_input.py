@@ -8,7 +8,7 @@ from tests import cases_losses as cases
 from tests.training.runs import DATA, OPTIMIZER, pcd, train
 
 from funcebm import losses, random, tree
-from funcebm.training import fit
+from funcebm.training import Validation, fit
 from funcebm.types import Loss, LossAux
 
 # -- bad input ----------------------------------------------------------------------------------------------------
@@ -29,6 +29,17 @@ NAN = torch.where(torch.arange(37)[:, None] == 5, torch.nan, DATA)
         ({"num_steps": 0}, "num_steps must be an integer of at least 1"),
         ({"num_steps": -3}, "num_steps must be an integer of at least 1"),
         ({"chunk_size": 0}, "chunk_size must be an integer of at least 1"),
+        (
+            {"data": (DATA, torch.zeros(36))},
+            r"must share one leading axis. Got lengths 37 of '0', 36 of '1'. Give one label",
+        ),
+        ({"limits": {"gap": 1.0}}, r"limits must name metrics of the loss. Got 'gap'. There are \['acceptance_rate'"),
+        ({"limits": {"loss": -1.0}}, r"limits\['loss'\] must be positive"),
+        ({"max_bad_steps": 0}, "max_bad_steps must be an integer of at least 1"),
+        ({"validation": DATA}, "validation must be a Validation. Got Tensor"),
+        ({"validation": Validation(NAN, 5)}, r"validation.data must be finite. Got 1 rows .* first 5"),
+        ({"validation": Validation(DATA, 0)}, "validation.every must be an integer of at least 1"),
+        ({"validation": Validation(DATA, 5, patience=0)}, "validation.patience must be an integer of at least 1"),
         ({"ema_decay": 1.0}, "ema_decay must be in"),
         ({"params": ()}, "params must hold a tensor"),
         ({"params": {"k": torch.tensor(1)}}, r"params must be floating-point tensors. Got k: torch.int64"),

@@ -32,7 +32,7 @@ def test_jit_changes_nothing_but_rounding(compiled):
 
 def test_chunks_change_nothing_when_compiled(compiled):
     loss, result = compiled
-    assert_same(evolved(train(loss, jit=True, chunk_size=9)), evolved(result))
+    assert_same(evolved(train(loss, jit=True, chunk_size=11)), evolved(result))  # 11, 11 and a single one
 
 
 def test_a_compiled_run_goes_on_bit_for_bit(compiled):

@@ -148,6 +148,19 @@ def test_a_run_that_diverges_stops_with_a_report_and_the_last_good_params(kind, 
     assert_same(evolved(result), evolved(good))
 
 
+@pytest.mark.parametrize("chunk_size", [1, 8, 100])
+def test_a_row_that_is_long_enough_stops_the_run_even_if_it_ends_within_the_chunk(chunk_size):
+    def value(params, memory, batch, noise):
+        is_large = (memory >= 10) & (memory < 14)
+        return ((params["w"] - batch) ** 2).mean(), LossAux(memory + 1, {"energy_gap": torch.where(is_large, 9.0, 0.0)})
+
+    loss = Loss(lambda key, params, batch: torch.zeros(()), lambda key, batch: (), value)
+    options = {"limits": {"energy_gap": 5.0}, "chunk_size": chunk_size, "num_steps": 30}
+    with pytest.warns(RuntimeWarning, match="energy_gap was 9, beyond 5 in step 10"):
+        assert _run_broken(loss, max_bad_steps=4, **options).num_steps == 10
+    assert _run_broken(loss, max_bad_steps=5, **options).is_complete
+
+
 def test_bad_steps_that_are_not_in_a_row_stop_nothing():
     loss = _fragile("value")
     settings = {"optimizer": optimizers.sgd(0.1), "batch_size": 16, "jit": False, "max_bad_steps": 12}
@@ -202,7 +215,7 @@ def _scripted(values):
 
 
 def test_patience_ends_the_run_and_the_best_params_are_kept():
-    values = [5.0, 3.0, 4.0, float("nan"), 2.0, 2.5, 2.0, 9.0, 0.0]
+    values = [5.0, 3.0, 4.0, float("nan"), 2.0, float("nan"), 2.0, 9.0, 0.0]
     loss = losses.denoising_score_matching(cases.energy, 0.5)
     validation = Validation(HELD_OUT, every=2, metric=_scripted(values), patience=3)
     result = train(loss, num_steps=30, validation=validation)
