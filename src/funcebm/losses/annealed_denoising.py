@@ -29,7 +29,7 @@ def geometric_noise_scales(largest: float | Tensor, smallest: float | Tensor, nu
         largest: :math:`\sigma_1`, about the largest distance between two data points. ``()``.
         smallest: :math:`\sigma_L > 0`, below what one can see. ``()``.
         num: :math:`L`, so many that :math:`\sigma_{i} / \sigma_{i+1}` is small enough for neighbours to overlap: the
-            clouds at two scales do in d dimensions if the ratio is below about :math:`1 + 2 / \sqrt{2 d}`.
+            clouds at two scales do in many dimensions d if the ratio is below about :math:`1 + 3 / \sqrt{2 d}`.
 
     Returns:
         ``(num,)``.

@@ -55,7 +55,7 @@ def conditional_noise_contrastive_estimation(
     Raises:
         ValueError: a noise scale that is not positive, or a bad count; when called, an energy that is not a scalar.
 
-    Reference: Ceylan and Gutmann (2018), ICML, arXiv:1806.03664, equations 10 and 12.
+    Reference: Ceylan and Gutmann (2018), ICML, arXiv:1806.03664.
 
     >>> import torch
     >>> energy = lambda params, x: params * (x**2).sum() / 2

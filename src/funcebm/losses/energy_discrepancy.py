@@ -56,7 +56,7 @@ def energy_discrepancy(
     Raises:
         ValueError: a number out of its range or a bad count; when called, an energy that is not a scalar.
 
-    Reference: Schroeder, Ou, Lim, Li, Vollmer and Duncan (2023), NeurIPS, arXiv:2307.06431, definition 1 and equation 8.
+    Reference: Schroeder, Ou, Lim, Li, Vollmer and Duncan (2023), NeurIPS, arXiv:2307.06431, definition 1.
 
     >>> energy = lambda params, x: params * (x**2).sum() / 2
     >>> loss = energy_discrepancy(energy, 0.5, num_negatives=4)

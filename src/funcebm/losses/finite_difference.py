@@ -46,7 +46,7 @@ def finite_difference_score_matching(
         ValueError: a step size that is not positive, a bad count or an unknown kind of direction; when called, an energy
             that is not a scalar.
 
-    Reference: Pang, Xu, Li, Song, Ermon and Zhu (2020), NeurIPS, arXiv:2007.03317, section 4.1; there :math:`\epsilon` is
+    Reference: Pang, Xu, Li, Song, Ermon and Zhu (2020), NeurIPS, arXiv:2007.03317; there :math:`\epsilon` is
     :math:`|v|`, which here is :math:`\epsilon \sqrt d`.
 
     >>> import torch

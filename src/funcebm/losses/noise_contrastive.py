@@ -95,7 +95,7 @@ def noise_contrastive_estimation(energy: Energy, noise: NoiseModel, *, num_noise
         ValueError: no noise model, a bad count, noise of another shape; when called, an energy that is not a scalar.
         TypeError: when called, params that :func:`with_log_normalizer` did not make.
 
-    Reference: Gutmann and Hyvarinen (2012), JMLR 13:307-361, equations 8 and 10.
+    Reference: Gutmann and Hyvarinen (2012), JMLR 13:307-361.
 
     >>> from funcebm import losses, random
     >>> energy = lambda params, x: params * (x**2).sum() / 2
@@ -148,7 +148,7 @@ def ranking_noise_contrastive_estimation(energy: Energy, noise: NoiseModel, *, n
     Raises:
         ValueError: no noise model, a bad count, noise of another shape; when called, an energy that is not a scalar.
 
-    Reference: Ma and Collins (2018), EMNLP, arXiv:1809.01812, section 3 (the ranking objective); van den Oord, Li and
+    Reference: Ma and Collins (2018), EMNLP, arXiv:1809.01812 (the ranking objective); van den Oord, Li and
     Vinyals (2018), arXiv:1807.03748, equation 4.
 
     >>> from funcebm import losses, random

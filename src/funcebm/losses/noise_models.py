@@ -142,7 +142,7 @@ def fitted_gaussian_noise(
     Raises:
         ValueError: a bad number, fewer than two examples, or a covariance that is singular.
 
-    Reference: Gutmann and Hyvarinen (2012), JMLR 13:307-361, section 2.4 (the choice of the noise).
+    Reference: Gutmann and Hyvarinen (2012), JMLR 13:307-361 (on the choice of the noise).
 
     >>> data = random.normal(random.key(0), (1000, 2))
     >>> fitted_gaussian_noise(data, inflation=2.0).sample(random.key(1), 5).shape
