@@ -102,12 +102,14 @@ class _Run:
 
     def inputs(self, rows: Tree, first: int, num: int) -> Tree:
         """What the compiled loop goes through: which steps count, their rows and their noise."""
-        steps = torch.arange(first, first + num, device=self.key_steps.device)
+        # kernels for the noise of one step would be compiled by themselves
+        num_drawn = max(num, 2) if self.options.jit else num
+        steps = torch.arange(first, first + num_drawn, device=self.key_steps.device)
         arguments = (self.recipe, self.key_steps, self.num_members, self.source.example, steps, self.hyper)
         if not self.options.jit:
             return None, rows, draw_noise(*arguments)
         with random.compiled_draws():
-            noise = draw_noise(*arguments)
+            noise = tree.map(lambda leaf: leaf[:num], draw_noise(*arguments))
         return torch.ones(num, dtype=torch.bool, device=steps.device), rows, noise
 
     def advance(self, state: TrainState, xs: Tree, num: int) -> tuple[TrainState, dict[str, Tensor]]:
