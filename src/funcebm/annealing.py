@@ -30,7 +30,7 @@ __all__ = [
 
 _CHUNK_BYTES = 32 * 2**20  # of noise, in one compiled call
 _PILOT_STEPS = 64  # of the run that finds step sizes, at least; and before its first temperature, a third of it
-_PILOT_RATES = (1.0, 0.3)  # before, and along the path
+_PILOT_RATE = 2.0  # of the log step size, for each unit of the acceptance rate
 
 Schedule = str | Sequence[float] | Tensor
 MakeSampler = Callable[[Energy], Sampler]
@@ -213,9 +213,7 @@ class AnnealedPath(NamedTuple):
         places = torch.linspace(1, num, num_steps, device=betas.device, dtype=betas.dtype)
         path = torch.cat([betas[1].expand(_PILOT_STEPS // 3), betas[places.round().long()]])
         zeros = torch.zeros_like(path)
-        is_before = torch.arange(len(path), device=path.device) < _PILOT_STEPS // 3
-        rates = torch.where(is_before, zeros + _PILOT_RATES[0], zeros + _PILOT_RATES[1])
-        _, _, used = self.drive(key, particles, zeros, path, zeros, rates)
+        _, _, used = self.drive(key, particles, zeros, path, zeros, zeros + _PILOT_RATE)
         return _interpolated(used[-num_steps:], num)
 
     def forwards(self, key: Key, positions: Position, log_step_sizes: Tensor) -> tuple[Particles, Tensor]:
