@@ -9,7 +9,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import funcebm as ebm
-from funcebm import threefry, transforms, tree
+from funcebm import compiler_repairs, loops, threefry, transforms, tree
 
 needs_compiler = pytest.mark.skipif(not transforms.can_compile(), reason="there is no compiler")
 
@@ -144,7 +144,7 @@ def test_a_matrix_product_that_is_only_read_transposed_is_turned():
 
     arguments = [torch.randn(shape) for shape in ((3, 4), (4, 5), (4, 2))]
     traced = make_fx(lambda *x: list(function(*x)), tracing_mode="fake")(*arguments)
-    transforms._turn_products(traced.graph)
+    compiler_repairs.turn_products(traced.graph)
     traced.recompile()
     for got, expected in zip(traced(*arguments), function(*arguments), strict=True):
         torch.testing.assert_close(got, expected)
@@ -153,3 +153,20 @@ def test_a_matrix_product_that_is_only_read_transposed_is_turned():
     for node in mm[1:]:
         assert node.meta["val"].is_contiguous()
         assert all(user.target is not torch.ops.aten.permute.default for user in node.users)
+
+
+@needs_compiler
+@pytest.mark.usefixtures("eager_backend")
+@pytest.mark.parametrize("turn", [lambda m: m.T, lambda m: m.mT], ids=["T", "mT"])
+def test_a_gradient_in_a_loop_may_close_over_a_matrix_and_transpose_it(turn):
+    matrix, xs = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([[1.0, -1.0], [0.5, 2.0]])
+
+    def function(start):
+        def body(x, y):
+            slope = torch.func.vmap(torch.func.grad(lambda z: ((turn(matrix) @ z - y) ** 2).sum()))(x)
+            return x - 0.01 * slope
+
+        return loops.fold(body, start, xs)
+
+    start = torch.tensor([[1.0, 2.0], [-1.0, 0.3], [0.0, 1.0]])
+    torch.testing.assert_close(ebm.jit(function)(start), function(start))

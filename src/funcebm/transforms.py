@@ -1,4 +1,4 @@
-"""``jit``, the only caller of ``torch.compile``. The only module that imports torch's compiler."""
+"""``jit``, the only caller of ``torch.compile``. With ``compiler_repairs`` the only module that imports torch's compiler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 import torch
 
-from . import loops, random, tree
+from . import compiler_repairs, loops, random, tree
 
 __all__ = ["can_compile", "dynamic_axis", "jit", "jit_once"]
 
@@ -74,72 +74,9 @@ def _options(device: str) -> dict[str, Any]:
     if hasattr(config, "unsafe_marked_cacheable_functions"):
         # without it, a graph with a scan is compiled anew in each process
         options["unsafe_marked_cacheable_functions"] = dict.fromkeys(_SCAN_NAMES, "1")
-    options["post_grad_custom_post_pass"] = _graph_pass()
+    options["post_grad_custom_post_pass"] = compiler_repairs.graph_pass()
     options["cpp.min_chunk_size"] = 4096  # a second thread for less costs more than it does
     return _known(options)
-
-
-def _turn_products(graph: torch.fx.Graph) -> None:
-    """Makes of a matrix product ``A B`` that is only read transposed the product ``B^T A^T``.
-
-    Under ``vmap`` a matrix times a vector is such a one, and all that reads it would go against the order of memory.
-    """
-    mm, permute = torch.ops.aten.mm.default, torch.ops.aten.permute.default
-    for product in list(graph.nodes):
-        if product.target is not mm or not all(
-            user.target is permute and list(user.args[1]) == [1, 0] for user in product.users
-        ):
-            continue
-        with graph.inserting_before(product):
-            factors = [graph.call_function(permute, (factor, [1, 0])) for factor in reversed(product.args)]
-            turned = graph.call_function(mm, tuple(factors))
-        for node, operator in zip((*factors, turned), (permute, permute, mm), strict=True):
-            values = torch.fx.node.map_arg(node.args, lambda arg: arg.meta["val"])
-            node.meta = {**product.meta, "val": operator(*values)}  # where the compiler looks up shapes
-        for user in list(product.users):
-            user.replace_all_uses_with(turned)
-            graph.erase_node(user)
-        graph.erase_node(product)
-
-
-@functools.cache
-def _graph_pass() -> Any:
-    """A pass of inductor that turns products, and after which no graph returns one buffer twice.
-
-    Inductor drops the copies of a number that a loop carries in two places, and the C++ wrapper, which moves the buffers of
-    a body to the next turn of its loop, then moves one of them twice and crashes.
-    """
-    try:
-        from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
-    except ImportError:  # a torch that does not compile our loops
-        return None
-
-    class GraphPass(CustomGraphPass):
-        def __call__(self, graph: torch.fx.Graph) -> None:
-            _turn_products(graph)
-            output = next(node for node in reversed(graph.nodes) if node.op == "output")
-            values = output.args[0]
-            if not isinstance(values, (list, tuple)):
-                return
-            seen: set[torch.fx.Node] = set()
-            distinct: list[Any] = []
-            for value in values:
-                if isinstance(value, torch.fx.Node) and value in seen:
-                    with graph.inserting_before(output):
-                        copy = graph.call_function(torch.ops.aten.clone.default, (value,))
-                    copy.meta = dict(value.meta)
-                    if isinstance(value.meta.get("val"), torch.Tensor):
-                        copy.meta["val"] = value.meta["val"].clone()
-                    value = copy
-                elif isinstance(value, torch.fx.Node):
-                    seen.add(value)
-                distinct.append(value)
-            output.args = (type(values)(distinct), *output.args[1:])
-
-        def uuid(self) -> Any:
-            return get_hash_for_files((__file__,))
-
-    return GraphPass()
 
 
 def _backend(device: str) -> Callable[..., Any]:
@@ -301,23 +238,10 @@ def _prepare() -> None:
 
     if hasattr(config.cpp, "vec_isa_ok") and config.cpp.vec_isa_ok is None:
         config.cpp.vec_isa_ok = True
-    _let_while_loops_be_mapped()
+    compiler_repairs.repair_dynamo()
     # freeing a large block once teaches the C allocator to keep what a run frees for its next slab, instead of handing
     # it to the system and taking the page faults again; nothing is written to the block
     torch.empty(31 * 2**20, dtype=torch.uint8)
-
-
-def _let_while_loops_be_mapped() -> None:
-    """Dynamo asks what a ``while_loop`` works on for its storage, to find out who mutates it; under ``vmap`` there is none."""
-    from torch._dynamo.variables import higher_order_ops
-
-    ask = getattr(higher_order_ops, "get_tensor_storages", None)
-    if ask is not None:
-
-        def ask_plain_tensors(tensor: torch.Tensor) -> set[Any]:
-            return set() if torch._C._functorch.is_functorch_wrapped_tensor(tensor) else ask(tensor)
-
-        higher_order_ops.get_tensor_storages = ask_plain_tensors
 
 
 def _compile_kernel(kernel: Callable[..., Any]) -> Callable[..., Any]:
