@@ -50,7 +50,7 @@ NAN = torch.where(torch.arange(37)[:, None] == 5, torch.nan, DATA)
             "a loss must return a 0-d",
         ),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_bad_input_is_refused_at_the_door(change, words):
     arguments = {"key": random.key(0), "loss": pcd(), "params": cases.params(), "data": DATA, **change}
