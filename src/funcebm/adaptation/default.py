@@ -62,8 +62,8 @@ def default(sampler: Sampler, num_chains: int) -> Adaptation:
 
     The rate of a NUTS step is a mean over its trajectory, in which one bad leaf is hardly seen, and so is one chain in the mean
     over the chains. With the mean at 0.8, eight schools (non-centred) and a banana diverged in 254 and 957 of 320,000 draws
-    (20 runs of 4 chains, 1,000 steps of warm-up); with the harmonic mean in about 20 and 5, in 8 and 3 of the 20 runs, for
-    a fifth to a third of the effective samples a gradient there. ``window_adaptation(target=0.95)`` is more careful still.
+    (20 runs of 4 chains, 1,000 steps of warm-up); with the harmonic mean in 22 and 6, in 8 and 4 of the 20 runs, for a
+    fifth and a third of the effective samples a gradient. ``window_adaptation(target=0.95)`` is more careful still.
 
     Samplers for minibatches have no acceptance rate and no gradient of the whole energy: their step size is set by hand. One
     made of others (:func:`~funcebm.samplers.cycle`, parallel tempering) has no tuning of its own: warm up its parts.
