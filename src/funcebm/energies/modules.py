@@ -72,7 +72,7 @@ def load_into(module: torch.nn.Module, params: Params) -> torch.nn.Module:
     [[0.0]]
     """
     _check_module(module)
-    own = dict(module.named_parameters())
+    own: dict[str, Tensor] = dict(module.named_parameters())
     trained = {name for name, value in own.items() if value.requires_grad}
     right = isinstance(params, dict)
     fix = "Pass the params of from_module for this module, once trained."
