@@ -128,6 +128,7 @@ def elliptical_slice(
 
     def scalar_energy(params: Params, position: Position) -> Tensor:
         return fields.require_scalar(energy(params, position), position)
+
     check_shape = metrics.shape_check(prior_covariance, name="covariance")
 
     def init(params: Params, position: Position) -> EllipticalSliceState:
