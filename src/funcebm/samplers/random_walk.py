@@ -73,6 +73,7 @@ def random_walk(
 
     def value(params: Params, position: Position) -> Tensor:
         return fields.require_scalar(energy(params, position), position)
+
     check_shape = metrics.shape_check(tuning.metric, name="preconditioner")
 
     def init(params: Params, position: Position) -> RandomWalkState:
