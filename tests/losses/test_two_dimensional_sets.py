@@ -100,9 +100,9 @@ def test_draws_are_as_fresh_data():
 
 
 @pytest.mark.skipif(os.environ.get("FUNCEBM_ACCEPTANCE") != "1", reason="set FUNCEBM_ACCEPTANCE=1: 15 minutes")
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("loss_name", LOSSES)
 @pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("loss_name", LOSSES)
+@pytest.mark.parametrize("seed", range(3))
 def test_in_a_minute_of_processor_time(name, loss_name, seed, tmp_path):
     # compilers as children that are waited for, so that their time is counted
     settings = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
