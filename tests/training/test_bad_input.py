@@ -41,6 +41,21 @@ NAN = torch.where(torch.arange(37)[:, None] == 5, torch.nan, DATA)
         ({"validation": Validation(DATA, 0)}, "validation.every must be an integer of at least 1"),
         ({"validation": Validation(DATA, 5, patience=0)}, "validation.patience must be an integer of at least 1"),
         ({"ema_decay": 1.0}, "ema_decay must be in"),
+        ({"data": DATA[:0]}, "data must hold an example. Got none"),
+        ({"data": DATA.numpy()}, "data must be tensors .* Got ndarray. .* torch.as_tensor"),
+        ({"data": [DATA.numpy()]}, r"data must be tensors .* Got \['ndarray'\]"),
+        ({"validation": Validation({"a": DATA}, 5)}, "validation.data must be a tree of the same structure"),
+        (
+            {"validation": Validation(DATA[:, :2], 5)},
+            r"validation.data must be like .* \(\(2,\), .* in place of \(\(3,\)",
+        ),
+        (
+            {"validation": Validation(DATA.double(), 5)},
+            "validation.data must be like .*float64.* in place of .*float32",
+        ),
+        ({"loss": cases.energy}, "loss must be a Loss. Got function"),
+        ({"optimizer": torch.optim.SGD([torch.zeros(1)])}, "optimizer must be an Optimizer. Got SGD"),
+        ({"resume": "run.safetensors"}, r"resume must be a Fit. Got str. .* training.load\(path, params\)"),
         ({"params": ()}, "params must hold a tensor"),
         ({"params": {"k": torch.tensor(1)}}, r"params must be floating-point tensors. Got k: torch.int64"),
         ({"params": {"k": 1.0}}, r"params must be floating-point tensors. Got k: float"),
@@ -68,3 +83,19 @@ def test_resume_needs_the_same_params():
     loss = losses.score_matching(lambda params, x: params["other"] * (x**2).sum())
     with pytest.raises(ValueError, match="resume must be a run of this model"):
         fit(random.key(0), loss, {"other": torch.tensor(1.0)}, DATA, resume=first, **settings)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_one_label_out_of_range_anywhere_in_the_data_is_refused_at_the_door(label):
+    labels = torch.arange(37) % 3
+    labels[30] = label
+    loss = cases.LOSSES["joint_energy"]()
+    with pytest.raises(ValueError, match=rf"labels must be in 0 .. 2.* Got {label} .. {label}"):
+        train(loss, data=(DATA, labels), num_steps=1)
+
+
+def test_a_metric_of_validation_is_a_number():
+    validation = Validation(DATA, 2, metric=lambda params, data: data.mean(0))
+    with pytest.raises(ValueError, match=r"validation.metric must return a number. Got the shape \(3,\)") as caught:
+        train(pcd(), num_steps=4, validation=validation)
+    assert caught.value.fit.num_steps == 2

@@ -200,6 +200,35 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, uncut, monkeypatch):
     assert os.listdir(tmp_path) == ["run"]
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("none/run", "a checkpoint must be in a folder that exists"), ("", "a checkpoint must be a file. Got the folder")],
+)
+def test_a_place_for_no_file_is_refused_before_anything_is_trained(tmp_path, uncut, path, words):
+    steps = []
+    with pytest.raises(ValueError, match=words):
+        train(pcd(), 2, checkpoint=tmp_path / path, callback=lambda *args: steps.append(args))
+    assert not steps
+    with pytest.raises(ValueError, match=words):
+        save(uncut, tmp_path / path)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match=r"must be a file of training.save. Got a folder"):
+        load(tmp_path, cases.params())
+
+
+def test_a_full_disk_does_not_cost_the_run(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left") as caught:
+        train(pcd(), 2, checkpoint=tmp_path / "run")
+    assert caught.value.fit.is_complete
+    assert_same_run(caught.value.fit, train(pcd(), 2))
+
+
 def test_save_takes_runs_only(tmp_path):
     with pytest.raises(TypeError, match=r"save takes a Fit or a TrainState\. Got dict"):
         save(cases.params(), tmp_path / "x")

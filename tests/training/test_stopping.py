@@ -89,6 +89,14 @@ def test_a_callback_sees_each_chunk_and_may_stop():
     assert_same(result.params, train(pcd(), num_steps=18).params)
 
 
+@pytest.mark.parametrize(
+    ("answer", "num_steps"),
+    [(torch.tensor(True), 6), (torch.tensor([1.0]).numpy()[0] > 0, 6), (torch.tensor(False), 12), (1, 12), ("x", 12)],
+)
+def test_a_comparison_of_tensors_or_arrays_stops_a_run_too(answer, num_steps):
+    assert train(pcd(), num_steps=12, chunk_size=6, callback=lambda *_: answer).num_steps == num_steps
+
+
 def test_an_error_of_the_users_energy_comes_as_it_is():
     def energy(params, x):
         raise RuntimeError("mine")

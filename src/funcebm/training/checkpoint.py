@@ -16,7 +16,7 @@ from ..types import Params, Tree
 from .result import Fit, Validated
 from .step import TrainState
 
-__all__ = ["load", "named", "restored", "save"]
+__all__ = ["check_path", "load", "named", "restored", "save"]
 
 _HEADER = "funcebm.training"
 _FORMAT = 1
@@ -46,6 +46,15 @@ def _need_safetensors() -> None:
         raise ImportError("training.save and training.load need safetensors: pip install 'funcebm[checkpoints]'")
 
 
+def check_path(path: str | os.PathLike[str]) -> None:
+    """Whether a file can be written there, before a long run."""
+    _need_safetensors()
+    path, fix = Path(path), "Make the folder first: os.makedirs(folder, exist_ok=True)."
+    checks.require(path.parent.is_dir(), "a checkpoint must be in a folder that exists", os.fspath(path), fix)
+    must, fix = "a checkpoint must be a file", "Add the name of a file, such as run.safetensors."
+    checks.require(not path.is_dir(), must, f"the folder {os.fspath(path)}", fix)
+
+
 def save(fit: Fit | TrainState, path: str | os.PathLike[str]) -> None:
     """Writes all of a run to a file of safetensors, with the counts as JSON in its header.
 
@@ -57,6 +66,7 @@ def save(fit: Fit | TrainState, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ImportError: without safetensors (``pip install funcebm[checkpoints]``).
+        ValueError: no such directory, or ``path`` is one.
 
     >>> import tempfile, torch
     >>> from funcebm import training
@@ -75,6 +85,7 @@ def save(fit: Fit | TrainState, path: str | os.PathLike[str]) -> None:
     )
     if isinstance(fit, TrainState):
         fit = Fit(*fit, {}, 0, False)
+    check_path(path)
     parts = {name: getattr(fit, name) for name in (*_STATE, "metrics", "validation")}
     tensors: dict[str, Tensor] = {}
     for part, value in parts.items():
@@ -154,6 +165,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
     from safetensors import SafetensorError, safe_open
 
     must = f"{os.fspath(path)} must be a file of training.save"
+    checks.require(not os.path.isdir(path), must, "a folder", "Add the name of the file.")
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
             metadata = file.metadata() or {}

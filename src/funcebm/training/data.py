@@ -12,7 +12,7 @@ from torch.func import vmap
 from .. import checks, random, tree
 from ..types import Batch, Key, Tree
 
-__all__ = ["Rows", "Stream", "check_tensors", "open_source"]
+__all__ = ["Rows", "Stream", "check_tensors", "extreme_rows", "open_source"]
 
 _END: Any = object()
 
@@ -20,14 +20,15 @@ _END: Any = object()
 def check_tensors(name: str, data: Batch) -> int:
     """How many rows the data have; they must be finite tensors with one leading axis."""
     leaves, names = tree.leaves(data), tree.paths(data)
-    fix = "Stack the examples on a leading axis of every leaf."
+    fix = "Stack the examples on a leading axis of every leaf; torch.as_tensor takes arrays."
     right = bool(leaves) and all(isinstance(leaf, Tensor) and leaf.ndim > 0 for leaf in leaves)
-    got = type(data).__name__ if not leaves or leaves == [data] else f"{[type(leaf).__name__ for leaf in leaves]}"
+    got = type(data).__name__ if not leaves or leaves[0] is data else f"{[type(leaf).__name__ for leaf in leaves]}"
     checks.require(right, f"{name} must be tensors with a leading axis of examples", got, fix)
     lengths = {path: leaf.shape[0] for path, leaf in zip(names, leaves, strict=True)}
     must = f"all leaves of {name} must share one leading axis"
     got = f"lengths {', '.join(f'{length} of {path!r}' for path, length in lengths.items())}"
     checks.require(len(set(lengths.values())) == 1, must, got, "Give one label, or whatever it is, for each example.")
+    checks.require(leaves[0].shape[0] > 0, f"{name} must hold an example", "none", "Give at least one row.")
     for path, leaf in zip(names, leaves, strict=True):
         if leaf.is_floating_point() and checks.is_concrete(leaf) and not bool(torch.isfinite(leaf).all()):
             bad = (~_finite_rows(leaf)).nonzero().flatten()
@@ -35,6 +36,16 @@ def check_tensors(name: str, data: Batch) -> int:
             got = f"{len(bad)} rows with NaN or infinity{where}, first {bad[0].item()}"
             raise ValueError(checks.message(f"{name} must be finite", got, "Drop or fill these rows."))
     return leaves[0].shape[0]
+
+
+def extreme_rows(data: Batch) -> list[Batch]:
+    """The rows, as batches of one, where a vector of integers in the data, such as labels, is smallest and largest."""
+    rows = []
+    for leaf in tree.leaves(data):
+        is_other = leaf.is_floating_point() or leaf.is_complex() or leaf.dtype == torch.bool
+        if leaf.ndim == 1 and not is_other and checks.is_concrete(leaf):
+            rows += [int(leaf.argmin()), int(leaf.argmax())]
+    return [tree.map(lambda leaf: leaf[row : row + 1], data) for row in rows]  # noqa: B023
 
 
 def _finite_rows(leaf: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ def fit(
         jit: compile.
         progress: show a bar (tqdm) with the metrics. Ctrl-C then, as always, ends training and returns what is finished.
         callback: ``(steps done, params, metrics of the chunk) -> stop``, called after each chunk; training ends where
-            it returns True.
+            it returns True (or an array or tensor of it).
         ema_decay: :math:`d` in [0, 1) of the moving average of the params; None makes none.
         chunk_size: at most this many steps in one compiled call.
         validation: held-out data, and how often to look at them; :class:`~funcebm.training.Validation`.
@@ -83,8 +83,8 @@ def fit(
     Raises:
         ValueError: a bad count, key or decay, data that are not finite, a batch larger than the data, batches of several
             sizes, a loader that ends early, a loss that is not a scalar, tensors on several devices, a run of another model to
-            resume.
-        TypeError: params that are not floating-point tensors.
+            resume, labels out of range, validation data unlike the training data, a checkpoint in no folder.
+        TypeError: params that are not floating-point tensors; no :class:`~funcebm.types.Loss`, optimizer or run to resume.
 
     >>> import torch
     >>> from funcebm import losses, optimizers, random

@@ -16,13 +16,13 @@ from .. import checks, random, tree
 from ..chain_loop import is_traced
 from ..progress import postfix, progress_bar
 from ..transforms import dynamic_axis, jit_once
-from ..types import Batch, Key, Params, Tree
-from .checkpoint import restored, save
-from .data import Rows, Stream, open_source
+from ..types import Key, Loss, Optimizer, Params, Tree
+from .checkpoint import check_path, restored, save
+from .data import Rows, Stream, extreme_rows, open_source
 from .divergence import Streak, check_limits, ending, find_streak, reason
 from .result import Fit, Validated
 from .step import Recipe, TrainState, begin, draw_noise, make_chunk
-from .validation import Validation, check_validation, make_evaluate, run_out_of_patience, with_value
+from .validation import Validation, check_like, check_validation, make_evaluate, run_out_of_patience, with_value
 
 __all__ = ["Options", "run"]
 
@@ -67,7 +67,7 @@ class _Run:
         self.recipe, self.options, self.hyper = recipe, options, hyper
         self.source: Rows | Stream = open_source(data, options.batch_size, key_epochs, device, place)
         checks.same_device(params=params, data=self.source.example, **({"hyper": hyper} if tree.leaves(hyper) else {}))
-        names = _check_loss(recipe, key_init, params, self.source.example, hyper)
+        names = _check_loss(recipe, key_init, params, self.source, hyper)
         check_limits(options.limits, options.max_bad_steps, names)
         self.num_members = tree.batch_size(params) if recipe.is_ensemble else 1
         self.state = begin(recipe, key_init, params, self.source.example, hyper)
@@ -81,6 +81,7 @@ class _Run:
         self.chunk = jit_once(make_chunk, recipe, is_indexed) if options.jit else make_chunk(recipe, is_indexed)
         self.evaluate = None
         if options.validation is not None:
+            check_like(options.validation, self.source.example)
             key_validation = random.fold_in(key_init, 1)
             self.evaluate = make_evaluate(recipe, options.validation, key_validation, hyper, options.jit)
 
@@ -153,6 +154,10 @@ def run(recipe: Recipe, options: Options, key: Key, params: Params, data: Any, h
     """A whole run: see :func:`~funcebm.training.fit`."""
     random.check_key(key)
     _check(params, options, recipe.ema_decay)
+    fix = "Give what fit returned, or training.load(path, params)."
+    checks.require(
+        resume is None or isinstance(resume, Fit), "resume must be a Fit", type(resume).__name__, fix, TypeError
+    )
     with torch.no_grad():
         params, hyper = tree.map(torch.Tensor.detach, params), tree.map(torch.Tensor.detach, hyper)
         here = _Run(recipe, options, key.to(tree.first(params).device), params, data, hyper, resume)
@@ -169,8 +174,17 @@ def run(recipe: Recipe, options: Options, key: Key, params: Params, data: Any, h
             is_complete = here.step == here.start + options.num_steps
             result = here.result(is_complete, report)
             if options.checkpoint is not None and here.step > here.start:
-                save(result, options.checkpoint)
+                _save_end(result, options.checkpoint)
     return result
+
+
+def _save_end(result: Fit, path: str | os.PathLike[str]) -> None:
+    """Writes the file; a full disk, say, does not cost the run."""
+    try:
+        save(result, path)
+    except Exception as error:
+        error.fit = result  # type: ignore[attr-defined]
+        raise
 
 
 def _pure(here: _Run) -> Fit:
@@ -207,8 +221,8 @@ def _drive(here: _Run) -> str:
                     num_skipped += int(metrics["skipped"].sum())
                     bar.set_postfix(postfix(metrics, num_skipped))
                 _validate(here)
-                is_over = (
-                    options.callback is not None and options.callback(here.step, here.state.params, metrics) is True
+                is_over = options.callback is not None and _is_true(
+                    options.callback(here.step, here.state.params, metrics)
                 )
                 if is_over and here.step < end:
                     return "stopped by its callback"
@@ -228,6 +242,12 @@ def _drive(here: _Run) -> str:
     if report:
         warnings.warn(report, RuntimeWarning, stacklevel=4)
     return report
+
+
+def _is_true(answer: Any) -> bool:
+    """Whether a callback says stop: True, of Python, NumPy or torch. Whatever else it may return says nothing."""
+    is_flag = isinstance(answer, bool) or str(getattr(answer, "dtype", "")) in ("bool", "torch.bool")
+    return is_flag and bool(answer)
 
 
 def _validate(here: _Run) -> None:
@@ -284,6 +304,8 @@ def _check(params: Params, options: Options, ema_decay: Any) -> None:
         checks.positive_int("chunk_size", options.chunk_size)
     if options.validation is not None:
         check_validation(options.validation)
+    if options.checkpoint is not None:
+        check_path(options.checkpoint)
     if ema_decay is not None and not isinstance(ema_decay, Tensor):
         must, fix = "ema_decay must be in [0, 1)", "Try 0.999, or None for no average."
         checks.require(0 <= ema_decay < 1, must, ema_decay, fix)
@@ -296,11 +318,21 @@ def _check(params: Params, options: Options, ema_decay: Any) -> None:
         checks.require(right, "params must be floating-point tensors", got, fix, TypeError)
 
 
-def _check_loss(recipe: Recipe, key: Key, params: Params, example: Batch, hyper: Tree) -> dict[str, Tensor]:
-    """Runs the loss once on a few rows, eagerly: errors of the user's energy come out here, as they are; the metrics."""
+def _check_loss(recipe: Recipe, key: Key, params: Params, source: Rows | Stream, hyper: Tree) -> dict[str, Tensor]:
+    """Runs the loss once on a few rows, eagerly: errors of the user's energy come out here, as they are; the metrics.
+
+    Rows with the smallest and the largest integers are shown to its ``init``, which refuses labels out of range.
+    """
     if recipe.is_ensemble:
         params, hyper = tree.map(lambda leaf: leaf[0], params), tree.map(lambda leaf: leaf[0], hyper)
-    loss, few = recipe.loss(hyper), tree.map(lambda leaf: leaf[:2], example)
+    loss, few = recipe.loss(hyper), tree.map(lambda leaf: leaf[:2], source.example)
+    right, fix = isinstance(loss, Loss), "Make one with funcebm.losses, or Loss(init, draw, value) of your own."
+    checks.require(right, "loss must be a Loss", type(loss).__name__, fix, TypeError)
+    optimizer, fix = recipe.optimizer(hyper), "Make one with funcebm.optimizers, such as optimizers.adam(1e-3)."
+    right = isinstance(optimizer, Optimizer)
+    checks.require(right, "optimizer must be an Optimizer", type(optimizer).__name__, fix, TypeError)
+    for row in extreme_rows(source.shared):
+        loss.init(key, params, row)
     value, aux = loss.value(params, loss.init(key, params, few), few, loss.draw(key, few))
     fix = "Average over the batch."
     checks.require(value.shape == (), "a loss must return a 0-d tensor", f"the shape {tuple(value.shape)}", fix)

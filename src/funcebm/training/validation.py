@@ -15,7 +15,7 @@ from .data import check_tensors
 from .result import Validated
 from .step import Recipe
 
-__all__ = ["Validation", "check_validation", "make_evaluate", "run_out_of_patience", "with_value"]
+__all__ = ["Validation", "check_like", "check_validation", "make_evaluate", "run_out_of_patience", "with_value"]
 
 
 class Validation(NamedTuple):
@@ -53,11 +53,29 @@ def check_validation(validation: Validation) -> None:
     check_tensors("validation.data", validation.data)
 
 
+def check_like(validation: Validation, example: Batch) -> None:
+    """Held-out data must be like the training data, where they are put into the same loss."""
+    if validation.metric is not None:
+        return
+    checks.one_structure("validation.data", validation.data, "the training data", example)
+    for path, leaf, like in zip(tree.paths(example), tree.leaves(validation.data), tree.leaves(example), strict=True):
+        kinds = [(tuple(part.shape[1:]), part.dtype, part.device) for part in (leaf, like)]
+        got = f"rows of {kinds[0]} in place of {kinds[1]}" + (f" in {path!r}" if path else "")
+        fix = "Split one set of data in two."
+        checks.require(kinds[0] == kinds[1], "validation.data must be like the training data", got, fix)
+
+
 def make_evaluate(recipe: Recipe, validation: Validation, key: Key, hyper: Tree, jit: bool) -> Callable[..., Tensor]:
     """``params -> value``; ``()``, or ``(M,)`` of an ensemble."""
     data, metric = tree.map(torch.Tensor.detach, validation.data), validation.metric
     if metric is not None and not isinstance(metric, Loss):
-        one = lambda params: torch.as_tensor(metric(params, data))  # noqa: E731
+
+        def one(params: Params) -> Tensor:
+            value = torch.as_tensor(metric(params, data))
+            must, fix = "validation.metric must return a number", "Average over the data."
+            checks.require(value.ndim == 0, must, f"the shape {tuple(value.shape)}", fix)
+            return value
+
         return vmap(one) if recipe.is_ensemble else one
     loss = recipe.loss if metric is None else _constant(metric)
     run = jit_once(_make_value, loss, recipe.is_ensemble) if jit else _make_value(loss, recipe.is_ensemble)
