@@ -93,18 +93,28 @@ def _rung(energy: Callable[[Tree, Tree], Tensor], beta: float) -> Sampler:
     return samplers.mala(energy, step_size=0.1 / beta)
 
 
+class _Normal:
+    """The standard normal energy of positions like one, with its normalizer and its draws."""
+
+    def __init__(self, one: Tree) -> None:
+        self.one, self.size = one, sum(leaf.numel() for leaf in tree.leaves(one))
+
+    def __call__(self, params: Tree, x: Tree) -> Tensor:
+        return tree.squared_norm(x) / 2
+
+    def log_normalizer(self, params: Tree) -> Tensor:
+        return torch.tensor(self.size * math.log(2 * math.pi) / 2)
+
+    def sample(self, key: Tensor, params: Tree, num: int) -> Tree:
+        return tree.normal_like(key, tree.broadcast(self.one, num))
+
+
 def _with_reference(make: Callable[..., Loss]) -> Loss:
     """A loss that starts from a normal reference with the shape of the batch, whatever that is."""
 
-    def normal(params: Tree, x: Tree) -> Tensor:
-        return tree.squared_norm(x) / 2
-
     def of(like: Tree) -> Loss:
-        one = tree.map(lambda leaf: leaf[0], like)
-        size = sum(leaf.numel() for leaf in tree.leaves(one))
-        normal.log_normalizer = lambda params: torch.tensor(size * math.log(2 * math.pi) / 2)  # type: ignore[attr-defined]
-        normal.sample = lambda key, params, num: tree.normal_like(key, tree.broadcast(one, num))  # type: ignore[attr-defined]
-        return make(energy, reference=normal, reference_params=(), num_temperatures=3)
+        reference = _Normal(tree.map(lambda leaf: leaf[0], like))
+        return make(energy, reference=reference, reference_params=(), num_temperatures=3)
 
     return Loss(
         lambda key, params, batch: of(batch).init(key, params, batch),
