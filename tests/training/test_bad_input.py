@@ -43,7 +43,8 @@ NAN = torch.where(torch.arange(37)[:, None] == 5, torch.nan, DATA)
         ({"ema_decay": 1.0}, "ema_decay must be in"),
         ({"data": DATA[:0]}, "data must hold an example. Got none"),
         ({"data": DATA.numpy()}, "data must be tensors .* Got ndarray. .* torch.as_tensor"),
-        ({"data": [DATA.numpy()]}, r"data must be tensors .* Got \['ndarray'\]"),
+        ({"data": (DATA.numpy(),)}, r"data must be tensors .* Got \['ndarray'\]"),
+        ({"data": [DATA, DATA]}, r"Got a list, which could be either. Write tuple\(data\) .* lambda epoch: data"),
         ({"validation": Validation({"a": DATA}, 5)}, "validation.data must be a tree of the same structure"),
         (
             {"validation": Validation(DATA[:, :2], 5)},

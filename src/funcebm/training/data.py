@@ -249,6 +249,9 @@ def open_source(
     if _gives_batches(data):
         return Stream(data, batch_size, device, place)
     num_rows = check_tensors("data", data)
+    must = "data must be a tensor, a tuple or dict of tensors, or something that gives batches"
+    fix = "Write tuple(data) if its entries are parts of each example, or lambda epoch: data if they are batches."
+    checks.require(not isinstance(data, list), must, "a list, which could be either", fix)
     must = "batch_size must be given where data are tensors"
     checks.require(batch_size is not None, must, "None", f"Try 128, or {num_rows} for all rows in every step.")
     assert batch_size is not None

@@ -56,7 +56,8 @@ def fit(
         loss: what to minimise; keep and reuse it and the optimizer, since new ones compile anew. Its ``draw`` may look at
             the shapes and dtypes of the batch, not at the numbers.
         params: where training starts; a tree of floating-point tensors.
-        data: ``(N, ...)``, a tensor or a tree of tensors with one leading axis, such as ``(points, labels)``; or batches.
+        data: ``(N, ...)``, a tensor or a tree of tensors with one leading axis, such as ``(points, labels)``; or batches
+            (no list, which could be either: ``lambda epoch: batches``).
         optimizer: how the params move.
         num_steps: how many steps (more, where a run is resumed).
         batch_size: B, at most N; with a loader it may be left out.
