@@ -53,3 +53,14 @@ def test_bad_arguments_are_refused_at_the_door():
         losses.kernel_stein_discrepancy(energy, exponent=-1.0)
     with pytest.raises(ValueError, match="a batch must hold at least two examples"):
         losses.kernel_stein_discrepancy(energy)(random.key(0), torch.tensor(1.0), torch.zeros(1, 2))
+
+
+def test_rows_that_coincide_have_a_length_scale_too():
+    data = torch.zeros(5, 2, dtype=torch.float64)
+    data[0] = 1.0
+
+    def value(length_scale):
+        loss = losses.kernel_stein_discrepancy(lambda params, x: params * (x**2).sum() / 2, length_scale=length_scale)
+        return torch.func.grad_and_value(lambda params: loss.value(params, (), data, ())[0])(torch.tensor(1.5).double())
+
+    torch.testing.assert_close(value(None), value(1.0), rtol=0, atol=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.func import vmap
 
@@ -28,8 +29,8 @@ def kernel_stein_discrepancy(
 
     Args:
         energy: ``(params, x) -> ()``.
-        length_scale: :math:`\ell > 0`, in units of ``x`` ``()``; None is the median distance in each batch. Fix it to
-            compare values.
+        length_scale: :math:`\ell > 0`, in units of ``x`` ``()``; None is the median distance in each batch, or 1 where
+            most of its rows coincide. Fix it to compare values.
         exponent: :math:`\beta` in (-1, 0).
 
     Returns:
@@ -59,7 +60,10 @@ def kernel_stein_discrepancy(
 
     def value(params: Tree, memory: Tree, batch: Batch, noise: tuple[()]) -> tuple[Tensor, LossAux]:
         points, gradients = stein.rows(batch), stein.rows(slopes(params, batch))
-        scale = stein.median_distance(points) if length_scale is None else length_scale
+        scale = length_scale
+        if scale is None:
+            median = stein.median_distance(points)
+            scale = torch.where(median > 0, median, 1)
         kernel = stein.stein_kernel(points, -gradients, scale, exponent)
         return stein.off_diagonal_mean(kernel), LossAux(
             (), {"squared_score": gradients.square().sum(1).mean().detach()}
