@@ -118,3 +118,19 @@ def test_what_does_not_fit_is_refused():
         losses.conditional_noise_contrastive_estimation(energy, NOISE)
     with pytest.raises(ValueError, match="log_normalizer must be a number"):
         losses.with_log_normalizer(_params(), torch.zeros(2))
+
+
+def test_moves_that_are_not_symmetric_have_the_data_as_minimiser_too():
+    grid = torch.linspace(-8.0, 8.0, 161, dtype=torch.float64)
+    noise = losses.ConditionalNoise(lambda y, x: -((y - 0.8 * x) ** 2).sum() / 2, lambda key, x: x)
+    loss = losses.conditional_noise_contrastive_estimation(lambda params, x: params * (x**2).sum() / 2, noise)
+    data, moves = torch.exp(-(grid**2) / 2), torch.exp(-((grid - 0.8 * grid[:, None]) ** 2) / 2)
+    weights = data[:, None] * moves / (data[:, None] * moves).sum()
+
+    def population(params):
+        at = torch.func.vmap(torch.func.vmap(lambda x, y: loss.value(params, (), x, y)[0], (None, 0)), (0, None))
+        return (weights * at(grid[:, None, None], grid[:, None, None, None])).sum()
+
+    slope = torch.func.grad(population)
+    assert slope(torch.tensor(1.0, dtype=torch.float64)).abs() < 1e-9
+    assert slope(torch.tensor(1.3, dtype=torch.float64)) > 0.05
