@@ -45,3 +45,17 @@ def test_chains_of_many_models_are_those_of_each(dim):
     for i in range(4):
         one = draws({name: leaf[i] for name, leaf in stacked.items()})
         torch.testing.assert_close(together[i], one, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_loop_in_a_mapped_loop_closes_over_stays_as_it_is():
+    network, params = energies.mlp(random.key(3), 8, (32, 32))
+
+    def draws(centre, key):
+        def energy(params, x):
+            return ((x - centre) ** 2).sum() + (x**2).sum() / 2 - network(params, x)
+
+        sampler = samplers.hmc(energy, step_size=0.3, num_leapfrog=3)
+        return ebm.sample(key, sampler, params, torch.zeros(4, 8), num_samples=3, jit=False).draws
+
+    arguments = random.normal(random.key(0), (3, 8)), random.split(random.key(1), 3)
+    torch.testing.assert_close(ebm.jit(vmap(draws))(*arguments), vmap(draws)(*arguments), rtol=1e-4, atol=1e-4)

@@ -136,23 +136,47 @@ def test_a_function_that_closes_over_a_name_not_yet_bound_is_told_from_others():
     assert make_inner()[0] is not make_inner()[0]
 
 
-def test_a_matrix_product_that_is_only_read_transposed_is_turned():
-    def function(a, b, c):
-        read_both_ways = a @ c
-        turned = (a @ b).permute(1, 0).sin(), (b.permute(1, 0) @ c).permute(1, 0) + 1
-        return *turned, read_both_ways.permute(1, 0), read_both_ways + 1
-
-    arguments = [torch.randn(shape) for shape in ((3, 4), (4, 5), (4, 2))]
+def _with_products_turned(function, *shapes):
+    arguments = [torch.randn(shape) for shape in shapes]
     traced = make_fx(lambda *x: list(function(*x)), tracing_mode="fake")(*arguments)
     compiler_repairs.turn_products(traced.graph)
     traced.recompile()
     for got, expected in zip(traced(*arguments), function(*arguments), strict=True):
         torch.testing.assert_close(got, expected)
-    mm = [node for node in traced.graph.nodes if node.target is torch.ops.aten.mm.default]
+        assert got.stride() == expected.stride()
+    return [node for node in traced.graph.nodes if node.target is torch.ops.aten.mm.default]
+
+
+def test_a_matrix_product_that_is_only_read_transposed_is_turned():
+    def function(a, b, c):
+        read_both_ways = a @ c
+        turned = (a @ b).permute(1, 0).sin(), (b.permute(1, 0) @ c).permute(1, 0) + 1
+        return *(leaf.contiguous() for leaf in turned), read_both_ways.permute(1, 0).contiguous(), read_both_ways + 1
+
+    mm = _with_products_turned(function, (3, 4), (4, 5), (4, 2))
     assert [tuple(node.meta["val"].shape) for node in mm] == [(3, 2), (5, 3), (2, 5)]
     for node in mm[1:]:
         assert node.meta["val"].is_contiguous()
         assert all(user.target is not torch.ops.aten.permute.default for user in node.users)
+
+
+def test_a_matrix_product_of_few_columns_is_turned_and_keeps_the_strides_of_outputs():
+    def function(a, b, c):
+        return (a @ b).sin(), a @ b @ c, (a @ b).T.contiguous()
+
+    mm = _with_products_turned(function, (20, 30), (30, 3), (3, 40))
+    assert [tuple(node.meta["val"].shape) for node in mm] == [(3, 20), (3, 20), (20, 40), (3, 20)]
+
+
+def test_what_is_computed_twice_from_the_same_is_computed_once():
+    def function(x, y):
+        return x.sigmoid() * y.sigmoid() + x.sigmoid(), torch.rand_like(x) + torch.rand_like(x)
+
+    traced = make_fx(lambda *x: list(function(*x)), tracing_mode="fake")(torch.ones(3), torch.ones(3))
+    compiler_repairs.share_equal_nodes(traced.graph)
+    targets = [node.target for node in traced.graph.nodes]
+    assert targets.count(torch.ops.aten.sigmoid.default) == 2
+    assert targets.count(torch.ops.aten.rand_like.default) == 2
 
 
 @needs_compiler

@@ -6,42 +6,118 @@ Each repair looks for what it repairs, and does nothing where this torch does no
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-__all__ = ["graph_pass", "repair_dynamo", "turn_products"]
+__all__ = ["graph_pass", "has_nested_loops", "repair_dynamo", "share_equal_nodes", "turn_products"]
 
 
 # -- inductor -----------------------------------------------------------------------------------------------------
 
 
-def turn_products(graph: torch.fx.Graph) -> None:
-    """Makes of a matrix product ``A B`` that is only read transposed the product ``B^T A^T``.
+def has_nested_loops(graph: torch.fx.GraphModule) -> bool:
+    """Whether a loop of the graph, as dynamo makes it, has a loop in its body."""
+    bodies = [module for name, module in graph.named_modules() if name and isinstance(module, torch.fx.GraphModule)]
+    targets = [node.target for body in bodies for node in body.graph.nodes if node.op == "call_function"]
+    return any(getattr(target, "_name", "") in ("scan", "while_loop") for target in targets)
 
-    Under ``vmap`` a matrix times a vector is such a one, and all that reads it would go against the order of memory.
+
+def turn_products(graph: torch.fx.Graph) -> None:
+    """Makes of a matrix product ``A B`` the transposed of ``B^T A^T`` where that is faster; of batches of them too.
+
+    That is so where it is only read transposed, which would go against the order of memory: under ``vmap`` a matrix times a
+    vector is such a product, and so is the gradient of a weight. And it is so on CPU where it has 2 to 15 columns and
+    more rows, which MKL takes up to five times as long for (measured on AMD; on others nothing is lost). Strides follow;
+    those of outputs are promised, and kept by copies, which the compiler merges into what makes them; those of what an
+    inner loop works on are promised too, and a graph with one is left as it is.
     """
-    mm, permute = torch.ops.aten.mm.default, torch.ops.aten.permute.default
+    if any(isinstance(node.target, torch._ops.HigherOrderOperator) for node in graph.nodes):
+        return
+    output = next(node for node in reversed(graph.nodes) if node.op == "output")
+    given_out = [node for node in output.all_input_nodes if isinstance(node.meta.get("val"), torch.Tensor)]
+    if not all(node.meta["val"].is_contiguous() for node in given_out):
+        return
+    is_changed = False
+    permute = torch.ops.aten.permute.default
+    transpositions = {torch.ops.aten.mm.default: [1, 0], torch.ops.aten.bmm.default: [0, 2, 1]}
     for product in list(graph.nodes):
-        if product.target is not mm or not all(
-            user.target is permute and list(user.args[1]) == [1, 0] for user in product.users
-        ):
+        operator: Any = product.target
+        order = transpositions.get(operator)
+        if order is None or not product.users:
+            continue
+        is_slow, is_slow_turned = _is_slow(product, False), _is_slow(product, True)
+        readers = list(product.users)
+        is_read_turned = all(user.target is permute and list(user.args[1]) == order for user in readers)
+        if not (is_slow or not is_slow_turned if is_read_turned else is_slow and not _is_given_out(product)):
             continue
         with graph.inserting_before(product):
-            factors = [graph.call_function(permute, (factor, [1, 0])) for factor in reversed(product.args)]
-            turned = graph.call_function(mm, tuple(factors))
-        for node, operator in zip((*factors, turned), (permute, permute, mm), strict=True):
-            values = torch.fx.node.map_arg(node.args, lambda arg: arg.meta["val"])
-            node.meta = {**product.meta, "val": operator(*values)}  # where the compiler looks up shapes
-        for user in list(product.users):
-            user.replace_all_uses_with(turned)
-            graph.erase_node(user)
-        graph.erase_node(product)
+            factors = [graph.call_function(permute, (factor, order)) for factor in reversed(product.args)]
+            turned = graph.call_function(operator, tuple(factors))
+            nodes = [*factors, turned]
+            if not is_read_turned:
+                nodes.append(graph.call_function(permute, (turned, order)))
+        for node in nodes:
+            values, target = torch.fx.node.map_arg(node.args, lambda arg: arg.meta["val"]), cast(Any, node.target)
+            node.meta = {**product.meta, "val": target(*values)}  # where the compiler looks up shapes
+        for reader in readers if is_read_turned else [product]:
+            reader.replace_all_uses_with(nodes[-1])
+            graph.erase_node(reader)
+        if is_read_turned:
+            graph.erase_node(product)
+        is_changed = True
+    if not is_changed:
+        return
+    for node in output.all_input_nodes:
+        if node.op != "placeholder" and isinstance(node.meta.get("val"), torch.Tensor):
+            with graph.inserting_before(output):
+                copy = graph.call_function(
+                    torch.ops.aten.clone.default, (node,), {"memory_format": torch.contiguous_format}
+                )
+            copy.meta = {**node.meta, "val": node.meta["val"].clone(memory_format=torch.contiguous_format)}
+            output.replace_input_with(node, copy)
+
+
+def _is_slow(product: torch.fx.Node, is_turned: bool) -> bool:
+    """Whether a product, or its transposed, is of the shapes that are slow on CPU."""
+    value = product.meta["val"]
+    rows, columns = reversed(value.shape[-2:]) if is_turned else value.shape[-2:]
+    is_known = isinstance(rows, int) and isinstance(columns, int)
+    return is_known and value.device.type == "cpu" and 2 <= columns < 16 <= rows
+
+
+def _is_given_out(node: torch.fx.Node) -> bool:
+    """Whether a view of the node is an output, whose strides are promised, or goes by its strides."""
+    for user in node.users:
+        if user.op == "output" or user.target is torch.ops.aten.as_strided.default:
+            return True
+        if getattr(user.target, "is_view", False) and _is_given_out(user):
+            return True
+    return False
+
+
+def share_equal_nodes(graph: torch.fx.Graph) -> None:
+    """Computes once what is computed twice from the same: the derivatives of an activation share its sigmoid."""
+    seen: dict[str, torch.fx.Node] = {}
+    for node in list(graph.nodes):
+        operator: Any = node.target
+        if not isinstance(operator, torch._ops.OpOverload) or operator._schema.is_mutable:
+            continue
+        if not (operator.is_view or torch.Tag.pointwise in operator.tags):
+            continue
+        if torch.Tag.nondeterministic_seeded in operator.tags:
+            continue
+        name = f"{operator} {node.args} {node.kwargs}"  # nodes go by their names, which are unique in a graph
+        if name in seen:
+            node.replace_all_uses_with(seen[name])
+            graph.erase_node(node)
+        else:
+            seen[name] = node
 
 
 @functools.cache
 def graph_pass() -> Any:
-    """A pass of inductor that turns products, and after which no graph returns one buffer twice.
+    """A pass of inductor that saves work, and after which no graph returns one buffer twice.
 
     Inductor drops the copies of a number that a loop carries in two places, and the C++ wrapper, which moves the buffers of
     a body to the next turn of its loop, then moves one of them twice and crashes.
@@ -53,6 +129,7 @@ def graph_pass() -> Any:
 
     class GraphPass(CustomGraphPass):
         def __call__(self, graph: torch.fx.Graph) -> None:
+            share_equal_nodes(graph)
             turn_products(graph)
             output = next(node for node in reversed(graph.nodes) if node.op == "output")
             values = output.args[0]

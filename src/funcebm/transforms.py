@@ -86,7 +86,9 @@ def _backend(device: str) -> Callable[..., Any]:
     def compile_graph(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
         from torch._inductor.compile_fx import compile_fx
 
-        return compile_fx(graph, inputs, config_patches=options)
+        # inductor gives the memory that a loop in a loop closes over to others while that loop still reads it
+        nested = _known({"allow_buffer_reuse": False}) if compiler_repairs.has_nested_loops(graph) else {}
+        return compile_fx(graph, inputs, config_patches={**options, **nested})
 
     return compile_graph
 
