@@ -75,6 +75,7 @@ def parallel_tempering_contrastive_divergence(
 
     Reference: Desjardins, Courville, Bengio, Vincent and Delalleau (2010), AISTATS, PMLR 9:145-152.
 
+    >>> import torch
     >>> energy = lambda params, x: params * (x**2).sum() / 2
     >>> local = lambda energy, beta: samplers.mala(energy, step_size=0.1 / beta)
     >>> loss = parallel_tempering_contrastive_divergence(energy, local, [0.2, 0.5, 1.0], 3, buffer_size=8)
