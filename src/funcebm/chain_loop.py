@@ -89,7 +89,7 @@ def over_chains(function: Callable[..., Any], axis: int, num_shared: int = 0) ->
 
 
 def _no_init(params: Params, position: Position) -> Any:
-    raise NotImplementedError("a run calls init before it is compiled")
+    raise RuntimeError("a run calls init before it is compiled")
 
 
 def compiled_part(sampler: Sampler) -> Sampler:

@@ -29,11 +29,8 @@ def turn_products(graph: torch.fx.Graph) -> None:
     That is so where it is only read transposed, which would go against the order of memory: under ``vmap`` a matrix times a
     vector is such a product, and so is the gradient of a weight. And it is so on CPU where it has 2 to 15 columns and
     more rows, which MKL takes up to five times as long for (measured on AMD; on others nothing is lost). Strides follow;
-    those of outputs are promised, and kept by copies, which the compiler merges into what makes them; those of what an
-    inner loop works on are promised too, and a graph with one is left as it is.
+    those of outputs are promised, and kept by copies, which the compiler merges into what makes them.
     """
-    if any(isinstance(node.target, torch._ops.HigherOrderOperator) for node in graph.nodes):
-        return
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     given_out = [node for node in output.all_input_nodes if isinstance(node.meta.get("val"), torch.Tensor)]
     if not all(node.meta["val"].is_contiguous() for node in given_out):
@@ -119,6 +116,7 @@ def share_equal_nodes(graph: torch.fx.Graph) -> None:
 def graph_pass() -> Any:
     """A pass of inductor that saves work, and after which no graph returns one buffer twice.
 
+    What a loop starts from has strides and buffers of its own: work is saved only in graphs that have no loop in them.
     Inductor drops the copies of a number that a loop carries in two places, and the C++ wrapper, which moves the buffers of
     a body to the next turn of its loop, then moves one of them twice and crashes.
     """
@@ -129,8 +127,9 @@ def graph_pass() -> Any:
 
     class GraphPass(CustomGraphPass):
         def __call__(self, graph: torch.fx.Graph) -> None:
-            share_equal_nodes(graph)
-            turn_products(graph)
+            if not any(isinstance(node.target, torch._ops.HigherOrderOperator) for node in graph.nodes):
+                share_equal_nodes(graph)
+                turn_products(graph)
             output = next(node for node in reversed(graph.nodes) if node.op == "output")
             values = output.args[0]
             if not isinstance(values, (list, tuple)):
