@@ -33,7 +33,7 @@ def denoising_score_matching(energy: Energy, noise_scale: float | Tensor) -> Los
     Raises:
         ValueError: a noise scale that is not positive; when called, an energy that is not a scalar.
 
-    Reference: Vincent (2011), Neural Computation 23(7):1661-1674, equation 9.
+    Reference: Vincent (2011), Neural Computation 23(7):1661-1674.
 
     >>> import torch
     >>> from funcebm import random

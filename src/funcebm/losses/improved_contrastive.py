@@ -105,8 +105,8 @@ def improved_contrastive_divergence(
     Raises:
         ValueError: a bad count or number, or a buffer that is too small.
 
-    Reference: Du, Li, Tenenbaum and Mordatch (2021), arXiv:2012.01316, equations 5 to 9. They augment the data between
-    steps and take neighbours from earlier samples; augment in ``initial`` or in the data.
+    Reference: Du, Li, Tenenbaum and Mordatch (2021), ICML, arXiv:2012.01316. They augment the data between steps and
+    take neighbours from earlier samples; augment in ``initial`` or in the data.
 
     >>> from funcebm import samplers
     >>> energy = lambda params, x: params * (x**2).sum() / 2

@@ -95,8 +95,8 @@ def jarzynski_maximum_likelihood(
     Raises:
         ValueError: a bad count or number; when called, an energy that is not a scalar.
 
-    Reference: Carbone, Hua, Coste and Vanden-Eijnden (2023), arXiv:2305.19414, algorithm 4 and proposition 1. They start
-    from exact draws of the first energy.
+    Reference: Carbone, Hua, Coste and Vanden-Eijnden (2023), NeurIPS, arXiv:2305.19414. They start from exact draws
+    of the first energy.
 
     >>> from funcebm import energies
     >>> energy = lambda params, x: params * (x**2).sum() / 2

@@ -57,7 +57,7 @@ def joint_energy(
         ValueError: a bad number; a batch that is not a pair with one integer label for each row, or labels out of range; when
             called, a classifier that does not return a vector.
 
-    Reference: Grathwohl et al. (2020), arXiv:1912.03263, section 5.
+    Reference: Grathwohl et al. (2020), arXiv:1912.03263, the section "Optimization".
 
     >>> from funcebm import energies, losses, samplers
     >>> classifier = lambda params, x: params["weight"] @ x

@@ -35,7 +35,7 @@ def score_matching(energy: Energy, trace: str = "exact", *, num_probes: int = 1)
     Raises:
         ValueError: an unknown trace or a bad count; when called, an energy that is not a scalar.
 
-    Reference: Hyvarinen (2005), JMLR 6:695-709, theorem 1; Song, Garg, Shi and Ermon (2019), UAI, equation 8.
+    Reference: Hyvarinen (2005), JMLR 6:695-709, theorem 1; for the probes, Song, Garg, Shi and Ermon (2019), UAI.
 
     >>> import torch
     >>> from funcebm import random

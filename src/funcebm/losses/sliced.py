@@ -41,7 +41,7 @@ def sliced_score_matching(
     Raises:
         ValueError: a bad count or an unknown kind of direction; when called, an energy that is not a scalar.
 
-    Reference: Song, Garg, Shi and Ermon (2019), UAI, arXiv:1905.07088, equations 7 and 8.
+    Reference: Song, Garg, Shi and Ermon (2019), UAI, arXiv:1905.07088; ``variance_reduction`` is their SSM-VR.
 
     >>> import torch
     >>> from funcebm import random

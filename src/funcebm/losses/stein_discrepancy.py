@@ -40,8 +40,8 @@ def kernel_stein_discrepancy(
     Raises:
         ValueError: a number out of its range, a batch of one; when called, an energy that is not a scalar.
 
-    Reference: Liu, Lee and Jordan (2016), ICML, equation 14; Gorham and Mackey (2017), ICML, theorem 8; as a loss, Barp,
-    Briol, Duncan, Girolami and Mackey (2019), NeurIPS.
+    Reference: Liu, Lee and Jordan (2016), ICML, section 4, for the estimate; Gorham and Mackey (2017), ICML, theorem 8, for
+    the kernel; as a loss, Barp, Briol, Duncan, Girolami and Mackey (2019), NeurIPS.
 
     >>> import torch
     >>> loss = kernel_stein_discrepancy(lambda params, x: params * (x**2).sum() / 2, length_scale=1.0)
