@@ -57,8 +57,7 @@ def barker(
     Raises:
         ValueError: a number that is not positive, or a preconditioner that is not symmetric and positive definite.
 
-    Reference: Livingstone and Zanella (2022), Journal of the Royal Statistical Society B 84(2):496-523, algorithms 1
-    and 2.
+    Reference: Livingstone and Zanella (2022), Journal of the Royal Statistical Society B 84(2):496-523.
 
     >>> sampler = barker(lambda params, x: (x**2).sum() / 2, step_size=1.0)
     >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))

@@ -119,7 +119,7 @@ def cycle(*samplers: Sampler, same_energy: bool = False) -> Sampler:
         ValueError: no sampler.
         TypeError: something that is not a sampler.
 
-    Reference: Tierney (1994), Annals of Statistics 22(4):1701-1728, section 2.4.
+    Reference: Tierney (1994), Annals of Statistics 22(4):1701-1728, on mixtures and cycles.
 
     >>> from funcebm import samplers
     >>> energy = lambda params, x: (x**2).sum() / 2
@@ -180,7 +180,7 @@ def mix(samplers: Sequence[Sampler], weights: Sequence[float] | None = None, *, 
         ValueError: no sampler, or weights that are not positive or not as many.
         TypeError: something that is not a sampler.
 
-    Reference: Tierney (1994), Annals of Statistics 22(4):1701-1728, section 2.4.
+    Reference: Tierney (1994), Annals of Statistics 22(4):1701-1728, on mixtures and cycles.
 
     >>> from funcebm import samplers
     >>> energy = lambda params, x: (x**2).sum() / 2

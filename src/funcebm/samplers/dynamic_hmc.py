@@ -120,7 +120,7 @@ def dynamic_hmc(
         ValueError: a number that is not positive, an unknown kind of lengths, or an inverse mass that is not a positive
             definite metric.
 
-    Reference: Hoffman, Radul and Sountsov (2021), AISTATS, PMLR 130:3907-3915, section 3, whose jitter this is.
+    Reference: Hoffman, Radul and Sountsov (2021), AISTATS, PMLR 130:3907-3915, whose jitter this is.
 
     >>> sampler = dynamic_hmc(lambda params, x: (x**2).sum() / 2, step_size=0.25, trajectory_length=2.0)
     >>> state = sampler.init((), torch.zeros(2))

@@ -97,7 +97,7 @@ def hmc(
         TypeError: an integrator of another type.
 
     Reference: Neal (2011), Handbook of Markov Chain Monte Carlo, chapter 5; Betancourt (2017), arXiv:1701.02434, appendix
-    A.2, for the multinomial endpoint.
+    A, for the multinomial endpoint.
 
     >>> sampler = hmc(lambda params, x: (x**2).sum() / 2, step_size=0.3, num_leapfrog=5)
     >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))

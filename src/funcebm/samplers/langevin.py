@@ -81,7 +81,7 @@ def langevin(
     Raises:
         ValueError: a number that is not positive, or a preconditioner that is not symmetric and positive definite.
 
-    Reference: Roberts and Tweedie (1996), Bernoulli 2(4):341-363, eq. 2; with a preconditioner, Roberts and Stramer
+    Reference: Roberts and Tweedie (1996), Bernoulli 2(4):341-363; with a preconditioner, Roberts and Stramer
     (2002), Methodology and Computing in Applied Probability 4:337-357.
 
     >>> from funcebm import random

@@ -57,7 +57,7 @@ def mala(
     Raises:
         ValueError: a number that is not positive, or a preconditioner that is not symmetric and positive definite.
 
-    Reference: Roberts and Tweedie (1996), Bernoulli 2(4):341-363, section 1.4; with a preconditioner, Roberts and Stramer
+    Reference: Roberts and Tweedie (1996), Bernoulli 2(4):341-363; with a preconditioner, Roberts and Stramer
     (2002), Methodology and Computing in Applied Probability 4:337-357.
 
     >>> sampler = mala(lambda params, x: (x**2).sum() / 2, step_size=0.5)

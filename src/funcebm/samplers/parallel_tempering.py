@@ -162,7 +162,7 @@ def parallel_tempering(
         TypeError: a ``make_sampler`` that does not return a sampler.
 
     Reference: Syed, Bouchard-Côté, Deligiannidis and Doucet (2022), Journal of the Royal Statistical Society B 84(2):321-350,
-    arXiv:1905.02939, algorithm 1. They swap outcomes of one parity and average those; we average the probabilities of all.
+    arXiv:1905.02939. They swap outcomes of one parity and average those; we average the probabilities of all.
 
     >>> from funcebm import samplers
     >>> energy = lambda params, x: (x.abs() - 4).square().sum()  # two modes

@@ -105,7 +105,7 @@ def riemannian_hmc(
             ``(D, D)`` (inside ``vmap`` its numbers cannot be seen: there the gradient of the state is NaN instead, and
             :func:`funcebm.sample` names the chains).
 
-    Reference: Girolami and Calderhead (2011), Journal of the Royal Statistical Society B 73(2):123-214, section 5. The
+    Reference: Girolami and Calderhead (2011), Journal of the Royal Statistical Society B 73(2):123-214. The
     check is that of Zappa, Holmes-Cerfon and Goodman (2018), Communications on Pure and Applied Mathematics 71(12).
 
     >>> metric = lambda params, x: torch.diag(1 + x**2)

@@ -78,7 +78,7 @@ def sgnht(
         ValueError: a number out of its range, an inverse mass that is not a metric, or one of ``num_data`` and
             ``batch_size`` without the other.
 
-    Reference: Ding, Fang, Babbush, Chen, Skeel and Neven (2014), NeurIPS, algorithm 2. Their diffusion :math:`A` is
+    Reference: Ding, Fang, Babbush, Chen, Skeel and Neven (2014), NeurIPS. Their diffusion :math:`A` is
     :math:`\gamma`, their thermostat :math:`\xi` is :math:`\gamma + \eta`; we move the position first, so that the gradient is
     that of the new one.
 

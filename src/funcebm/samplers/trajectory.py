@@ -10,7 +10,7 @@ each in a *slot*: number 0 is the far end of the trajectory, number ``1 + ones(m
 sub-tree, where ``ones`` counts the binary digits 1. Pair ``m`` ends the spans that start in the slots ``ones(m + 1)`` to
 ``ones(m)``, and in slot 0 if it is the last; the right half of such a span starts in the slot after it.
 
-Reference: Phan, Pradhan and Jankowiak (2019), arXiv:1912.11554, appendix A, for the loop and the slots. Pairs, the cross
+Reference: Phan, Pradhan and Jankowiak (2019), arXiv:1912.11554, for the loop and the slots. Pairs, the cross
 checks and the trajectory as one more span are ours.
 """
 
