@@ -136,8 +136,7 @@ def nested_rhat(draws: Tree, num_superchains: int) -> Tree:
         TypeError: as :func:`rhat`.
 
     Reference: Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari and Gelman (2024), "Nested R-hat: assessing the
-    convergence of Markov chain Monte Carlo when running many short chains", Bayesian Analysis, arXiv:2110.13017,
-    section 2.
+    convergence of Markov chain Monte Carlo when running many short chains", Bayesian Analysis, arXiv:2110.13017.
 
     >>> from funcebm import random
     >>> draws = random.normal(random.key(0), (512, 2, 3))

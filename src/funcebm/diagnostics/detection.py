@@ -99,7 +99,7 @@ def fpr_at_tpr(scores_in: Tensor, scores_out: Tensor, tpr: float = 0.95) -> Tens
         ValueError: a set is empty, not one-dimensional, or holds NaN (infinite scores are fine); a ``tpr`` out of range.
 
     Reference: Liang, Li and Srikant (2018), "Enhancing the reliability of out-of-distribution image detection in neural
-    networks", ICLR, section 4.3.
+    networks", ICLR, on its metrics.
 
     >>> fpr_at_tpr(torch.arange(20.0), torch.tensor([5.0, 18.0, 19.0, 30.0]))  # 19 of 20 are at most 18
     tensor(0.5000, dtype=torch.float64)

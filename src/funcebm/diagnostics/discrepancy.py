@@ -91,8 +91,8 @@ def mmd_test(
     Raises:
         ValueError: as :func:`mmd`; or a number of permutations below one.
 
-    Reference: Gretton et al. (2012), Journal of Machine Learning Research 13:723-773, equation 3, section 5 and appendix
-    B; Phipson and Smyth (2010) for the p-value.
+    Reference: Gretton et al. (2012), Journal of Machine Learning Research 13:723-773, equation 3 and section 5;
+    Phipson and Smyth (2010) for the p-value.
 
     >>> x = random.normal(random.key(0), (200, 2))
     >>> test = mmd_test(random.key(1), x, random.normal(random.key(2), (200, 2)))
@@ -140,8 +140,8 @@ def energy_distance(x: Tree, y: Tree) -> Tensor:
     Raises:
         ValueError: sets of different structure or event, or with fewer than two samples.
 
-    Reference: Székely and Rizzo (2013), Journal of Statistical Planning and Inference 143(8):1249-1272, equation 1.3;
-    Sejdinovic et al. (2013), Annals of Statistics 41(5): it is an MMD, of the kernel :math:`-|a - b|`.
+    Reference: Székely and Rizzo (2013), Journal of Statistical Planning and Inference 143(8):1249-1272; Sejdinovic et
+    al. (2013), Annals of Statistics 41(5):2263-2291: it is an MMD, of the kernel :math:`-|a - b|`.
 
     >>> x = torch.tensor([[0.0], [1.0]])
     >>> energy_distance(x, x + 3)  # 2 * 3 - 1 - 1

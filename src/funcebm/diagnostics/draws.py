@@ -126,7 +126,7 @@ def ordered(chains: Tensor) -> Sorted:
 def scores(chains: Tensor, found: Sorted | None = None) -> Tensor:
     r"""Rank normalisation of ``(m, n, d)``: :math:`\Phi^{-1}((r - 3/8) / (S + 1/4))` of the ranks among all ``S = m n``.
 
-    Equal values share their mean rank. Reference: Blom (1958); Vehtari et al. (2021), equation 14.
+    Equal values share their mean rank. Reference: Blom (1958); Vehtari et al. (2021), section 4.
     """
     values, order = ordered(chains) if found is None else found
     size = values.shape[-1]

@@ -34,7 +34,7 @@ def ebfmi(energies: Any) -> Tensor:
         ValueError: samples whose info has no total energy, or energies that are not ``(C, N)``.
 
     Reference: Betancourt (2016), "Diagnosing suboptimal cotangent disintegrations in Hamiltonian Monte Carlo",
-    arXiv:1604.00695, equation 4.
+    arXiv:1604.00695.
 
     >>> from funcebm import random
     >>> ebfmi(random.normal(random.key(0), (2, 4000))).round(decimals=1)

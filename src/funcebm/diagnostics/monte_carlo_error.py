@@ -62,7 +62,7 @@ def mcse_sd(draws: Tree) -> Tree:
     Raises:
         ValueError, TypeError: as :func:`~funcebm.diagnostics.rhat`.
 
-    Reference: Vehtari et al. (2021), section 3.2, for the law of large samples of the variance.
+    Reference: Vehtari et al. (2021), section 3.2, for the effective sample size.
 
     >>> from funcebm import random
     >>> error = mcse_sd(random.normal(random.key(0), (4, 2500)))
@@ -90,7 +90,7 @@ def mcse_quantile(draws: Tree, prob: float) -> Tree:
     Raises:
         ValueError, TypeError: ``prob`` outside of (0, 1); else as :func:`~funcebm.diagnostics.rhat`.
 
-    Reference: Vehtari et al. (2021), section 4 and appendix A.
+    Reference: Vehtari et al. (2021), section 4.4.
 
     >>> from funcebm import random
     >>> error = mcse_quantile(random.normal(random.key(0), (4, 2500)), 0.5)

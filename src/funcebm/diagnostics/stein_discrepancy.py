@@ -44,7 +44,7 @@ def kernel_stein_discrepancy(
     Raises:
         ValueError: trees of different structures or shapes, fewer than two samples, numbers out of range.
 
-    Reference: Liu, Lee and Jordan (2016), ICML, equation 8; Gorham and Mackey (2017), "Measuring sample quality with
+    Reference: Liu, Lee and Jordan (2016), ICML, theorem 3.6; Gorham and Mackey (2017), "Measuring sample quality with
     kernels", ICML, for the kernel.
 
     >>> x = random.normal(random.key(0), (500, 2))

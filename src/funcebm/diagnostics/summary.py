@@ -153,7 +153,7 @@ def summary(
         samples: what :func:`funcebm.chains.sample` gives, or a tree of draws ``(C, N, *event)`` with ``N >= 4``.
         max_rhat: the largest R-hat without a warning.
         min_ess: the smallest effective sample size without a warning; by default 100 a chain, and 400 for more than
-            four chains (Vehtari et al. 2021, section 4).
+            four chains (Vehtari et al. 2021).
         seconds: how long the run took, for the effective sample size a second.
 
     Returns:
