@@ -97,7 +97,7 @@ def annealed_importance_sampling(
         ValueError: a bad count, key or schedule, a reference without normalizer or exact draws; an energy that is not a scalar.
 
     Reference: Neal (2001), Statistics and Computing 11:125-139; the sigmoid schedule, Grosse, Ghahramani and Adams (2015),
-    arXiv:1511.02543, section 5.
+    arXiv:1511.02543.
 
     >>> from funcebm import energies
     >>> energy = lambda params, x: params * (x**2).sum() / 2  # log Z = log(2 pi / params) in two dimensions

@@ -55,7 +55,7 @@ def mclmc_adaptation(*, metric: str | None = "diagonal", energy_variance: float 
     r"""Step size, decoherence length and metric of unadjusted MCLMC, from all chains together.
 
     1. The step size: of an energy error :math:`\Delta` in :math:`d` dimensions, with
-       :math:`\xi = \Delta^2 / (d V)` and the weight :math:`w = \exp(-\tfrac12 (\log \xi / 6\tau)^2)`,
+       :math:`\xi = \Delta^2 / (d V)` and the weight :math:`w = \exp(-\tfrac12 (\log \xi / 9)^2)`,
        the means over the chains join sums that forget slowly (:math:`r = 149/151`), and as :math:`\xi` grows with the sixth
        power of the step size,
 
@@ -85,7 +85,7 @@ def mclmc_adaptation(*, metric: str | None = "diagonal", energy_variance: float 
     Raises:
         ValueError: a number out of its range; at the start, another sampler.
 
-    Reference: Robnik and Seljak (2024), arXiv:2303.18221, appendix; there one chain, one metric, a ceiling that stays, and the
+    Reference: Robnik and Seljak (2024), arXiv:2303.18221; there one chain, one metric, a ceiling that stays, and the
     number of independent draws from autocorrelations.
 
     >>> mclmc_adaptation().windows(400)
@@ -226,7 +226,7 @@ def adjusted_mclmc_adaptation(
     Raises:
         ValueError: a number out of its range; at the start, another sampler.
 
-    Reference: Robnik, Cohn-Gordon and Seljak (2025), arXiv:2503.01707, section 4.
+    Reference: Robnik, Cohn-Gordon and Seljak (2025), arXiv:2503.01707.
 
     >>> adjusted_mclmc_adaptation().windows(100)
     (15, 75, 10)

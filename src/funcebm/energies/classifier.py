@@ -31,7 +31,7 @@ def energy_of_logits(classifier: Classifier) -> Energy:
     Raises:
         ValueError: when called, if the classifier does not return a vector.
 
-    Reference: Grathwohl et al. (2020), arXiv:1912.03263, section 4.
+    Reference: Grathwohl et al. (2020), arXiv:1912.03263, the section "What your classifier is hiding".
 
     >>> energy = energy_of_logits(lambda params, x: torch.stack([x.sum(), -x.sum()]))
     >>> energy((), torch.zeros(2))

@@ -67,7 +67,7 @@ def fourier_features(
         ValueError: counts or a scale that are not positive; when called, a position of another size.
 
     Reference: Tancik et al. (2020), "Fourier features let networks learn high frequency functions in low dimensional
-    domains", NeurIPS, section 6; Rahimi and Recht (2007), NeurIPS.
+    domains", NeurIPS; Rahimi and Recht (2007), NeurIPS.
 
     >>> fourier_features(random.key(0), 2, num=3)(torch.zeros(2))
     tensor([1., 1., 1., 0., 0., 0.])

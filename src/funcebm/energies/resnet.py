@@ -70,7 +70,7 @@ def resnet(
     Raises:
         ValueError: sizes that do not fit; when called, a position or a condition of another size.
 
-    Reference: He et al. (2016), "Identity mappings in deep residual networks", ECCV, equation 5 and figure 4e; Du and
+    Reference: He et al. (2016), "Identity mappings in deep residual networks", ECCV, figure 4e; Du and
     Mordatch (2019), "Implicit generation and modeling with energy-based models", NeurIPS, for residual energies.
 
     >>> energy, params = resnet(random.key(0), (8, 8), channels=(4, 8), hidden=(16,))

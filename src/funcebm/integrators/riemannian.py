@@ -151,8 +151,8 @@ def generalised_leapfrog(
     Returns:
         The next point, ``aux`` there, whether both equations were solved ``()`` bool, and the iterations of both ``()``.
 
-    Reference: Girolami and Calderhead (2011), Journal of the Royal Statistical Society B 73(2):123-214, eq. 16 to 18;
-    Leimkuhler and Reich (2004), Simulating Hamiltonian Dynamics, section 4.1.
+    Reference: Girolami and Calderhead (2011), Journal of the Royal Statistical Society B 73(2):123-214;
+    Leimkuhler and Reich (2004), Simulating Hamiltonian Dynamics.
     """
     half = 0.5 * step_size
     limits: dict[str, Any] = {"tolerance": tolerance, "max_iterations": max_iterations, "over_chains": over_chains}

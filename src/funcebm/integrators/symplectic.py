@@ -82,7 +82,7 @@ def splitting(kicks: tuple[float, ...], drifts: tuple[float, ...]) -> Integrator
     Raises:
         ValueError: lists whose lengths do not differ by one, that do not add up to 1, or are not symmetric.
 
-    Reference: McLachlan and Quispel (2002), Acta Numerica 11:341-434, section 3.
+    Reference: McLachlan and Quispel (2002), Acta Numerica 11:341-434.
 
     >>> splitting(kicks=(0.5, 0.5), drifts=(1.0,)).num_gradients
     1
@@ -126,7 +126,7 @@ r"""Leapfrog in velocity form (velocity Verlet): half kick, drift, half kick. Or
 
 The gradient of the start comes with the point, so ``L`` steps cost ``L`` gradients.
 
-Reference: Hairer, Lubich and Wanner (2003), Acta Numerica 12:399-450, eq. 1.5.
+Reference: Hairer, Lubich and Wanner (2003), Acta Numerica 12:399-450, section 1.
 """
 
 position_leapfrog = splitting(kicks=(1.0,), drifts=(0.5, 0.5))
@@ -136,7 +136,7 @@ r"""Leapfrog in position form: half drift, kick, half drift. Order 2.
 
 The gradient and ``aux`` that it returns belong to :math:`x_{1/2}`.
 
-Reference: Hairer, Lubich and Wanner (2003), Acta Numerica 12:399-450, eq. 1.6.
+Reference: Hairer, Lubich and Wanner (2003), Acta Numerica 12:399-450, section 1.
 """
 
 _B = 0.1931833275037836
@@ -148,7 +148,7 @@ leading error 0.37 times that of leapfrog at the same number of gradients. Two g
 :math:`h \omega < 2.55`, against 4 for two leapfrog steps.
 
 Reference: McLachlan (1995), SIAM Journal on Scientific Computing 16(1):151-168; the number as in Omelyan, Mryglod and Folk
-(2002), Computer Physics Communications 146(2):188-202.
+(2003), Computer Physics Communications 151:272-314.
 """
 
 _W = 1 / (2 - 2 ** (1 / 3))
