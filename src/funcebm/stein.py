@@ -7,7 +7,7 @@ For a kernel :math:`k` and the score :math:`s = \nabla \log p = -\nabla E` the S
 has mean zero over :math:`x \sim p` for every :math:`y`. The functions here take points and scores as rows of numbers and
 are differentiable in both; :func:`rows` makes rows of a tree.
 
-Reference: Liu, Lee and Jordan (2016), ICML, theorem 3.6; Gorham and Mackey (2017), ICML, section 4.
+Reference: Liu, Lee and Jordan (2016), ICML, theorem 3.6; Gorham and Mackey (2017), ICML, section 3.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def stein_kernel(
         points: rows. ``(n, D)``.
         scores: :math:`-\nabla E` at the points. ``(n, D)``.
         length_scale: :math:`\ell > 0`, in units of the points. ``()``.
-        exponent: :math:`\beta` in (-1, 0): then the discrepancy sees every departure from the law and tight sets that
-            escape, which a Gaussian kernel misses from three dimensions on. ``()``.
+        exponent: :math:`\beta` in (-1, 0): then the discrepancy sees every departure from the law and mass that
+            escapes, which a Gaussian kernel misses from three dimensions on. ``()``.
 
     Returns:
         ``(n, n)``, symmetric.
