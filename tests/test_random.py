@@ -49,7 +49,7 @@ def test_threefry_gives_the_known_answers_under_vmap_and_in_a_batch():
 
 
 def _threefry_in_integers(key: tuple[int, int], counter: tuple[int, int]) -> tuple[int, int]:
-    """The definition in Python's integers, written from the paper, section 2.2 and the table of its rotations."""
+    """The definition in Python's integers, written from the paper and the table of its rotations."""
     mask, rotations = 2**32 - 1, (13, 15, 26, 6, 17, 29, 16, 24)
     schedule = (*key, key[0] ^ key[1] ^ 0x1BD11BDA)
     x0, x1 = (counter[0] + key[0]) & mask, (counter[1] + key[1]) & mask
