@@ -117,7 +117,7 @@ def test_in_a_minute_of_processor_time(name, loss_name, seed, tmp_path):
 
 def main():
     name, loss_name, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    after, _ = learn(name, loss_name, seed, num_steps=2_000)
+    after, _ = learn(name, loss_name, seed, num_steps=4_000)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seconds = sum(usage.ru_utime + usage.ru_stime for usage in used)
     test = compare(name, seed, after)
