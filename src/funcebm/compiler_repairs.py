@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 
-__all__ = ["graph_pass", "has_nested_loops", "repair_dynamo", "share_equal_nodes", "turn_products"]
+__all__ = ["decompositions", "graph_pass", "has_nested_loops", "repair_dynamo", "share_equal_nodes", "turn_products"]
 
 
 # -- inductor -----------------------------------------------------------------------------------------------------
@@ -21,6 +21,19 @@ def has_nested_loops(graph: torch.fx.GraphModule) -> bool:
     bodies = [module for name, module in graph.named_modules() if name and isinstance(module, torch.fx.GraphModule)]
     targets = [node.target for body in bodies for node in body.graph.nodes if node.op == "call_function"]
     return any(getattr(target, "_name", "") in ("scan", "while_loop") for target in targets)
+
+
+def decompositions() -> dict[Any, Any] | None:
+    """Inductor's, where SiLU is made of the sigmoid, as its derivative is: together they take one exponential, not two."""
+    try:
+        from torch._inductor.decomposition import select_decomp_table
+    except ImportError:  # another inductor: its own
+        return None
+
+    def silu(x: torch.Tensor) -> torch.Tensor:
+        return x * torch.sigmoid(x)
+
+    return {**select_decomp_table(), torch.ops.aten.silu.default: silu}
 
 
 def turn_products(graph: torch.fx.Graph) -> None:
@@ -36,17 +49,18 @@ def turn_products(graph: torch.fx.Graph) -> None:
     if not all(node.meta["val"].is_contiguous() for node in given_out):
         return
     is_changed = False
+    before_loops = _before_loops(graph)
     permute = torch.ops.aten.permute.default
     transpositions = {torch.ops.aten.mm.default: [1, 0], torch.ops.aten.bmm.default: [0, 2, 1]}
     for product in list(graph.nodes):
         operator: Any = product.target
         order = transpositions.get(operator)
-        if order is None or not product.users:
+        if order is None or not product.users or product in before_loops:
             continue
         is_slow, is_slow_turned = _is_slow(product, False), _is_slow(product, True)
         readers = list(product.users)
         is_read_turned = all(user.target is permute and list(user.args[1]) == order for user in readers)
-        if not (is_slow or not is_slow_turned if is_read_turned else is_slow and not _is_given_out(product)):
+        if not (is_slow or not is_slow_turned if is_read_turned else is_slow and not _goes_by_strides(product)):
             continue
         with graph.inserting_before(product):
             factors = [graph.call_function(permute, (factor, order)) for factor in reversed(product.args)]
@@ -83,12 +97,12 @@ def _is_slow(product: torch.fx.Node, is_turned: bool) -> bool:
     return is_known and value.device.type == "cpu" and 2 <= columns < 16 <= rows
 
 
-def _is_given_out(node: torch.fx.Node) -> bool:
-    """Whether a view of the node is an output, whose strides are promised, or goes by its strides."""
+def _goes_by_strides(node: torch.fx.Node) -> bool:
+    """Whether the node, or a view of it, is read by its strides."""
     for user in node.users:
-        if user.op == "output" or user.target is torch.ops.aten.as_strided.default:
+        if user.target is torch.ops.aten.as_strided.default:
             return True
-        if getattr(user.target, "is_view", False) and _is_given_out(user):
+        if getattr(user.target, "is_view", False) and _goes_by_strides(user):
             return True
     return False
 
@@ -96,8 +110,11 @@ def _is_given_out(node: torch.fx.Node) -> bool:
 def share_equal_nodes(graph: torch.fx.Graph) -> None:
     """Computes once what is computed twice from the same: the derivatives of an activation share its sigmoid."""
     seen: dict[str, torch.fx.Node] = {}
+    before_loops = _before_loops(graph)
     for node in list(graph.nodes):
         operator: Any = node.target
+        if node in before_loops:
+            continue
         if not isinstance(operator, torch._ops.OpOverload) or operator._schema.is_mutable:
             continue
         if not (operator.is_view or torch.Tag.pointwise in operator.tags):
@@ -112,11 +129,21 @@ def share_equal_nodes(graph: torch.fx.Graph) -> None:
             seen[name] = node
 
 
+def _before_loops(graph: torch.fx.Graph) -> set[torch.fx.Node]:
+    """What a loop of the graph starts from, at any remove: it has strides and buffers of its own, which stay as they are."""
+    waiting = [node for node in graph.nodes if isinstance(node.target, torch._ops.HigherOrderOperator)]
+    before: set[torch.fx.Node] = set()
+    while waiting:
+        new = set(waiting.pop().all_input_nodes) - before
+        before |= new
+        waiting.extend(new)
+    return before
+
+
 @functools.cache
 def graph_pass() -> Any:
     """A pass of inductor that saves work, and after which no graph returns one buffer twice.
 
-    What a loop starts from has strides and buffers of its own: work is saved only in graphs that have no loop in them.
     Inductor drops the copies of a number that a loop carries in two places, and the C++ wrapper, which moves the buffers of
     a body to the next turn of its loop, then moves one of them twice and crashes.
     """
@@ -127,9 +154,8 @@ def graph_pass() -> Any:
 
     class GraphPass(CustomGraphPass):
         def __call__(self, graph: torch.fx.Graph) -> None:
-            if not any(isinstance(node.target, torch._ops.HigherOrderOperator) for node in graph.nodes):
-                share_equal_nodes(graph)
-                turn_products(graph)
+            share_equal_nodes(graph)
+            turn_products(graph)
             output = next(node for node in reversed(graph.nodes) if node.op == "output")
             values = output.args[0]
             if not isinstance(values, (list, tuple)):

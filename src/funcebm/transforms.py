@@ -88,7 +88,8 @@ def _backend(device: str) -> Callable[..., Any]:
 
         # inductor gives the memory that a loop in a loop closes over to others while that loop still reads it
         nested = _known({"allow_buffer_reuse": False}) if compiler_repairs.has_nested_loops(graph) else {}
-        return compile_fx(graph, inputs, config_patches={**options, **nested})
+        patches = {**options, **nested}
+        return compile_fx(graph, inputs, config_patches=patches, decompositions=compiler_repairs.decompositions())
 
     return compile_graph
 

@@ -84,7 +84,14 @@ def run_chain(
         rates = (info.acceptance_rate.mean(), info.is_divergent.to(info.acceptance_rate.dtype).mean())
         return state, rates + ((info.swap_rate.mean(0),) if hasattr(info, "swap_rate") else ())
 
-    state, rates = loops.scan(body, vmap(sampler.init, (None, 0))(params, starts), (steps, noise))
+    # the last step is not in the loop, so that compiled it takes no gradient for a step after it
+    state = vmap(sampler.init, (None, 0))(params, starts)
+    rates: tuple[Tensor, ...] = ()
+    if num_steps > 1:
+        state, rates = loops.scan(body, state, tree.map(lambda leaf: leaf[:-1], (steps, noise)))
+    state, last = body(state, tree.map(lambda leaf: leaf[-1], (steps, noise)))
+    last = tree.map(lambda rate: rate[None], last)
+    rates = tree.map(lambda *parts: torch.cat(parts), rates, last) if rates else last
     metrics = {"acceptance_rate": rates[0].mean(), "divergence_rate": rates[1].mean()}
     if len(rates) > 2:
         swaps = rates[2].mean(0)
@@ -132,7 +139,8 @@ def value_and_metrics(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The value of the contrastive losses, as :func:`funcebm.losses.contrastive_divergence` defines it."""
     energies = energies_of(energy)
-    positive, negative = energies(params, positives), energies(params, negatives)
+    both = energies(params, tree.map(lambda *parts: torch.cat(parts), positives, negatives))
+    positive, negative = both.tensor_split([tree.batch_size(positives)])
     num_left_out = int(options.trim * negative.shape[0])
     kept = negative.sort().values[: negative.shape[0] - num_left_out] if num_left_out else negative
     value = positive.mean() - kept.mean()
