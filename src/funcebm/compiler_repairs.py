@@ -10,7 +10,17 @@ from typing import Any, cast
 
 import torch
 
-__all__ = ["decompositions", "graph_pass", "has_nested_loops", "repair_dynamo", "share_equal_nodes", "turn_products"]
+from . import loop_buffers
+
+__all__ = [
+    "decompositions",
+    "graph_pass",
+    "has_nested_loops",
+    "repair_dynamo",
+    "repair_inductor",
+    "share_equal_nodes",
+    "turn_products",
+]
 
 
 # -- inductor -----------------------------------------------------------------------------------------------------
@@ -176,9 +186,31 @@ def graph_pass() -> Any:
             output.args = (type(values)(distinct), *output.args[1:])
 
         def uuid(self) -> Any:
-            return get_hash_for_files((__file__,))
+            return get_hash_for_files((__file__, loop_buffers.__file__))
 
     return GraphPass()
+
+
+@functools.cache
+def repair_inductor() -> None:
+    """Once, before anything is compiled: what is compiled with our pass has its loops keep their buffers."""
+    try:
+        from torch._inductor import config
+        from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
+        from torch._inductor.utils import DeferredLineBase
+    except ImportError:  # another inductor
+        return
+    finish = getattr(CppWrapperCpu, "finalize_prefix", None)
+    if finish is None or graph_pass() is None:
+        return
+
+    def finish_with_buffers_moved_out(self: Any) -> None:
+        if type(config.post_grad_custom_post_pass) is type(graph_pass()) and hasattr(self.wrapper_call, "_lines"):
+            lines = [line() if isinstance(line, DeferredLineBase) else line for line in self.wrapper_call._lines]
+            self.wrapper_call._lines = loop_buffers.move_out([line for line in lines if line is not None])
+        finish(self)
+
+    CppWrapperCpu.finalize_prefix = finish_with_buffers_moved_out  # type: ignore[method-assign]
 
 
 # -- dynamo -------------------------------------------------------------------------------------------------------

@@ -242,6 +242,7 @@ def _prepare() -> None:
     if hasattr(config.cpp, "vec_isa_ok") and config.cpp.vec_isa_ok is None:
         config.cpp.vec_isa_ok = True
     compiler_repairs.repair_dynamo()
+    compiler_repairs.repair_inductor()
     # freeing a large block once teaches the C allocator to keep what a run frees for its next slab, instead of handing
     # it to the system and taking the page faults again; nothing is written to the block
     torch.empty(31 * 2**20, dtype=torch.uint8)
