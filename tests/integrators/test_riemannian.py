@@ -10,6 +10,7 @@ from torch.func import grad, vmap
 from funcebm import integrators, metrics, random, samplers, tree
 from funcebm.integrators import PhasePoint
 from funcebm.integrators.riemannian import (
+    distance,
     fixed_point,
     generalised_leapfrog,
     kinetic_energy,
@@ -146,7 +147,9 @@ def test_a_root_of_what_is_no_metric_is_nan():
     fine = torch.tensor([[2.0, 0.5], [0.5, 1.0]])
     root = metric_root(fine)
     torch.testing.assert_close(root @ root.mT, fine)
+    assert torch.isfinite(metric_root(torch.tensor([[1e6, 0.0], [1e-3, 1e-2]]))).all()  # rounding, on its own scale
     for wrong in (
+        torch.tensor([[1e6, 0.0], [0.05, 1e-2]]),
         torch.tensor([[2.0, 0.5], [0.4, 1.0]]),
         torch.tensor([[2.0, 0.0], [1e-3, 1.0]]),
         torch.tensor([[1.0, 2.0], [2.0, 1.0]]),
@@ -155,6 +158,30 @@ def test_a_root_of_what_is_no_metric_is_nan():
         torch.tensor([[torch.inf, 0.0], [0.0, 1.0]]),
     ):
         assert not torch.isfinite(metric_root(wrong)).all()
+
+
+def test_the_distance_is_the_largest_difference_against_one_plus_the_largest_number():
+    old = {"a": torch.tensor([1.0, -2.0]), "b": torch.tensor(5.0)}
+    new = {"a": torch.tensor([1.5, -7.0]), "b": torch.tensor(5.0)}
+    torch.testing.assert_close(distance(new, old), torch.tensor(5 / 8))
+    torch.testing.assert_close(distance(old, new), torch.tensor(5 / 6))
+
+
+def test_the_count_is_that_of_the_evaluations_of_the_metric():
+    calls = []
+
+    def counted(x):
+        calls.append(x)
+        return _curved(x)
+
+    point = PhasePoint(X, P, _field(_energy)(X)[1])
+    size = torch.tensor(0.4, dtype=DTYPE)
+    for tolerance in (1e-3, 1e-12):
+        calls.clear()
+        _, _, _, count = generalised_leapfrog(
+            _field(_energy), counted, size, point, tolerance=tolerance, max_iterations=99
+        )
+        assert int(count) == len(calls) - 2  # one at the start, for the velocity, and one at the end, explicit
 
 
 def _solve(update, start, given=(), tolerance=1e-6, max_iterations=60, **options):

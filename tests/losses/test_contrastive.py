@@ -6,8 +6,11 @@ import itertools
 
 import pytest
 import torch
+from tests.laws import assert_covariance, assert_mean
 
-from funcebm import losses, random, samplers, tree
+import funcebm as ebm
+from funcebm import losses, metrics, random, samplers, tree
+from funcebm.losses._contrast import draw_chain, run_chain
 from funcebm.losses.contrastive import PersistentMemory
 
 
@@ -99,6 +102,26 @@ def test_tuning_of_its_own():
     assert torch.equal(ours(random.key(0), params, data)[0], other(random.key(0), params, data)[0])
 
 
+def test_the_chains_are_those_of_sample():
+    starts, params, mala = random.normal(random.key(1), (5, 3)), torch.tensor(0.7), samplers.mala(energy, step_size=0.5)
+    noise = draw_chain(mala, random.key(2), starts, 4)
+    state, rates = run_chain(mala, mala.tuning, 4, params, starts, noise)
+    samples = ebm.sample(random.key(2), mala, params, starts, num_samples=4, jit=False)
+    torch.testing.assert_close(state.position, samples.draws[:, -1])
+    torch.testing.assert_close(rates["acceptance_rate"], samples.info.acceptance_rate.mean())
+
+
+def test_a_tuning_in_float32_moves_positions_in_float64():
+    data, params = random.normal(random.key(1), (5, 2), dtype=torch.float64), torch.tensor(0.7, dtype=torch.float64)
+    mass = metrics.dense(torch.tensor([[1.5, 0.5], [0.5, 1.0]]))  # numbers that both have
+    hmc = samplers.hmc(energy, step_size=0.25, num_leapfrog=3, inverse_mass=mass)
+    double = tree.cast_like(hmc.tuning, params)
+    loss, other = (losses.contrastive_divergence(energy, hmc, 2, tuning=tuning) for tuning in (None, double))
+    noise = loss.draw(random.key(2), data)
+    value = loss.value(params, (), data, noise)[0]
+    assert value.dtype == torch.float64 and torch.equal(value, other.value(params, (), data, noise)[0])
+
+
 # -- persistent ---------------------------------------------------------------------------------------------------
 
 
@@ -137,6 +160,14 @@ def test_chains_go_on_in_their_slots_and_the_others_stay_bit_for_bit():
     torch.testing.assert_close(after[slots], _ends(LANGEVIN, params, before[slots], noise.chain))
     negative = torch.func.vmap(energy, (None, 0))(params, after[slots])
     torch.testing.assert_close(aux.metrics["negative_energy"], negative.mean())
+
+
+def test_chains_start_and_restart_standard_normal_whatever_the_data_are():
+    loss, batch = _pcd(buffer_size=4000), torch.full((2000, 2), 100.0)
+    memory, noise = loss.init(random.key(1), torch.tensor(0.7), batch), loss.draw(random.key(2), batch)
+    for positions in (memory.positions, noise.buffer.restart):
+        assert_mean(positions, 0.0)
+        assert_covariance(positions, torch.eye(2))
 
 
 def test_restarts():
@@ -223,6 +254,16 @@ def test_the_gradient_penalty():
     slope = (batch**2).mean() / 2 - (ends**2).mean() / 2
     torch.testing.assert_close(value, k * slope + 0.3 * k**2 * (batch**2).mean())
     torch.testing.assert_close(gradient, slope + 0.6 * k * (batch**2).mean())
+
+
+def test_together_the_clamp_is_on_the_gap_alone_and_the_regularization_takes_all_negatives():
+    options = {"trim": 0.4, "clamp": 0.02, "regularization": 0.5, "gradient_penalty": 0.3}
+    k, batch, ends, gradient, value, _ = _value([3.0, -3.5, 0.5, -7.0, 4.0], **options)
+    positive, negative = k * batch**2 / 2, k * ends**2 / 2
+    assert positive.mean() - negative.sort(0).values[:3].mean() < -0.02
+    extra = 0.5 * ((positive**2).mean() + (negative**2).mean()) + 0.3 * k**2 * (batch**2).mean()
+    torch.testing.assert_close(value, extra - 0.02)
+    torch.testing.assert_close(gradient, 2 * extra / k)  # homogeneous of degree two in k
 
 
 @pytest.mark.parametrize(

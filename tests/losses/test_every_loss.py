@@ -62,6 +62,15 @@ def test_value_is_pure_and_is_its_two_stages(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
+def test_metrics_and_memory_carry_no_graph(name):
+    """Else a training loop on ``backward`` would keep the graphs of all its steps alive."""
+    loss, params, memory, batch, noise = _drawn(name)
+    value, aux = loss.value(tree.map(lambda leaf: leaf.requires_grad_(), params), memory, batch, noise)
+    assert value.requires_grad
+    assert not any(leaf.requires_grad for leaf in tree.leaves((aux.metrics, aux.memory)))
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_same_key_same_noise(name):
     loss, _, _, batch, noise = _drawn(name)
     _assert_same(noise, loss.draw(random.split(random.key(5))[1], batch))

@@ -97,10 +97,61 @@ def test_restarts_are_whole_ladders():
     assert torch.equal((after.positions[slots] > 50).all(-1).all(-1), is_restarted)
 
 
+def test_the_options_are_those_of_persistent_contrastive_divergence():
+    batch, params = 2 * torch.ones(3, 2), torch.tensor(0.7)
+    loss = _loss(regularization=0.1, gradient_penalty=0.2, trim=0.4, clamp=50.0, data_noise=0.3)
+    memory, noise = loss.init(random.key(1), params, batch), loss.draw(random.key(2), batch)
+    value, aux = loss.value(params, memory, batch, noise)
+    positives = batch + 0.3 * noise.data
+    cold = aux.memory.positions[noise.buffer.slots, -1]
+    positive, negative = (params * (x**2).sum(1) / 2 for x in (positives, cold))
+    kept = negative.sort().values[:2]
+    expected = positive.mean() - kept.mean() + 0.1 * ((positive**2).mean() + (negative**2).mean())
+    expected = expected + 0.2 * params**2 * (positives**2).sum(1).mean()
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(aux.metrics["positive_energy"], positive.mean())
+    torch.testing.assert_close(aux.metrics["buffer_age"], torch.tensor(3 / 7))
+    tight = _loss(clamp=0.0).value(params, memory, torch.zeros(3, 2), noise)[0]
+    assert float(tight) == 0 and float(aux.metrics["negative_energy"]) > 0
+
+
+def test_a_tuning_of_its_own_is_that_of_the_sampler():
+    batch, params = torch.ones(3, 2), torch.tensor(0.7)
+
+    def wide(energy, beta):
+        return samplers.mala(energy, step_size=0.3 / beta)
+
+    tuning = samplers.parallel_tempering(energy, wide, LADDER).tuning
+    other = losses.parallel_tempering_contrastive_divergence(energy, wide, LADDER, 2, buffer_size=7)
+    results = [loss(random.key(3), params, batch, loss.init(random.key(1), params, batch))
+               for loss in (_loss(tuning=tuning), other)]  # fmt: skip
+    assert torch.equal(results[0][1].memory.positions, results[1][1].memory.positions)
+    plain = _loss()
+    assert not torch.equal(
+        plain(random.key(3), params, batch, plain.init(random.key(1), params, batch))[0], results[0][0]
+    )
+
+
+def test_on_a_path_from_the_energy_to_itself_all_swaps_are_accepted():
+    batch, params = torch.ones(3, 2), torch.tensor(0.7)
+    rates = {}
+    for reference in (energy, lambda params, x: 30 * (x**2).sum()):
+        loss = losses.parallel_tempering_contrastive_divergence(
+            energy, _rung, [0.1, 0.5, 1.0], 2, buffer_size=7, reference=reference
+        )
+        _, aux = loss(random.key(3), params, batch, loss.init(random.key(1), params, batch))
+        rates[reference is energy] = float(aux.metrics["swap_rate"])
+    assert rates[False] < 0.99 < 1 - 1e-5 < rates[True] <= 1
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: _loss(0), "num_steps must be an integer of at least 1"),
+        (
+            lambda: _loss(buffer_size=2).init(random.key(0), torch.tensor(1.0), torch.zeros(3, 2)),
+            "buffer_size must be at least the batch",
+        ),
         (lambda: _loss(buffer_size=2).draw(random.key(0), torch.zeros(3, 2)), "buffer_size must be at least the batch"),
         (
             lambda: losses.parallel_tempering_contrastive_divergence(energy, _rung, [0.5, 0.9], 1, buffer_size=5),

@@ -134,6 +134,44 @@ def test_where_fixed_points_do_not_converge_the_proposal_is_rejected_and_flagged
     assert float(info.acceptance_rate[info.is_converged].min()) > 0
 
 
+def test_one_step_that_is_not_solved_loses_the_trajectory():
+    params, start = torch.tensor(1.0), draw_skewed(random.key(11), 500)
+    infos = []
+    for num_leapfrog in (1, 2):
+        options = {"step_size": 0.9, "num_leapfrog": num_leapfrog, "num_fixed_point": 9}
+        sampler = samplers.riemannian_hmc(skewed, curved, **options)
+        noise = vmap(sampler.draw)(random.split(random.key(1), 500), start)
+        state = vmap(sampler.init, (None, 0))(params, start)
+        infos.append(sampler.batched_step(params, sampler.tuning, state, noise)[1])
+    one, two = infos
+    assert not (two.is_converged & ~one.is_converged).any()
+    assert 20 < int(two.is_converged.sum()) < int(one.is_converged.sum()) < 480
+
+
+@pytest.mark.parametrize("is_checked", [False, True])
+def test_the_iterations_are_all_evaluations_of_the_metric_and_a_tolerance_saves_some(is_checked):
+    params, start, num_leapfrog = torch.tensor(1.0, dtype=DTYPE), torch.tensor([0.3, -0.5], dtype=DTYPE), 3
+    options = {"step_size": 0.5, "num_leapfrog": num_leapfrog, "check_reversibility": is_checked}
+    iterations = []
+    for tolerance in (None, 1e-10, 1e-5, 1e-2):
+        calls = []
+
+        def counted(params, x):
+            calls.append(x)  # noqa: B023
+            return curved(params, x)
+
+        sampler = samplers.riemannian_hmc(skewed, counted, tolerance=tolerance, **options)
+        state, noise = sampler.init(params, start), sampler.draw(random.key(4), start)
+        calls.clear()
+        _, info = sampler.step(params, sampler.tuning, state, noise)
+        # in each step one at its start and one at its end; for the momentum at first; for both energies at last
+        num_legs = num_leapfrog * (1 + is_checked)
+        assert int(info.num_iterations) == len(calls) - 2 * num_legs - 3
+        assert bool(info.is_converged)
+        iterations.append(int(info.num_iterations))
+    assert iterations[0] >= iterations[1] > iterations[2] > iterations[3]
+
+
 def test_steps_that_cannot_be_taken_back_are_rejected_where_that_is_checked():
     """Some ways back do not converge, others end elsewhere; the check finds just these, and changes nothing else."""
     params, start, num, step_size = torch.tensor(1.0), draw_skewed(random.key(11), 4000), 4000, 1.4

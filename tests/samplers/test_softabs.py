@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.func import jacrev
+from torch.func import jacrev, vmap
 
 from funcebm import random, samplers
-from funcebm.samplers.softabs import _lifted, _slope
+from funcebm.samplers.softabs import _divided_differences, _lifted, _slope
 
 DTYPE = torch.float64
 
@@ -92,6 +92,37 @@ def test_the_scalar_function_and_its_slope_are_smooth_across_the_series(alpha):
     h = 1e-5 * (x.abs() + 1 / alpha)
     differences = (_lifted(x + h, alpha) - _lifted(x - h, alpha)) / (2 * h)
     torch.testing.assert_close(_slope(x, alpha), differences, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 100.0])
+def test_the_slope_is_exact_to_rounding(alpha):
+    """``coth z - z / sinh^2 z = (sinh(2 z) / 2 - z) / sinh^2 z``, whose numerator is a series of positive terms."""
+    z = torch.cat([torch.logspace(-6, 0.5, 200, dtype=DTYPE), torch.tensor([0.0999999, 0.1], dtype=DTYPE)])
+    numerator, term = torch.zeros_like(z), z
+    for n in range(1, 40):
+        term = term * (2 * z) ** 2 / (2 * n * (2 * n + 1))
+        numerator = numerator + term
+    expected = numerator / torch.sinh(z) ** 2
+    torch.testing.assert_close(_slope(z / alpha, alpha), expected, rtol=5e-12, atol=0)
+    assert _slope(torch.tensor([1e35, -1e35]), 1e6 * alpha).tolist() == [1, -1]  # z is infinite
+
+
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 10.0])
+def test_divided_differences_of_near_eigenvalues_lose_a_third_of_the_digits_at_most(alpha):
+    gaps = torch.logspace(-7, 0, 60, dtype=torch.float32)
+    for middle in (0.0, 0.3, -1.0, 3.0):
+        values = torch.cat([torch.zeros(1), gaps, -gaps]).add(middle) / alpha
+        exact = _divided_differences(values.double(), alpha)
+        error = (_divided_differences(values, alpha) - exact).abs().max()
+        # both values are of the size of z and right to about eps; the smallest gap that divides them is eps^(1/3)
+        size = 1 + float((alpha * values).abs().max())
+        assert float(error) < size * torch.finfo(torch.float32).eps ** (2 / 3)
+
+
+def test_it_is_symmetric_bit_for_bit():
+    x = random.normal(random.key(0), (50, 3), dtype=DTYPE)
+    matrix = vmap(samplers.softabs(_energy, alpha=1.0), (None, 0))((), x)
+    assert torch.equal(matrix, matrix.mT)
 
 
 def test_alpha_must_be_positive():
