@@ -64,8 +64,9 @@ def test_value_is_pure_and_is_its_two_stages(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_metrics_and_memory_carry_no_graph(name):
     """Else a training loop on ``backward`` would keep the graphs of all its steps alive."""
-    loss, params, memory, batch, noise = _drawn(name)
-    value, aux = loss.value(tree.map(lambda leaf: leaf.requires_grad_(), params), memory, batch, noise)
+    loss, *arguments = _drawn(name)
+    arguments = tree.map(lambda leaf: leaf.requires_grad_(leaf.is_floating_point()), arguments)
+    value, aux = loss.value(*arguments)
     assert value.requires_grad
     assert not any(leaf.requires_grad for leaf in tree.leaves((aux.metrics, aux.memory)))
 
