@@ -31,6 +31,12 @@ def kernel(*names):
     return ["kernel(" + ", ".join(f"(float*)({name}.data_ptr())" for name in names) + ");"]
 
 
+def view(name, source):
+    return (
+        f"auto {name} = wrap_with_raii_handle_if_needed(reinterpret_tensor_wrapper({source}, 2, s, t, 8L));  // alias"
+    )
+
+
 def num_in_loops(lines):
     """How many buffers are made in each turn of a loop, inside loops or not."""
     return sum("empty_strided" in str(line) and str(line).startswith("        ") for line in lines)
@@ -70,9 +76,9 @@ def test_a_factor_of_a_product_moves():
     [
         ["carry.reset();", "carry = std::move(a);"],  # by the next turn
         ["carry = std::move(wrap_with_raii_handle_if_needed(reinterpret_tensor_wrapper(a, 2, s, t, 0L)));"],
-        ["auto view = wrap_with_raii_handle_if_needed(reinterpret_tensor_wrapper(a, 2, s, t, 0L));  // alias", "y = std::move(view);"],
+        [view("v", "a"), "carry = std::move(v);"],
         ["auto other = std::move(a);  // reuse", *kernel("other"), "carry = std::move(other);"],
-        taken("inner", "a") + kernel("inner"),  # by a loop inside, which could hand it on
+        [*taken("inner", "a"), *kernel("inner")],  # by a loop inside, which could hand it on
         ["AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_proxy_executor_call_function(proxy, 0, a));"],  # by who knows what
         ["AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(a, &t));", "carry = std::move(RAIIAtenTensorHandle(t));"],
     ],
@@ -89,10 +95,16 @@ def test_nor_does_a_large_one_nor_one_of_unknown_size():
 
 
 def test_memory_with_two_names_moves_with_both():
-    view = "auto v = wrap_with_raii_handle_if_needed(reinterpret_tensor_wrapper(a, 2, s, t, 8L));  // alias"
-    body = (*new("a"), view, "auto b = std::move(a);  // reuse", *kernel("b", "v"), "b.reset();", "v.reset();")
+    body = (
+        *new("a"),
+        view("v", "a"),
+        "auto b = std::move(a);  // reuse",
+        *kernel("b", "v"),
+        "b.reset();",
+        "v.reset();",
+    )
     before, inside = moved(*body)
-    assert before[-2:] == [view, "auto& b = a;"]
+    assert before[-2:] == [view("v", "a"), "auto& b = a;"]
     assert inside == ["while (1) {", *kernel("b", "v"), "}", "}"]
 
 

@@ -50,8 +50,8 @@ def turn_products(graph: torch.fx.Graph) -> None:
     """Makes of a matrix product ``A B`` the transposed of ``B^T A^T`` where that is faster; of batches of them too.
 
     That is so where it is only read transposed, which would go against the order of memory: under ``vmap`` a matrix times a
-    vector is such a product, and so is the gradient of a weight. And it is so on CPU where it has 2 to 15 columns and
-    more rows, which MKL takes up to five times as long for (measured on AMD; on others nothing is lost). Strides follow;
+    vector is such a product, and so is the gradient of a weight. And it is so on CPU where it has 2 to 15 columns (2 to 7
+    in a batch) and more rows, which MKL takes up to five times as long for (measured on AMD; on others nothing is lost). Strides follow;
     those of outputs are promised, and kept by copies, which the compiler merges into what makes them.
     """
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
@@ -104,7 +104,8 @@ def _is_slow(product: torch.fx.Node, is_turned: bool) -> bool:
     value = product.meta["val"]
     rows, columns = reversed(value.shape[-2:]) if is_turned else value.shape[-2:]
     is_known = isinstance(rows, int) and isinstance(columns, int)
-    return is_known and value.device.type == "cpu" and 2 <= columns < 16 <= rows
+    limit = 16 if value.dim() == 2 else 8  # of a batch of small ones the transposing would cost more
+    return is_known and value.device.type == "cpu" and 2 <= columns < limit and rows >= 16
 
 
 def _goes_by_strides(node: torch.fx.Node) -> bool:

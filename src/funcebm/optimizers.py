@@ -222,8 +222,10 @@ def _adam(
         first = tree.map(lambda mean, g: beta1 * mean + (1 - beta1) * g, state.first, gradients)
         second = tree.map(lambda mean, g: beta2 * mean + (1 - beta2) * g * g, state.second, gradients)
 
+        corrections = {dtype: _corrections((beta1, beta2), step, dtype) for dtype in _dtypes(params)}
+
         def new(mean: Tensor, square: Tensor, leaf: Tensor) -> Tensor:
-            correction1, correction2 = _correction(beta1, step, leaf), _correction(beta2, step, leaf)
+            correction1, correction2 = corrections[leaf.dtype]
             move = mean / correction1 / ((square / correction2).sqrt() + epsilon)
             return (-rate * (move + decoupled * leaf if decoupled else move)).to(leaf.dtype)
 
@@ -232,11 +234,16 @@ def _adam(
     return Optimizer(init, update)
 
 
-def _correction(beta: float, step: Tensor, leaf: Tensor) -> Tensor:
-    """``1 - beta ** step`` without cancellation, at least in single precision. ``()``."""
-    if beta == 0:
-        return torch.ones_like(step, dtype=torch.promote_types(leaf.dtype, torch.float32))
-    return -torch.expm1(step.to(torch.promote_types(leaf.dtype, torch.float32)) * math.log(beta))
+def _dtypes(params: Params) -> list[torch.dtype]:
+    return list(dict.fromkeys(leaf.dtype for leaf in tree.leaves(params)))
+
+
+def _corrections(betas: tuple[float, ...], step: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """``1 - beta ** step`` without cancellation, at least in single precision; stacked, so that none is computed anew
+    for each number of the params. ``()`` each."""
+    count = step.to(torch.promote_types(dtype, torch.float32))
+    parts = [-torch.expm1(count * math.log(beta)) if beta else torch.ones_like(count) for beta in betas]
+    return torch.stack(parts).unbind(0)
 
 
 def clip_by_global_norm(max_norm: float | Tensor) -> Optimizer:
