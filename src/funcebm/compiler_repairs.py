@@ -51,8 +51,8 @@ def turn_products(graph: torch.fx.Graph) -> None:
 
     That is so where it is only read transposed, which would go against the order of memory: under ``vmap`` a matrix times a
     vector is such a product, and so is the gradient of a weight. And it is so on CPU where it has 2 to 15 columns (2 to 7
-    in a batch) and more rows, which MKL takes up to five times as long for (measured on AMD; on others nothing is lost). Strides follow;
-    those of outputs are promised, and kept by copies, which the compiler merges into what makes them.
+    in a batch) and more rows, which MKL takes up to five times as long for (measured on AMD; on others nothing is lost).
+    Strides follow; those of outputs are promised, and kept by copies, which the compiler merges into what makes them.
     """
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     given_out = [node for node in output.all_input_nodes if isinstance(node.meta.get("val"), torch.Tensor)]

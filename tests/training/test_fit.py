@@ -156,3 +156,13 @@ def test_rows_left_over_are_others_in_other_epochs():
     # each row is left out of an epoch with probability 1/6
     assert bool(((result.memory - 50).abs() < 5 * (60 * 5 / 36) ** 0.5).all())
     assert len(result.metrics["first"][::2].unique()) > 5
+
+
+def test_a_compiled_loss_may_close_over_the_data():
+    data = random.normal(random.key(0), (100, 2))
+    part = data[:20]
+    kernels = losses.score_matching(lambda params, x: -(-params * ((x - part) ** 2).sum(1)).logsumexp(0))
+    options = {"optimizer": optimizers.sgd(0.01), "num_steps": 3, "batch_size": 10}
+    runs = [fit(random.key(1), kernels, torch.tensor(1.0), data, jit=jit, **options) for jit in (True, False)]
+    torch.testing.assert_close(runs[0].params, runs[1].params, rtol=1e-4, atol=0)
+    assert abs(runs[0].params - 1) > 1e-3

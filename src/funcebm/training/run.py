@@ -122,7 +122,14 @@ class _Run:
                 xs = (torch.tensor([True, False], device=xs[0].device), *xs[1:])
             # plain strides whatever the number of steps, so that all chunks are one compiled function
             xs = dynamic_axis(tree.map(lambda leaf: leaf.clone(memory_format=torch.contiguous_format), xs))
-        state, metrics = self.chunk(state, self.source.shared, self.hyper, xs)
+        try:
+            state, metrics = self.chunk(state, self.source.shared, self.hyper, xs)
+        except Exception as error:
+            # dynamo wants no two tensors of a loop in one memory: the loss closes over the data, or a part of them
+            if not self.options.jit or "aliasing" not in str(error):
+                raise
+            self.source.shared = tree.map(torch.clone, self.source.shared)
+            state, metrics = self.chunk(state, self.source.shared, self.hyper, xs)
         return state, tree.map(lambda leaf: leaf[:num], metrics)
 
     def keep(self, state: TrainState, metrics: dict[str, Tensor], places: list[tuple[int, int]]) -> None:
