@@ -73,7 +73,7 @@ def learn(name, loss_name, seed, num_steps, num_data=NUM_DATA, jit=True):
     energy = ebm.energies.confined(network, 2.0)
     noise = noise_near(data)
     if loss_name == "ranking":
-        loss, start = losses.ranking_noise_contrastive_estimation(energy, noise, num_noise=4), params
+        loss, start = losses.ranking_noise_contrastive_estimation(energy, noise, num_noise=16), params
     else:
         start = losses.with_log_normalizer(params)
         loss = losses.noise_contrastive_estimation(energy, noise, num_noise=4)
@@ -117,7 +117,7 @@ def test_in_a_minute_of_processor_time(name, loss_name, seed, tmp_path):
 
 def main():
     name, loss_name, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    after, _ = learn(name, loss_name, seed, num_steps=4_000)
+    after, _ = learn(name, loss_name, seed, num_steps=3_000)
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     seconds = sum(usage.ru_utime + usage.ru_stime for usage in used)
     test = compare(name, seed, after)
