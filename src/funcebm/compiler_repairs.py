@@ -91,12 +91,17 @@ def turn_products(graph: torch.fx.Graph) -> None:
         return
     for node in output.all_input_nodes:
         if node.op != "placeholder" and isinstance(node.meta.get("val"), torch.Tensor):
-            with graph.inserting_before(output):
-                copy = graph.call_function(
-                    torch.ops.aten.clone.default, (node,), {"memory_format": torch.contiguous_format}
-                )
-            copy.meta = {**node.meta, "val": node.meta["val"].clone(memory_format=torch.contiguous_format)}
-            output.replace_input_with(node, copy)
+            output.replace_input_with(node, _copy(graph, output, node, memory_format=torch.contiguous_format))
+
+
+def _copy(graph: torch.fx.Graph, output: torch.fx.Node, node: torch.fx.Node, **options: Any) -> torch.fx.Node:
+    """A copy of a node, made just before the output."""
+    with graph.inserting_before(output):
+        copy = graph.call_function(torch.ops.aten.clone.default, (node,), options)
+    copy.meta = dict(node.meta)
+    if isinstance(node.meta.get("val"), torch.Tensor):
+        copy.meta["val"] = node.meta["val"].clone(**options)
+    return copy
 
 
 def _is_slow(product: torch.fx.Node, is_turned: bool) -> bool:
@@ -175,12 +180,7 @@ def graph_pass() -> Any:
             distinct: list[Any] = []
             for value in values:
                 if isinstance(value, torch.fx.Node) and value in seen:
-                    with graph.inserting_before(output):
-                        copy = graph.call_function(torch.ops.aten.clone.default, (value,))
-                    copy.meta = dict(value.meta)
-                    if isinstance(value.meta.get("val"), torch.Tensor):
-                        copy.meta["val"] = value.meta["val"].clone()
-                    value = copy
+                    value = _copy(graph, output, value)
                 elif isinstance(value, torch.fx.Node):
                     seen.add(value)
                 distinct.append(value)

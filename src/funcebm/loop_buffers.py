@@ -15,9 +15,8 @@ from typing import Any, Iterable
 
 __all__ = ["move_out"]
 
-_LARGEST = (
-    2**17
-)  # bytes; the time to take larger ones is small beside the time to fill them, and they are needed elsewhere
+# bytes; the time to take larger ones is small beside the time to fill them, and they are needed elsewhere
+_LARGEST = 2**17
 _SIZES = {
     "bool": 1,
     "int8": 1,
@@ -113,7 +112,7 @@ class _Loop:
         self.texts = texts
         for index in range(len(texts)):
             self._read(index)
-        self.unused = {name for name in self.unused if self._only_freed(name)}
+        self.unused = {name for name in self.unused if not self._others(name)}
 
     def _read(self, index: int) -> None:
         """Notes what the line, or the three lines from it on, define."""
@@ -143,9 +142,6 @@ class _Loop:
         """The lines with a name, but for those that define it and those that only free."""
         lines = [self.texts[index] for index in self.mentions[name] if index not in self.parts.get(name, [])]
         return [line for line in lines if _RESET.sub("", line).strip()]
-
-    def _only_freed(self, name: str) -> bool:
-        return not self._others(name)
 
     def _stays(self, name: str) -> bool:
         """Whether the memory of this name is used by kernels and products of the loop only."""
