@@ -6,6 +6,7 @@ Each repair looks for what it repairs, and does nothing where this torch does no
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, cast
 
 import torch
@@ -194,9 +195,21 @@ def graph_pass() -> Any:
 
 @functools.cache
 def repair_inductor() -> None:
-    """Once, before anything is compiled: what is compiled with our pass has its loops keep their buffers."""
+    """Once, before anything is compiled; other people's graphs are left as they are."""
+    _let_loops_keep_their_buffers()
+    _keep_threads_outside()
+
+
+def _is_ours() -> bool:
+    """Whether inductor is at work on a graph with our options."""
+    from torch._inductor import config
+
+    return type(config.post_grad_custom_post_pass) is type(graph_pass())
+
+
+def _let_loops_keep_their_buffers() -> None:
+    """Buffers of compiled loops are made once, and not in each turn; see :mod:`loop_buffers`."""
     try:
-        from torch._inductor import config
         from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
         from torch._inductor.utils import DeferredLineBase
     except ImportError:  # another inductor
@@ -206,12 +219,39 @@ def repair_inductor() -> None:
         return
 
     def finish_with_buffers_moved_out(self: Any) -> None:
-        if type(config.post_grad_custom_post_pass) is type(graph_pass()) and hasattr(self.wrapper_call, "_lines"):
+        if _is_ours() and hasattr(self.wrapper_call, "_lines"):
             lines = [line() if isinstance(line, DeferredLineBase) else line for line in self.wrapper_call._lines]
             self.wrapper_call._lines = loop_buffers.move_out([line for line in lines if line is not None])
         finish(self)
 
     CppWrapperCpu.finalize_prefix = finish_with_buffers_moved_out  # type: ignore[method-assign]
+
+
+def _keep_threads_outside() -> None:
+    """Inductor counts the steps of a loop shorter than a vector as none, and then starts threads anew inside of its outer loops.
+
+    Sums over the batch of the gradients of 32 networks of 8 units were thus 32 parallel sections each. Threads go inside only
+    where the outer loops, counted right, have few steps for each of the inner one.
+    """
+    try:
+        from torch._inductor.codegen.cpp import LoopNest, ParallelDepth
+    except ImportError:
+        return
+    choose = getattr(LoopNest, "max_parallel_depth", None)
+    if choose is None or graph_pass() is None:
+        return
+
+    def choose_outside(self: Any) -> Any:
+        depth = choose(self)
+        start = getattr(depth, "start_depth", 0)
+        if start == 0 or not _is_ours():
+            return depth
+        steps = [-(-loop.size // loop.steps) for loop in self.loops[: start + 1]]
+        if 300 * math.prod(steps[:-1]) < steps[-1]:
+            return depth
+        return ParallelDepth(parallel_depth=start, start_depth=0)
+
+    LoopNest.max_parallel_depth = choose_outside  # type: ignore[method-assign, assignment]
 
 
 # -- dynamo -------------------------------------------------------------------------------------------------------

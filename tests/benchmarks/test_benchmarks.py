@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 import torch
 
-from tests.benchmarks import compare, memory
+from tests.benchmarks import compare, many, memory
 
 
 def test_quick_table(capsys):
@@ -49,3 +49,10 @@ def test_peak_bytes_counts_what_is_held_at_one_time():
 def test_chains_that_keep_nothing_hold_one_chunk_of_noise():
     found = memory.langevin_without_draws()
     assert found.noise / 4 < found.peak < found.bound
+
+
+def test_many_and_one_take_turns_and_the_first_round_does_not_count():
+    seen = []
+    seconds = many.median_seconds((lambda: seen.append("many"), lambda: seen.append("one")), num_rounds=3)
+    assert seen == ["many", "one"] * 4
+    assert len(seconds) == 2 and min(seconds) > 0
