@@ -47,7 +47,7 @@ def test_it_suits_the_sampler_and_the_number_of_chains(sampler, num_chains, expe
     assert _kind(default(sampler, num_chains)) == expected
 
 
-def test_nuts_heeds_the_chain_whose_rate_is_lowest():
+def test_nuts_goes_for_more_and_heeds_the_chain_whose_rate_is_lowest():
     """After one update with the rates 1 and 0.5 the step size says which average was taken: 0.75, or 2/3."""
     used = {}
     for name, sampler in (("nuts", samplers.nuts(_energy)), ("hmc", samplers.hmc(_energy))):
@@ -58,6 +58,7 @@ def test_nuts_heeds_the_chain_whose_rate_is_lowest():
         after = chosen.update(memory, state, info)
         error = float(memory.target) - torch.log(after.tuning.step_size / memory.tuning.step_size / 10) * -0.05 * 11
         used[name] = float(error)
+        assert float(memory.target) == pytest.approx({"nuts": 0.9, "hmc": 0.8}[name])
     assert used["nuts"] == pytest.approx(2 / 3, abs=1e-4)
     assert used["hmc"] == pytest.approx(3 / 4, abs=1e-4)
 

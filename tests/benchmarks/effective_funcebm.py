@@ -1,4 +1,4 @@
-"""funcebm: ``warm_up`` with its default adaptation, then ``sample``, both compiled."""
+"""funcebm: ``warm_up`` with the target of the others, then ``sample``, both compiled."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ def load() -> tuple[str, effective_rows.Build]:
 
     def build(row: effective_rows.Row) -> Callable[[int, int], tuple[Any, float]]:
         if row.algorithm == "nuts":
-            sampler = ebm.samplers.nuts(energy)
+            sampler, adaptation = ebm.samplers.nuts(energy), ebm.adaptation.window_adaptation(target=0.8)
         else:
             sampler = ebm.samplers.dynamic_hmc(energy, step_size=0.1, trajectory_length=0.1)
+            adaptation = ebm.adaptation.chees()
         starts = ebm.random.normal(ebm.random.key(1), (row.num_chains, effective_rows.DIM))
-        positions, tuning, _ = ebm.warm_up(ebm.random.key(2), sampler, precision, starts, num_steps=row.num_warm_up)
+        options = {"num_steps": row.num_warm_up, "adaptation": adaptation}
+        positions, tuning, _ = ebm.warm_up(ebm.random.key(2), sampler, precision, starts, **options)
 
         def run(num_samples: int, seed: int) -> tuple[Any, float]:
             key = ebm.random.key(seed)

@@ -49,7 +49,7 @@ def default(sampler: Sampler, num_chains: int) -> Adaptation:
     ``trajectory_length`` (adjusted MCLMC)                 :func:`adjusted_mclmc_adaptation`
     ``alpha`` and ``delta`` (GHMC)                         :func:`meads` with a multiple of 4 chains, 8 or more
     ``step_size`` (HMC, NUTS, MALA, Barker, random walk,   :func:`window_adaptation`; dense where the metric is dense, and
-    Langevin, and those above with fewer chains)           for NUTS with the harmonic mean of the acceptance rates
+    Langevin, and those above with fewer chains)           for NUTS with more care, as said below
     nothing, or a prior (elliptical slice)                 :func:`unchanged`
     =====================================================  ==========================================
 
@@ -61,9 +61,11 @@ def default(sampler: Sampler, num_chains: int) -> Adaptation:
         An :class:`~funcebm.types.Adaptation`.
 
     The rate of a NUTS step is a mean over its trajectory, in which one bad leaf is hardly seen, and so is one chain in the mean
-    over the chains. With the mean at 0.8, eight schools (non-centred) and a banana diverged in 254 and 957 of 320,000 draws
-    (20 runs of 4 chains, 1,000 steps of warm-up); with the harmonic mean in 22 and 6, in 8 and 4 of the 20 runs, for a
-    fifth and a third of the effective samples a gradient. ``window_adaptation(target=0.95)`` is more careful still.
+    over the chains. So NUTS goes for 0.9 and not for the 0.8 at which it is cheapest, and by the harmonic mean. In 320,000 draws
+    (20 runs of 4 chains, 1,000 steps of warm-up) eight schools (non-centred) diverged 2 times and a banana 8 times; 15 and 8
+    times with the harmonic mean at 0.8; 254 and 957 times with the mean at 0.8. Against the harmonic mean at 0.8 this costs
+    13 % of the effective samples a gradient on the schools, 4 % on the banana, 18 % on a 100-D Gaussian.
+    ``window_adaptation(target=0.95, average="harmonic")`` is more careful still: 1 and 0 divergences.
 
     Samplers for minibatches have no acceptance rate and no gradient of the whole energy: their step size is set by hand. One
     made of others (:func:`~funcebm.samplers.cycle`, parallel tempering) has no tuning of its own: warm up its parts.
@@ -88,7 +90,8 @@ def default(sampler: Sampler, num_chains: int) -> Adaptation:
     if {"alpha", "delta"} <= fields and num_chains >= 8 and num_chains % 4 == 0:
         return meads()
     if "step_size" in fields:
-        return window_adaptation(metric=metric, average="harmonic" if isinstance(tuning, NUTSTuning) else "mean")
+        careful: dict[str, Any] = {"target": 0.9, "average": "harmonic"} if isinstance(tuning, NUTSTuning) else {}
+        return window_adaptation(metric=metric, **careful)
     checks.require(
         tuning == () or isinstance(tuning, EllipticalSliceTuning),
         "a default adaptation needs a tuning that it knows, with a step_size",
