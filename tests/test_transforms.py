@@ -197,15 +197,17 @@ def test_a_gradient_in_a_loop_may_close_over_a_matrix_and_transpose_it(turn):
 
 
 @needs_compiler
+@pytest.mark.parametrize("is_dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("width", [8, 16], ids=["narrower than a vector", "as wide as a vector"])
-def test_threads_start_outside_of_loops(width):
+def test_threads_start_outside_of_loops(width, is_dynamic):
     inductor = pytest.importorskip("torch._inductor")
-    compiled = ebm.jit(lambda x: x.sin().sum(1))
+    compiled, x = ebm.jit(lambda x: x.sin().sum(1)), torch.ones(32, 300, width)
+    x = transforms.dynamic_axis(x) if is_dynamic else x
     num_threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
         with inductor.config.patch(fx_graph_cache=False):
-            _, code = inductor.utils.run_and_get_cpp_code(compiled, torch.ones(32, 300, width))
+            _, code = inductor.utils.run_and_get_cpp_code(compiled, x)
     finally:
         torch.set_num_threads(num_threads)
     lines = [line for line in code.splitlines() if line.lstrip().startswith(("#pragma omp parallel", "for(int64_t"))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
@@ -50,6 +50,9 @@ def tuning(tuning: Any, default: Tree, position: Position) -> None:
             checks.positive(name, leaf, "Try a smaller number above zero.")
     if isinstance(getattr(tuning, "metric", None), (metrics.Diagonal, metrics.Dense)):
         metrics.check_shape(tuning.metric, position)
+        if checks.is_concrete(tree.first(tuning.metric)):
+            inverse_mass = tuning.metric.inverse_mass
+            metrics.dense(inverse_mass) if isinstance(tuning.metric, metrics.Dense) else metrics.diagonal(inverse_mass)
 
 
 def _without_metrics(value: Tree) -> Tree:
@@ -62,12 +65,16 @@ def _without_metrics(value: Tree) -> Tree:
     return value
 
 
-def start(state: Any) -> None:
-    """What the state of every chain caches (energies, gradients) must be finite."""
+def start(state: Any, init: Callable[[Position], Any], positions: Position) -> None:
+    """What the state of every chain caches (energies, gradients) must be finite; if not, ``init`` by itself may say why."""
     flags = vmap(tree.all_finite)(state)
     if not checks.is_concrete(flags) or bool(flags.all()):
         return
     bad = torch.nonzero(~flags).flatten().tolist()
     shown = ", ".join(str(index) for index in bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+    try:  # not under vmap, where a kernel can look at its numbers
+        init(tree.map(lambda leaf: leaf[bad[0]], positions))
+    except ValueError as error:
+        raise ValueError(f"{error} This is so at the start of chains {shown}.") from error
     fix = "Start these chains inside the support, where the energy and its gradient are finite."
     raise ValueError(checks.message("energy and gradient must be finite at the start", f"chains {shown}", fix))

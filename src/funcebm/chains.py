@@ -8,6 +8,7 @@ or on where a run was cut. The chain axis is the last one inside a run: it is th
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any, Callable, Iterator, NamedTuple
 
 import torch
@@ -145,7 +146,7 @@ def sample(
     with _gradients(jit):
         chain_keys = random.split(key.to(like.device), tree.batch_size(positions))
         state = vmap(sampler.init, (None, 0))(params, positions)
-        chain_checks.start(state)
+        chain_checks.start(state, partial(sampler.init, params), positions)
         reducer = reducers.combine(reduce) if isinstance(reduce, dict) else reduce
         collect = _collect_position if collect is None else collect
         run = Run(chain_keys, sampler, params, tuning, (), 0, thin, collect, reducer, True, jit, progress, chunk_size)

@@ -247,7 +247,8 @@ def _keep_threads_outside() -> None:
         if start == 0 or not _is_ours():
             return depth
         steps = [-(-loop.size // loop.steps) for loop in self.loops[: start + 1]]
-        if 300 * math.prod(steps[:-1]) < steps[-1]:
+        are_known = all(getattr(count, "is_number", True) for count in steps)
+        if are_known and 300 * math.prod(steps[:-1]) < steps[-1]:
             return depth
         return ParallelDepth(parallel_depth=start, start_depth=0)
 

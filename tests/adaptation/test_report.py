@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+import funcebm as ebm
+from funcebm import random, samplers
 from funcebm.adaptation.warm_up import Report
 
 
@@ -11,14 +13,15 @@ def _report(late_acceptance_rate, late_divergent, num_steps=1_000, step_size=0.3
     per_step = torch.full((num_steps,), step_size)
     counts = torch.ones(num_steps, dtype=torch.int64)
     rates = torch.full((num_steps,), 0.8)
-    return Report(per_step, rates, counts, 4 * counts, torch.tensor(late_acceptance_rate), torch.tensor(late_divergent))
+    late = torch.tensor(late_acceptance_rate), torch.tensor(late_divergent)
+    return Report(per_step, rates, counts, 4 * counts, *late, torch.tensor(0.25))
 
 
 def test_nothing_is_said_where_nothing_is_wrong():
     report = _report([0.8, 0.7], [0.0, 12.0])  # of 250 late steps
     assert report.warnings == ()
     assert "warning" not in str(report)
-    assert str(report).startswith("warm-up of 2 chains, 1,000 steps\nstep size        0.3\nacceptance rate  0.800")
+    assert str(report).startswith("warm-up of 2 chains, 1,000 steps\nstep size        0.25\nacceptance rate  0.800")
     assert "divergences      1,000, 250 of them late" in str(report)
     assert "gradients        4,000" in repr(report)
 
@@ -40,3 +43,13 @@ def test_many_chains_are_counted_and_a_step_size_that_is_lost_is_told():
     report = _report([0.0] * 20, [0.0] * 20, step_size=torch.nan)
     assert "chains 0, 1, 2, 3, 4, 5, 6, 7 and 12 more" in report.warnings[0]
     assert "the step size met a number that is not finite" in report.warnings[1]
+
+
+def test_a_warm_up_too_short_for_a_step_size_is_told():
+    assert "19 steps are too few to find a step size" in _report([0.8] * 2, [0.0, 0.0], num_steps=19).warnings[0]
+
+
+def test_the_step_size_that_is_shown_is_the_one_that_comes_back():
+    sampler = samplers.mala(lambda params, x: (x**2).sum() / 2)
+    warm = ebm.warm_up(random.key(0), sampler, (), torch.zeros(4, 2), num_steps=30, jit=False)
+    assert float(warm.report.final_step_size) == float(warm.tuning.step_size) != float(warm.report.step_size[-1])

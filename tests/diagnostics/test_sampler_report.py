@@ -73,6 +73,16 @@ def test_a_run_tells_its_cost_target_and_energies(temperature):
     assert found.ess_per_second == found.ess / 4
 
 
+def test_a_chain_that_stands_still_far_out_is_not_in_the_energy_fraction():
+    sampler = samplers.hmc(gaussian, step_size=0.4, num_leapfrog=4)
+    run = chains.sample(random.key(2), sampler, (), random.normal(random.key(0), (50, 6)), num_samples=60, jit=False)
+    energy = run.info.energy.clone()
+    energy[7] = 1_000.0
+    assert abs(sampler_report(run._replace(info=run.info._replace(energy=energy))).energy_fraction - 1) < 0.1
+    still = run._replace(info=run.info._replace(energy=torch.ones(50, 60)))
+    assert sampler_report(still).energy_fraction is None
+
+
 def test_an_unadjusted_sampler_has_no_energy_fraction():
     sampler = samplers.langevin(gaussian, step_size=0.1)
     run = chains.sample(random.key(2), sampler, (), torch.zeros(2, 3), num_samples=10, jit=False)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+import funcebm as ebm
 from funcebm import random
 from funcebm.diagnostics import ess_bulk, ess_tail, mcse_mean, mcse_sd, rhat, summary
 
@@ -246,3 +247,13 @@ def test_a_run_of_chains_sample_is_read():
     assert abs(result.acceptance_rate - float(run.info.acceptance_rate.mean())) < 1e-6
     assert result.num_divergent == 0
     assert bool((result.mean.abs() < 5 * result.mcse + 0.2).all())
+
+
+def test_a_run_that_kept_no_draws_is_told_where_its_statistics_are():
+    sampler = ebm.samplers.mala(lambda params, x: (x**2).sum() / 2)
+    options = {"num_samples": 5, "reduce": ebm.reducers.mean(), "jit": False}
+    samples = ebm.sample(random.key(0), sampler, (), torch.zeros(2, 3), **options)
+    with pytest.raises(
+        ValueError, match=r"samples must hold draws. Got a run that kept none. Its statistics are samples.reduced"
+    ):
+        summary(samples)

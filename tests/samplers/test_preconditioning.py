@@ -109,3 +109,17 @@ def test_a_metric_that_does_not_fit_the_position_is_an_error(name, wrong):
         sampler.init(torch.tensor(1.3), torch.zeros(3))
     with pytest.raises(ValueError, match=r"must (be|have)"):
         ebm.sample(random.key(0), sampler, torch.tensor(1.3), torch.zeros(4, 3), num_samples=2, jit=False)
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (metrics.Diagonal(torch.tensor([1.0, -1.0])), "inverse_mass must be positive"),
+        (metrics.Dense(*3 * [torch.tensor([[1.0, 2.0], [2.0, 1.0]])]), "inverse_mass must be positive definite"),
+    ],
+)
+def test_a_metric_in_the_tuning_of_a_run_is_looked_at_too(metric, message):
+    sampler = samplers.mala(lambda params, x: (x**2).sum() / 2)
+    tuning = sampler.tuning._replace(metric=metric)
+    with pytest.raises(ValueError, match=message):
+        ebm.sample(random.key(0), sampler, (), torch.zeros(3, 2), num_samples=2, tuning=tuning, jit=False)

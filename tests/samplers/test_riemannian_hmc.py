@@ -254,6 +254,8 @@ def test_a_metric_that_is_none_is_an_error_at_the_door(metric, message):
     sampler = samplers.riemannian_hmc(_energy, metric)
     with pytest.raises(ValueError, match=message):
         sampler.init(torch.tensor(1.0), torch.zeros(2))
+    with pytest.raises(ValueError, match=message):
+        ebm.sample(random.key(0), sampler, torch.tensor(1.0), torch.zeros(3, 2), num_samples=2, jit=False)
 
 
 def test_chains_that_start_where_the_metric_is_none_are_named():

@@ -210,3 +210,10 @@ def test_resuming_with_a_shorter_loader_is_refused():
     first = train(pcd(), data=_epoch, num_steps=3)
     with pytest.raises(ValueError, match=r"must have the 3 batches that the run has seen of it already. Got 2 batches"):
         train(pcd(), data=lambda epoch: _epoch(epoch)[:2], num_steps=3, resume=first)
+
+
+def test_a_loader_that_has_no_whole_batch_is_told_so():
+    loader = DataLoader(TensorDataset(DATA[:, 0]), batch_size=2 * ROWS, drop_last=True)
+    loss = losses.score_matching(lambda params, x: params * x**2)
+    with pytest.raises(ValueError, match=r"Got 0 batches, and then no more. Give one batch or more; .* drop_last"):
+        fit(random.key(0), loss, torch.tensor(1.0), loader, optimizer=optimizers.sgd(0.1), num_steps=3, jit=False)

@@ -150,9 +150,9 @@ def test_a_run_that_diverges_stops_with_a_report_and_the_last_good_params(kind, 
         result = _run_broken(_breaks_at(13, kind), **options)
     assert not result.is_complete
     assert words in result.report
-    good = _run_broken(_breaks_at(1000, kind), num_steps=13)
-    assert result.num_steps == 13
-    assert (result.epoch, result.epoch_steps) == (1, 4)  # nine batches in an epoch
+    good = _run_broken(_breaks_at(1000, kind), num_steps=12)  # the state after 13 steps is bad on any data
+    assert result.num_steps == 12 and "those after 12 steps" in result.report
+    assert (result.epoch, result.epoch_steps) == (1, 3)  # nine batches in an epoch
     assert_same(evolved(result), evolved(good))
 
 
@@ -165,8 +165,32 @@ def test_a_row_that_is_long_enough_stops_the_run_even_if_it_ends_within_the_chun
     loss = Loss(lambda key, params, batch: torch.zeros(()), lambda key, batch: (), value)
     options = {"limits": {"energy_gap": 5.0}, "chunk_size": chunk_size, "num_steps": 30}
     with pytest.warns(RuntimeWarning, match="energy_gap was 9, beyond 5 in step 10"):
-        assert _run_broken(loss, max_bad_steps=4, **options).num_steps == 10
+        assert _run_broken(loss, max_bad_steps=4, **options).num_steps == 9
     assert _run_broken(loss, max_bad_steps=5, **options).is_complete
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 50])
+def test_params_at_which_the_loss_is_not_finite_are_not_the_last_good_ones(chunk_size):
+    def value(params, memory, batch, noise):
+        return torch.where(params["w"] > 3.35, torch.nan, -params["w"] + 0 * batch.sum()), LossAux(memory, {})
+
+    loss = Loss(lambda key, params, batch: (), lambda key, batch: (), value)
+    with pytest.warns(RuntimeWarning, match="loss was nan in step 4 .*those after 3 steps"):
+        result = _run_broken(loss, optimizer=optimizers.sgd(0.1), max_bad_steps=5, chunk_size=chunk_size)
+    assert float(result.params["w"]) == pytest.approx(3.3)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 50])
+def test_params_are_not_blamed_for_bad_batches(chunk_size):
+    def value(params, memory, batch, noise):
+        return torch.where(batch.sum() > 90, torch.nan, -params["w"]), LossAux(memory, {})
+
+    loss = Loss(lambda key, params, batch: (), lambda key, batch: (), value)
+    batches = [torch.full((4,), float(value)) for value in (1, 2, 3, 4, *[50] * 20)]
+    settings = {"optimizer": optimizers.sgd(0.1), "jit": False, "max_bad_steps": 5, "chunk_size": chunk_size}
+    with pytest.warns(RuntimeWarning, match="loss was nan in step 4 .*those after 4 steps"):
+        result = fit(random.key(0), loss, {"w": torch.tensor(3.0)}, lambda epoch: batches, num_steps=20, **settings)
+    assert float(result.params["w"]) == pytest.approx(3.4)
 
 
 def test_bad_steps_that_are_not_in_a_row_stop_nothing():

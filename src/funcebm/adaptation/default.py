@@ -49,7 +49,7 @@ def default(sampler: Sampler, num_chains: int) -> Adaptation:
     ``trajectory_length`` (adjusted MCLMC)                 :func:`adjusted_mclmc_adaptation`
     ``alpha`` and ``delta`` (GHMC)                         :func:`meads` with a multiple of 4 chains, 8 or more
     ``step_size`` (HMC, NUTS, MALA, Barker, random walk,   :func:`window_adaptation`; dense where the metric is dense, and
-    Langevin, and those above with fewer chains)           for NUTS with more care, as said below
+    Langevin, and those above with fewer chains)           for NUTS with the harmonic mean of the acceptance rates
     nothing, or a prior (elliptical slice)                 :func:`unchanged`
     =====================================================  ==========================================
 
@@ -90,8 +90,7 @@ def default(sampler: Sampler, num_chains: int) -> Adaptation:
     if {"alpha", "delta"} <= fields and num_chains >= 8 and num_chains % 4 == 0:
         return meads()
     if "step_size" in fields:
-        careful: dict[str, Any] = {"target": 0.9, "average": "harmonic"} if isinstance(tuning, NUTSTuning) else {}
-        return window_adaptation(metric=metric, **careful)
+        return window_adaptation(metric=metric, average="harmonic" if isinstance(tuning, NUTSTuning) else "mean")
     checks.require(
         tuning == () or isinstance(tuning, EllipticalSliceTuning),
         "a default adaptation needs a tuning that it knows, with a step_size",

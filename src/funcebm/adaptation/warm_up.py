@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import Any, Callable, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ _NOT_COMPILED = (
     "A warm-up in windows must not be inside of funcebm.jit. Got a call that is being compiled. Map it without: "
     "torch.func.vmap(lambda params: funcebm.warm_up(..., jit=False)); then compile the sampling that follows."
 )
+_FEW = 20  # steps, in which no search for a step size ends
 _LATE = 0.25  # the last part of a warm-up, in which chains should move
 
 
@@ -35,6 +37,7 @@ class Report(NamedTuple):
         num_gradients: how many gradients each step cost, over all chains. ``(num_steps,)``.
         late_acceptance_rate: of each chain, its mean over the last quarter. ``(C,)``.
         late_divergent: of each chain, how often it diverged in the last quarter. ``(C,)``.
+        final_step_size: the one that comes back in the tuning, its mean over chains where they differ. ``()``.
     """
 
     step_size: Tensor
@@ -43,11 +46,14 @@ class Report(NamedTuple):
     num_gradients: Tensor
     late_acceptance_rate: Tensor
     late_divergent: Tensor
+    final_step_size: Tensor
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to look into, in words; empty when nothing was found."""
         found = []
+        if len(self.step_size) < _FEW:
+            found.append(f"{len(self.step_size)} steps are too few to find a step size: take 100 or more.")
         stuck = (self.late_acceptance_rate < 0.01).nonzero().flatten().tolist()
         if stuck:
             found.append(f"chains {_listed(stuck)} hardly ever accepted: start elsewhere, or warm up longer.")
@@ -64,7 +70,7 @@ class Report(NamedTuple):
         late = max(round(_LATE * len(self.step_size)), 1)
         lines = [
             f"warm-up of {len(self.late_acceptance_rate):,} chains, {len(self.step_size):,} steps",
-            f"step size        {float(self.step_size[-1]):.4g}",
+            f"step size        {float(self.final_step_size):.4g}",
             f"acceptance rate  {float(self.acceptance_rate[-late:].mean()):.3f} over the last {late:,} steps",
             f"divergences      {int(self.num_divergent.sum()):,}, {int(self.num_divergent[-late:].sum()):,} of them late",
             f"gradients        {int(self.num_gradients.sum()):,}",
@@ -154,7 +160,7 @@ def warm_up(
     with torch.no_grad() if jit else contextlib.nullcontext():
         chain_keys = random.split(key_chains, tree.batch_size(positions))
         state = vmap(sampler.init, (None, 0))(params, positions)
-        chain_checks.start(state)
+        chain_checks.start(state, partial(sampler.init, params), positions)
         memory = adaptation.init(random.fold_in(key_adapt, 0), sampler, params, state)
         return _run(adaptation, sampler, params, state, memory, chain_keys, key_adapt, windows, jit, progress)
 
@@ -197,8 +203,10 @@ def _run(
             state = chains_first(inside, axis)
     positions = tree.map(lambda leaf: leaf.contiguous(), state.position)
     trace = tree.map(lambda *leaves: torch.cat(leaves), *traces)
-    report = Report._make((*trace, late[0] / (num_steps - start_of_late), late[1]))
-    return WarmUp(positions, adaptation.final(memory), report)
+    tuning = adaptation.final(memory)
+    final = getattr(tuning, "step_size", trace[0][-1]).mean()
+    report = Report._make((*trace, late[0] / (num_steps - start_of_late), late[1], final))
+    return WarmUp(positions, tuning, report)
 
 
 def make_chunk(

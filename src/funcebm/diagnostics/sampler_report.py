@@ -97,7 +97,8 @@ def _energy_fraction(run: Any, samples: Any, energies: Tensor | None) -> float |
         return None
     temperature = float(getattr(run.tuning, "temperature", 1.0))
     size = sum(leaf[0].numel() for leaf in tree.leaves(samples.state.position))
-    spread = float((energies.double() / temperature).var())
+    energies = energies[energies.amax(1) > energies.amin(1)]  # of chains that move
+    spread = float((energies.double() / temperature).var()) if energies.numel() > 1 else math.nan
     return size / (spread + size / 2) if math.isfinite(spread) else None
 
 

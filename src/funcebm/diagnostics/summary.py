@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import tree
-from ..checks import positive
+from ..checks import positive, require
 from ..types import Tree
 from . import findings
 from .convergence import rank_rhat_of
@@ -172,6 +172,9 @@ def summary(
     positive("max_rhat", max_rhat)
     positive("min_ess", min_ess)
     draws = samples.draws if is_samples(samples) else samples
+    if is_samples(samples):
+        fix = "Its statistics are samples.reduced; for a summary sample without reduce, and collect the positions."
+        require(bool(tree.leaves(draws)), "samples must hold draws", "a run that kept none", fix)
     check_shapes(draws)
     report = sampler_report(samples) if is_samples(samples) else SamplerReport()
     leaves = [leaf.detach() for leaf in tree.leaves(draws)]

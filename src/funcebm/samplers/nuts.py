@@ -169,4 +169,4 @@ def nuts(
     alone = make_step(lambda function: function, lambda position: position)
     together = make_step(vmap, lambda position: tree.map(lambda leaf: leaf[0], position))
     tuning = NUTSTuning(torch.as_tensor(step_size), metric, torch.as_tensor(temperature))
-    return Sampler(init, draw, alone, tuning, together, target_acceptance=0.8)
+    return Sampler(init, draw, alone, tuning, together, target_acceptance=0.9)

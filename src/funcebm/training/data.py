@@ -184,10 +184,12 @@ class Stream:
     def _refuse_to_end(self) -> None:
         size = "" if self.batch_size is None else f" of {self.batch_size}"
         must = f"data must give a whole batch{size} for each step"
-        fix = (
-            "Give something that can be gone through again for each epoch, such as a DataLoader or a function "
-            f"epoch -> batches, or num_steps={self.num_given}."
-        )
+        fix = "Give one batch or more; a loader with drop_last has none where its batches are larger than the data."
+        if self.num_given > 0:
+            fix = (
+                "Give something that can be gone through again for each epoch, such as a DataLoader or a function "
+                f"epoch -> batches, or num_steps={self.num_given}."
+            )
         raise ValueError(checks.message(must, f"{self.num_given} batches, and then no more", fix))
 
     def _whole(self, batch: Batch) -> Batch:

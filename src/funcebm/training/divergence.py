@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import checks
 from ..progress import in_order
 
-__all__ = ["Streak", "check_limits", "ending", "find_streak", "reason"]
+__all__ = ["Streak", "check_limits", "ending", "find_streak", "is_bad", "reason"]
 
 
 class Streak(NamedTuple):
@@ -82,4 +82,6 @@ def ending(metrics: Mapping[str, Tensor], max_bad_steps: int | None) -> str:
     if not bool(has_diverged.any()):
         return ""
     whose = f"members {has_diverged.nonzero().flatten().tolist()} of the ensemble" if skipped.ndim > 1 else "the run"
-    return f"training diverged: {whose} ended with {int(num.max())} skipped steps; their params are the last good ones"
+    return (
+        f"training diverged: {whose} ended with {int(num.max())} skipped steps; their params are those from before them"
+    )

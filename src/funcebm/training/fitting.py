@@ -70,8 +70,8 @@ def fit(
         validation: held-out data, and how often to look at them; :class:`~funcebm.training.Validation`.
         limits: metric to how large it may be, such as ``{"energy_gap": 100.0}``.
         max_bad_steps: a run has diverged after so many bad steps in a row: skipped ones, and ones with a metric that is not
-            finite or beyond its limit. It stops with a warning and a report, and gives the params from before the first of
-            them. None never stops it.
+            finite or beyond its limit. It stops with a warning and a report, and gives the last good params: those from before
+            the first of them, or, where these are bad on the batch before it too, from a step earlier. None never stops it.
         checkpoint: a file to save the run in from time to time, and at the end; see :func:`~funcebm.training.save`.
         resume: the result of an earlier call with the same arguments, or of :func:`~funcebm.training.load`, to go on from;
             bit for bit as if uncut. Of a loader, the batches that this epoch has given already are skipped: exact where an

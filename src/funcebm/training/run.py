@@ -19,7 +19,7 @@ from ..transforms import dynamic_axis, jit_once
 from ..types import Key, Loss, Optimizer, Params, Tree
 from .checkpoint import check_path, restored, save
 from .data import Rows, Stream, extreme_rows, open_source
-from .divergence import Streak, check_limits, ending, find_streak, reason
+from .divergence import Streak, check_limits, ending, find_streak, is_bad, reason
 from .result import Fit, Validated
 from .step import Recipe, TrainState, begin, draw_noise, make_chunk
 from .validation import Validation, check_like, check_validation, make_evaluate, run_out_of_patience, with_value
@@ -47,12 +47,13 @@ class Options(NamedTuple):
 
 
 class _Anchor(NamedTuple):
-    """What a chunk began with, and where in the data each of its steps is (one more: the end)."""
+    """What a chunk began with, where in the data each of its steps is (one more: the end), and the chunk before it."""
 
     state: TrainState
     xs: Tree
     step: int
     places: list[tuple[int, int]]
+    earlier: Any
 
 
 class _Run:
@@ -210,17 +211,20 @@ def _pure(here: _Run) -> Fit:
 def _drive(here: _Run) -> str:
     """All chunks, with what is looked at between them; why the run has ended before its time, or the empty string."""
     options, end = here.options, here.start + here.options.num_steps
-    streak, anchor, saved, num_skipped = Streak(0, 0), None, time.monotonic(), 0
+    streak, saved, num_skipped = Streak(0, 0), time.monotonic(), 0
+    anchor: _Anchor | None = None
+    last: _Anchor | None = None
     with progress_bar(options.num_steps, "training", options.progress) as bar:
         for size in _sizes(here, _largest(here)):
             taken = here.source.take(here.step, size)
             if taken.num > 0:
                 xs, first = here.inputs(taken.rows, here.step, taken.num), here.step
-                now = _Anchor(here.state, xs, first, [here.place, *taken.places])
+                earlier = None if last is None else last._replace(earlier=None)
+                last = _Anchor(here.state, xs, first, [here.place, *taken.places], earlier)
                 state, metrics = here.advance(here.state, xs, taken.num)
                 here.keep(state, metrics, taken.places)
                 streak = find_streak(metrics, options.limits, first, streak, options.max_bad_steps)
-                anchor = None if streak.num == 0 else now if anchor is None or streak.first >= first else anchor
+                anchor = None if streak.num == 0 else last if anchor is None or streak.first >= first else anchor
                 if anchor is not None and options.max_bad_steps is not None and streak.num >= options.max_bad_steps:
                     return _diverged(here, anchor, streak)
                 bar.update(taken.num)
@@ -266,15 +270,22 @@ def _validate(here: _Run) -> None:
 
 
 def _diverged(here: _Run, anchor: _Anchor, streak: Streak) -> str:
-    """Goes back to before the row of bad steps, and says what was bad."""
-    metrics = here.joined()
-    index = streak.first - here.step  # from the end
-    why = reason(metrics, here.options.limits, index)
+    """Goes back to the last good params, and says what was bad."""
+    limits = here.options.limits
+    why = reason(here.joined(), limits, streak.first - here.step)  # counted from the end
     here.go_back(anchor, streak.first)
+    before = anchor if streak.first > anchor.step else anchor.earlier
+    if (
+        before is not None
+    ):  # whose fault is it, the data's or the params'? They are tried on what was good a step earlier
+        index = streak.first - 1 - before.step
+        _, tried = here.advance(here.state, tree.map(lambda leaf: leaf[index : index + 1], before.xs), 1)
+        if bool(is_bad(tried, limits).all()):
+            here.go_back(before, streak.first - 1)
     report = (
         f"training diverged: {why} in step {streak.first} (counted from 0), and {streak.num} steps in a row were bad. The "
-        "params are those from before it. Try a smaller learning rate, optimizers.clip_by_global_norm, or a smaller "
-        "step_size of the sampler"
+        f"params are the last good ones, those after {here.step} steps. Try a smaller learning rate, "
+        "optimizers.clip_by_global_norm, or a smaller step_size of the sampler"
     )
     warnings.warn(report, RuntimeWarning, stacklevel=5)
     return report
