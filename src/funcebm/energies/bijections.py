@@ -70,8 +70,9 @@ def with_log_det(function: Callable[[Position], Position]) -> Callable[[Position
     Args:
         function: ``y -> x``, with as many numbers in ``x`` as in ``y``; D backward passes and a D x D determinant.
 
-    >>> with_log_det(torch.exp)(torch.tensor([0.0, 1.0]))
-    (tensor([1.0000, 2.7183]), tensor(1.))
+    >>> position, log_det = with_log_det(torch.exp)(torch.tensor([0.0, 1.0]))
+    >>> position, round(float(log_det), 5)
+    (tensor([1.0000, 2.7183]), 1.0)
     """
 
     def bijection(y: Position) -> tuple[Position, Tensor]:
