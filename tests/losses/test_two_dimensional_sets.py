@@ -73,7 +73,7 @@ def learn(name, loss_name, seed, num_steps, num_data=NUM_DATA, jit=True):
     energy = ebm.energies.confined(network, 2.0)
     noise = noise_near(data)
     if loss_name == "ranking":
-        loss, start = losses.ranking_noise_contrastive_estimation(energy, noise, num_noise=8), params
+        loss, start = losses.ranking_noise_contrastive_estimation(energy, noise, num_noise=16), params
     else:
         start = losses.with_log_normalizer(params)
         loss = losses.noise_contrastive_estimation(energy, noise, num_noise=4)
