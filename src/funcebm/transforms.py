@@ -148,9 +148,8 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
             with warnings.catch_warnings():
                 # torch's scan asks for the first slice of what it goes over; under vmap one at a time, while tracing only
                 warnings.filterwarnings("ignore", message=".*batching rule for aten::select_copy")
-                warnings.filterwarnings(
-                    "ignore", category=FutureWarning, module=r"torch\."
-                )  # its parts about one another
+                # and its parts warn of one another
+                warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
                 return compiled[device](*args)
 
     return jitted

@@ -47,6 +47,9 @@ def test_many_chains_are_counted_and_a_step_size_that_is_lost_is_told():
 
 def test_a_warm_up_too_short_for_a_step_size_is_told():
     assert "19 steps are too few to find a step size" in _report([0.8] * 2, [0.0, 0.0], num_steps=19).warnings[0]
+    sampler = samplers.elliptical_slice(lambda params, x: x.sum())
+    warm = ebm.warm_up(random.key(0), sampler, (), torch.zeros(4, 2), num_steps=5, jit=False)
+    assert warm.report.warnings == ()  # it has no step size to find
 
 
 def test_the_step_size_that_is_shown_is_the_one_that_comes_back():

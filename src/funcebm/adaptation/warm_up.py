@@ -52,7 +52,7 @@ class Report(NamedTuple):
     def warnings(self) -> tuple[str, ...]:
         """What to look into, in words; empty when nothing was found."""
         found = []
-        if len(self.step_size) < _FEW:
+        if len(self.step_size) < _FEW and float(self.final_step_size) != 0:  # 0 is of samplers without one
             found.append(f"{len(self.step_size)} steps are too few to find a step size: take 100 or more.")
         stuck = (self.late_acceptance_rate < 0.01).nonzero().flatten().tolist()
         if stuck:

@@ -53,7 +53,7 @@ class _Anchor(NamedTuple):
     xs: Tree
     step: int
     places: list[tuple[int, int]]
-    earlier: Any
+    earlier: _Anchor | None
 
 
 class _Run:
@@ -275,9 +275,8 @@ def _diverged(here: _Run, anchor: _Anchor, streak: Streak) -> str:
     why = reason(here.joined(), limits, streak.first - here.step)  # counted from the end
     here.go_back(anchor, streak.first)
     before = anchor if streak.first > anchor.step else anchor.earlier
-    if (
-        before is not None
-    ):  # whose fault is it, the data's or the params'? They are tried on what was good a step earlier
+    if before is not None:
+        # whose fault is it, the data's or the params'? They are tried on what was good a step earlier
         index = streak.first - 1 - before.step
         _, tried = here.advance(here.state, tree.map(lambda leaf: leaf[index : index + 1], before.xs), 1)
         if bool(is_bad(tried, limits).all()):
