@@ -14,7 +14,7 @@ from . import checks, loops, random, samplers, tree
 from .chain_loop import is_traced
 from .fields import require_scalar
 from .transforms import dynamic_axis, jit_once
-from .types import Energy, Key, Params, Position, Sampler, Tree
+from .types import Energy, Key, Params, Position, Sampler, Tree, step_of_chains
 
 __all__ = [
     "AnnealedPath",
@@ -116,7 +116,7 @@ def make_annealing(energy: Energy, reference: Energy, make_sampler: MakeSampler 
     fix = "Write lambda energy: hmc(energy, step_size=0.1), for example."
     checks.require(isinstance(sampler, Sampler), "sampler must make a sampler of an energy", sampler, fix, TypeError)
     start = vmap(sampler.init, (None, 0))
-    move = sampler.batched_step or vmap(sampler.step, (None, None, 0, 0))
+    move = step_of_chains(sampler)
     target = sampler.target_acceptance
 
     def body(path_params: Any, tuning: Tree, particles: Particles, step: Step) -> tuple[Particles, Tree]:

@@ -15,7 +15,7 @@ from torch.func import vmap
 
 from . import checks, loops, random, reducers, tree
 from .reducers import Reducer
-from .types import Key, Params, Position, Sampler, Tree
+from .types import Key, Params, Position, Sampler, Tree, step_of_chains
 
 __all__ = [
     "chain_axis",
@@ -139,7 +139,7 @@ def make_chunk(
     The carry is ``(state, accumulator)``; ``xs`` are the step indices and the noise, ``(U, thin, ...)``; ``ys`` is what
     was collected and the info, ``(U, ...)``, or ``()``.
     """
-    step = over_chains(sampler.batched_step or vmap(sampler.step, (None, None, 0, 0)), axis, num_shared=2)
+    step = over_chains(step_of_chains(sampler), axis, num_shared=2)
     collect_all = over_chains(vmap(collect), axis)
 
     def one_step(params: Params, tuning: Tree, state: Any, x: Tree) -> tuple[Any, Any]:

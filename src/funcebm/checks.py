@@ -29,11 +29,11 @@ def require(condition: bool, must: str, got: Any, fix: str, error: type[Exceptio
 
 
 def is_concrete(value: Tensor) -> bool:
-    """Whether a tensor's numbers can be looked at now (not under ``vmap``, ``grad`` or a compiler)."""
+    """Whether a tensor's numbers can be looked at now (not under ``vmap``, ``grad`` or a compiler; a meta tensor has none)."""
     is_compiling = getattr(getattr(torch, "compiler", None), "is_compiling", None)
     if is_compiling is not None and is_compiling():
         return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return not value.is_meta and not torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
 def positive(name: str, value: float | Tensor | None, fix: str = "Give a number above zero.") -> None:

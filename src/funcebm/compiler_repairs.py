@@ -15,6 +15,7 @@ from . import loop_buffers
 
 __all__ = [
     "decompositions",
+    "drives_loops_in_cpp",
     "graph_pass",
     "has_nested_loops",
     "repair_dynamo",
@@ -32,6 +33,18 @@ def has_nested_loops(graph: torch.fx.GraphModule) -> bool:
     bodies = [module for name, module in graph.named_modules() if name and isinstance(module, torch.fx.GraphModule)]
     targets = [node.target for body in bodies for node in body.graph.nodes if node.op == "call_function"]
     return any(getattr(target, "_name", "") in ("scan", "while_loop") for target in targets)
+
+
+def drives_loops_in_cpp() -> bool:
+    """Whether inductor's C++ wrapper can run our loops; where it cannot, the one in Python does, with more time between kernels.
+
+    That of torch 2.11 and 2.12 forgets what a loop changes in place, such as the outputs that a scan fills.
+    """
+    try:
+        from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
+    except ImportError:
+        return False
+    return hasattr(CppWrapperCpu, "_get_while_loop_carried_output_names")
 
 
 def decompositions() -> dict[Any, Any] | None:

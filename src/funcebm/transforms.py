@@ -70,7 +70,8 @@ def _options(device: str) -> dict[str, Any]:
     from torch._inductor import config
 
     # the wrapper drives the loops; compiled apart from the kernels, and less hard, it is ready in half the time
-    options: dict[str, Any] = {"cpp_wrapper": device == "cpu", "cpp_wrapper_build_separate": device == "cpu"}
+    in_cpp = device == "cpu" and compiler_repairs.drives_loops_in_cpp()
+    options: dict[str, Any] = {"cpp_wrapper": in_cpp, "cpp_wrapper_build_separate": in_cpp}
     if hasattr(config, "unsafe_marked_cacheable_functions"):
         # without it, a graph with a scan is compiled anew in each process
         options["unsafe_marked_cacheable_functions"] = dict.fromkeys(_SCAN_NAMES, "1")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Callable, NamedTuple
 
 from torch import Tensor
+from torch.func import vmap
 
 __all__ = [
     "Adaptation",
@@ -25,6 +26,7 @@ __all__ = [
     "Sampler",
     "Schedule",
     "Tree",
+    "step_of_chains",
 ]
 
 Tree = Any
@@ -93,6 +95,13 @@ class Sampler(NamedTuple):
         """Draws the noise of one step and applies it: ``(state, info)``."""
         noise = self.draw(key, state.position)
         return self.step(params, self.tuning if tuning is None else tuning, state, noise)
+
+
+def step_of_chains(sampler: Sampler) -> Callable[[Params, Tree, Any, Tree], tuple[Any, Any]]:
+    """The step of many chains in lock step, over a leading axis of ``state`` and ``noise``."""
+    if sampler.batched_step is not None:
+        return sampler.batched_step
+    return vmap(sampler.step, (None, None, 0, 0))
 
 
 class Adaptation(NamedTuple):

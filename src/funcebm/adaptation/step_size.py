@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, metrics, random, tree
-from ..types import Key, Params, Sampler, Tree
+from ..types import Key, Params, Sampler, Tree, step_of_chains
 
 __all__ = ["find_step_size", "pooled_acceptance_rate", "stable_step_size"]
 
@@ -88,7 +88,7 @@ def find_step_size(
         type(tuning).__name__,
         "A sampler without one needs no step size.",
     )
-    step = sampler.batched_step or vmap(sampler.step, (None, None, 0, 0))
+    step = step_of_chains(sampler)
     first = tuning.step_size
     zero = torch.zeros_like(first)
     wanted = (first == first) & torch.as_tensor(is_wanted, device=first.device)

@@ -10,7 +10,7 @@ from torch.func import vmap
 
 from .. import checks, fields, loops, random, tree
 from ..fields import require_scalar
-from ..types import Batch, Energy, Key, LossAux, Params, Position, Sampler, Tree
+from ..types import Batch, Energy, Key, LossAux, Params, Position, Sampler, Tree, step_of_chains
 
 __all__ = [
     "Contrast",
@@ -76,7 +76,7 @@ def run_chain(
 
     ``starts`` is what ``sampler.init`` takes, with a leading axis B; ``noise`` leads with the steps.
     """
-    step = sampler.batched_step or vmap(sampler.step, (None, None, 0, 0))
+    step = step_of_chains(sampler)
     steps = torch.arange(num_steps, device=tree.first(starts).device)
 
     def body(state: Any, x: Tree) -> tuple[Any, Tree]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, random, tree
-from ..types import Info, Key, Params, Position, Sampler, Tree
+from ..types import Info, Key, Params, Position, Sampler, Tree, step_of_chains
 
 __all__ = [
     "CompositeState",
@@ -314,9 +314,7 @@ def check_samplers(name: str, samplers: Sequence[Any]) -> None:
 
 
 def _step_of(member: Sampler, is_batched: bool) -> Step:
-    if not is_batched:
-        return member.step
-    return member.batched_step or vmap(member.step, (None, None, 0, 0))
+    return step_of_chains(member) if is_batched else member.step
 
 
 def _over_chains(function: Callable[..., Any], member: Sampler, is_batched: bool) -> Callable[..., Any]:
