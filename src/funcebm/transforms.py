@@ -13,7 +13,7 @@ from typing import Any, Callable
 
 import torch
 
-from . import compiler_repairs, loops, random, tree
+from . import compiler_repairs, cuda_graphs, loops, random, tree
 
 __all__ = ["can_compile", "dynamic_axis", "jit", "jit_once"]
 
@@ -90,7 +90,11 @@ def _backend(device: str) -> Callable[..., Any]:
         # inductor gives the memory that a loop in a loop closes over to others while that loop still reads it
         nested = _known({"allow_buffer_reuse": False}) if compiler_repairs.has_nested_loops(graph) else {}
         patches = {**options, **nested}
-        return compile_fx(graph, inputs, config_patches=patches, decompositions=compiler_repairs.decompositions())
+        is_replayable = device == "cuda" and cuda_graphs.is_replayable(graph)  # asked before it is changed
+        compiled: Any = compile_fx(
+            graph, inputs, config_patches=patches, decompositions=compiler_repairs.decompositions()
+        )
+        return cuda_graphs.replayed(compiled) if is_replayable else compiled
 
     return compile_graph
 

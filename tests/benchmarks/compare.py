@@ -56,7 +56,9 @@ CONTENDERS = {
 class Worker:
     """One contender's process, and its line protocol."""
 
-    def __init__(self, contender: Contender, python: str, num_threads: int, **environment: str) -> None:
+    def __init__(
+        self, contender: Contender, python: str, num_threads: int, device: str = "cpu", **environment: str
+    ) -> None:
         self.contender = contender
         module, *arguments = contender.command
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(num_threads))
@@ -64,7 +66,9 @@ class Worker:
         if contender.peer is None:  # always the checkout that holds this file
             inherited = [environment["PYTHONPATH"]] if environment.get("PYTHONPATH") else []
             environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), *inherited])
-        command = [python, "-W", "ignore", "-m", f"tests.benchmarks.{module}", *arguments]
+        if device == "cpu":
+            environment["JAX_PLATFORMS"] = "cpu"
+        command = [python, "-W", "ignore", "-m", f"tests.benchmarks.{module}", *arguments, device]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True)
         hello = self._answer()
@@ -96,7 +100,7 @@ def _workers(options: argparse.Namespace) -> Iterator[dict[str, Worker]]:
     found: dict[str, Worker] = {}
     try:
         for name in options.contenders:
-            worker = Worker(CONTENDERS[name], _python(CONTENDERS[name], options), options.threads)
+            worker = Worker(CONTENDERS[name], _python(CONTENDERS[name], options), options.threads, options.device)
             if worker.absent is None:
                 found[name] = worker
             else:
@@ -144,7 +148,7 @@ def _first_calls(row: Row, workers: dict[str, Worker], num_steps: int, options: 
             for age in ages if name in workers else ():
                 contender = CONTENDERS[name]
                 python = _python(contender, options)
-                worker = Worker(contender, python, options.threads, TORCHINDUCTOR_CACHE_DIR=cache)
+                worker = Worker(contender, python, options.threads, options.device, TORCHINDUCTOR_CACHE_DIR=cache)
                 reply = worker.ask("first", row, num_steps)
                 worker.close()
                 result[f"{name} {age}"] = f"{reply['call']:.1f} ({reply['call'] + reply['import']:.1f})"
@@ -193,7 +197,8 @@ def compare(options: argparse.Namespace) -> None:
             print(_line([row.title, *cells]), flush=True)
         versions = "; ".join(dict.fromkeys(worker.description for worker in workers.values()))
     kind = "best" if options.best else "median"
-    print(f"\n{_processor()}, {options.threads} threads; {versions}.")
+    where = _processor() if options.device == "cpu" else f"CUDA, host {_processor()}"
+    print(f"\n{where}, {options.threads} threads; {versions}.")
     print(f"Times: {kind} of {options.rounds}; other work at the start: a load of {load:.1f}.")
     print("Ratios: in brackets the one to reach, bold where it is not. First call: seconds, in brackets with imports.")
 
@@ -225,6 +230,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--contenders", type=_names("contender", names), default=names, help=text)
     parser.add_argument("--rounds", type=_positive, default=None, help="turns of each contender (7; with --quick 1)")
     parser.add_argument("--threads", type=_positive, default=2, help="threads, and cores, of each contender (2)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all of them compute (cpu)")
     parser.add_argument("--torchebm-python", default=sys.executable, help="interpreter with torchebm (this one)")
     parser.add_argument("--jax-python", default=sys.executable, help="interpreter with jax, blackjax, optax (this one)")
     parser.add_argument("--best", action="store_true", help="the best round, not the median (for a busy machine)")

@@ -12,7 +12,12 @@ import sys
 import time
 from typing import Callable, NamedTuple
 
-__all__ = ["ROWS", "TRAINING", "Build", "Row", "serve"]
+__all__ = ["ROWS", "TRAINING", "Build", "Row", "device", "serve"]
+
+
+def device() -> str:
+    """Where a worker computes: ``cuda`` if its command line says so."""
+    return "cuda" if "cuda" in sys.argv[1:] else "cpu"
 
 
 class Row(NamedTuple):

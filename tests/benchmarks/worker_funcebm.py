@@ -13,12 +13,16 @@ def load() -> tuple[str, rows.Build]:
 
     import funcebm as ebm
 
-    jit = "eager" not in sys.argv[1:]
+    jit, device = "eager" not in sys.argv[1:], rows.device()
 
     def nothing(state: Any, info: Any) -> tuple[()]:
         return ()
 
     def energy_of(row: rows.Row) -> tuple[Any, Any]:
+        energy, params = on_cpu(row)
+        return energy, ebm.tree.map(lambda leaf: leaf.to(device), params)
+
+    def on_cpu(row: rows.Row) -> tuple[Any, Any]:
         if row.energy == "double_well":
             return ebm.energies.double_well, ebm.energies.double_well.params(barrier_height=2.0)
         if row.energy == "gaussian":
@@ -31,8 +35,8 @@ def load() -> tuple[str, rows.Build]:
             sampler = ebm.samplers.langevin(energy, step_size=row.step_size)
         else:
             sampler = ebm.samplers.hmc(energy, step_size=row.step_size, num_leapfrog=rows.NUM_LEAPFROG)
-        positions = ebm.random.normal(ebm.random.key(2), (row.num_chains, row.dim))
-        key = ebm.random.key(0)
+        positions = ebm.random.normal(ebm.random.key(2), (row.num_chains, row.dim)).to(device)
+        key = ebm.random.key(0, device=device)
 
         def call(num_steps: int) -> float:
             samples = ebm.sample(key, sampler, params, positions, num_samples=num_steps, collect=nothing, jit=jit)
@@ -50,8 +54,8 @@ def load() -> tuple[str, rows.Build]:
             sampler = ebm.samplers.langevin(energy, step_size=rows.CD_STEP_SIZE)
             loss = ebm.losses.contrastive_divergence(energy, sampler, rows.CD_STEPS)
         optimizer = ebm.optimizers.adam(row.step_size)
-        data = ebm.random.normal(ebm.random.key(2), (rows.NUM_DATA, row.dim))
-        key = ebm.random.key(0)
+        data = ebm.random.normal(ebm.random.key(2), (rows.NUM_DATA, row.dim)).to(device)
+        key = ebm.random.key(0, device=device)
         options = {"optimizer": optimizer, "batch_size": row.num_chains, "jit": jit}
 
         def call(num_steps: int) -> float:

@@ -15,6 +15,8 @@ def load() -> tuple[str, rows.Build]:
     from torchebm.losses import ContrastiveDivergence, DenoisingScoreMatching, SlicedScoreMatching
     from torchebm.samplers import HamiltonianMonteCarlo, LangevinDynamics
 
+    device = rows.device()
+
     class Diagonal(BaseModel):  # TorchEBM's own Gaussian multiplies by a dense precision, which is slower
         def __init__(self, dim: int) -> None:
             super().__init__()
@@ -35,29 +37,31 @@ def load() -> tuple[str, rows.Build]:
     def model_of(row: rows.Row) -> BaseModel:
         torch.manual_seed(1)
         if row.energy == "double_well":
-            return DoubleWellModel(barrier_height=2.0)
-        return Diagonal(row.dim) if row.energy == "gaussian" else Network(row.dim, row.width)
+            return DoubleWellModel(barrier_height=2.0).to(device)
+        return (Diagonal(row.dim) if row.energy == "gaussian" else Network(row.dim, row.width)).to(device)
 
     def sampling(row: rows.Row) -> Callable[[int], float]:
         model = model_of(row).requires_grad_(False)  # no gradients of parameters are wanted here
         if row.algorithm == "langevin":
-            sampler = LangevinDynamics(model, step_size=row.step_size)
+            sampler = LangevinDynamics(model, step_size=row.step_size, device=device)
         else:
-            sampler = HamiltonianMonteCarlo(model, step_size=row.step_size, n_leapfrog_steps=rows.NUM_LEAPFROG)
-        positions = torch.randn(row.num_chains, row.dim)
+            sampler = HamiltonianMonteCarlo(
+                model, step_size=row.step_size, n_leapfrog_steps=rows.NUM_LEAPFROG, device=device
+            )
+        positions = torch.randn(row.num_chains, row.dim, device=device)
         return lambda num_steps: float(sampler.sample(x=positions, n_steps=num_steps).square().mean())
 
     def loss_of(row: rows.Row, model: BaseModel) -> Callable[[Tensor], Tensor]:
         if row.algorithm == "dsm":
-            return DenoisingScoreMatching(model, noise_scale=rows.NOISE_SCALE)
+            return DenoisingScoreMatching(model, noise_scale=rows.NOISE_SCALE, device=device)
         if row.algorithm == "sliced":
-            return SlicedScoreMatching(model, n_projections=1)
-        sampler = LangevinDynamics(model, step_size=rows.CD_STEP_SIZE)
-        contrast = ContrastiveDivergence(model, sampler, k_steps=rows.CD_STEPS, energy_reg_weight=0.0)
+            return SlicedScoreMatching(model, n_projections=1, device=device)
+        sampler = LangevinDynamics(model, step_size=rows.CD_STEP_SIZE, device=device)
+        contrast = ContrastiveDivergence(model, sampler, k_steps=rows.CD_STEPS, energy_reg_weight=0.0, device=device)
         return lambda batch: contrast(batch)[0]
 
     def training(row: rows.Row) -> Callable[[int], float]:
-        data = torch.randn(rows.NUM_DATA, row.dim)
+        data = torch.randn(rows.NUM_DATA, row.dim, device=device)
 
         def call(num_steps: int) -> float:
             model = model_of(row)
@@ -65,7 +69,7 @@ def load() -> tuple[str, rows.Build]:
             optimizer = torch.optim.Adam(model.parameters(), lr=row.step_size, fused=True)
             for _ in range(num_steps):
                 optimizer.zero_grad()
-                value = loss(data[torch.randint(rows.NUM_DATA, (row.num_chains,))])
+                value = loss(data[torch.randint(rows.NUM_DATA, (row.num_chains,), device=device)])
                 value.backward()
                 optimizer.step()
             return float(value.detach())
