@@ -91,6 +91,8 @@ def test_whole_runs(name):
     options = {"num_burn_in": 1, "thin": 2, "jit": False}
     samples = ebm.sample(random.key(0), sampler, params, positions, num_samples=3, **options)
     _assert_all_there(samples.draws, samples.info, samples.state)
+    more = ebm.resume(samples, num_samples=2)
+    _assert_all_there(more.draws, more.info, more.state)
     reduced = ebm.sample(
         random.key(0), sampler, params, positions, num_samples=3, reduce=ebm.reducers.covariance(), **options
     )

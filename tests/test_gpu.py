@@ -108,12 +108,14 @@ def test_many_parameterisations_in_one_compiled_call():
 def test_a_warm_up_finds_what_it_finds_on_the_cpu(name):
     positions = random.normal(random.key(1), (16, 3), dtype=torch.float64)
     sampler, params = SAMPLERS[name](quartic, positions[0]), quartic_params(torch.float64)
-    options = {"num_steps": 120, "jit": False}
+    options = {"num_steps": 60, "jit": False}
     expected = ebm.warm_up(random.key(3), sampler, params, positions, **options)[1]
     for jit in (False, True):
         options["jit"] = jit
         got = ebm.warm_up(random.key(3), sampler, _cuda(params), positions.cuda(), **options)[1]
-        _assert_close(got, expected, 0.05)  # adaptation is chaotic: rounding grows over its steps
+        _assert_close(
+            got, expected, 1e-4
+        )  # chaotic: on the CPU too, 1e-15 has grown to 2e-6 here, and to 0.2 in 120 steps
 
 
 def test_a_compiled_chunk_does_not_wait_for_the_host():

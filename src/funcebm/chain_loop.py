@@ -32,8 +32,9 @@ __all__ = [
 ]
 
 _SMALL_POSITION = 16
-_CHUNK_BYTES = 32 * 2**20  # of noise, in a chunk of the default size
-_CHUNK_STEPS = 8192
+# of noise, in a chunk of the default size, and steps; on a GPU a part is recorded before it can be replayed
+_CHUNK_BYTES, _CHUNK_STEPS = 2**25, 8192
+_CUDA_CHUNK_BYTES, _CUDA_CHUNK_STEPS = 2**29, 1024
 _SLABS = 4  # the noise of a chunk is drawn and used up in so many parts
 _SLAB_BYTES = 2**18  # but not in smaller ones
 
@@ -41,7 +42,7 @@ _SLAB_BYTES = 2**18  # but not in smaller ones
 def is_traced(value: Tree) -> bool:
     """Whether a compiler, or a transform such as ``vmap``, is at work on these tensors."""
     tensors = [leaf for leaf in tree.leaves(value) if isinstance(leaf, Tensor)]
-    return loops.is_compiling() or not all(checks.is_concrete(leaf) for leaf in tensors)
+    return loops.is_compiling() or not all(leaf.is_meta or checks.is_concrete(leaf) for leaf in tensors)
 
 
 def slab_sizes(positions: Position, num_draws: int, thin: int, chunk_size: int | None, jit: bool) -> list[int]:
@@ -49,7 +50,9 @@ def slab_sizes(positions: Position, num_draws: int, thin: int, chunk_size: int |
     if chunk_size is None and is_traced(positions):
         return [num_draws]
     draw_bytes = thin * sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(positions))
-    chunk = chunk_size or max(1, min(_CHUNK_STEPS // thin, _CHUNK_BYTES // draw_bytes))
+    is_cuda = tree.first(positions).is_cuda
+    most_bytes, most_steps = (_CUDA_CHUNK_BYTES, _CUDA_CHUNK_STEPS) if is_cuda else (_CHUNK_BYTES, _CHUNK_STEPS)
+    chunk = chunk_size or max(1, min(most_steps // thin, most_bytes // draw_bytes))
     slab = max(math.ceil(chunk / _SLABS), min(chunk, _SLAB_BYTES // draw_bytes), 1)
     num_slabs = math.ceil(num_draws / slab)
     if jit:  # a slab of one draw would be compiled by itself, and round differently

@@ -38,7 +38,7 @@ _PARITY = 0x1BD11BDA
 BITS, SPLIT, FOLD = 0, 1, 2  # the high counter word keeps the three uses of a key apart
 WORDS, NORMAL32, NORMAL64 = 0, 1, 2  # what the operator makes of a block
 _VECTOR = 16  # lanes; a shorter axis is no good as the innermost one
-_SMALL = 1 << 14  # blocks; below, plain operations
+_SMALL = 1 << 14  # blocks; below, plain operations, except on a GPU, where those are 150 launches
 
 # -- the generator ------------------------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ def _grid_over_keys(key: Tensor, counter: Tensor, high: Tensor, kind: int) -> Te
 # -- the operator -------------------------------------------------------------------------------------------------
 
 _compile_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
-_kernels: dict[tuple[bool, int], Callable[..., Any]] = {}
+_kernels: dict[tuple[bool, int, str], Callable[..., Any]] = {}
 _always_compiled = False
 
 
@@ -137,10 +137,11 @@ def compiled_draws() -> Iterator[None]:
 
 def _run_grid(keys_inner: bool, kind: int, num_blocks: int, key: Tensor, counter: Tensor, high: Tensor) -> Tensor:
     grid = _grid_over_keys if keys_inner else _grid_over_counters
-    if _compile_kernel is not None and (_always_compiled or num_blocks >= _SMALL):
-        if (keys_inner, kind) not in _kernels:
-            _kernels[keys_inner, kind] = _compile_kernel(grid)
-        return _kernels[keys_inner, kind](key, counter, high, kind)
+    if _compile_kernel is not None and (_always_compiled or num_blocks >= _SMALL or key.is_cuda):
+        which = (keys_inner, kind, key.device.type)
+        if which not in _kernels:
+            _kernels[which] = _compile_kernel(grid)
+        return _kernels[which](key, counter, high, kind)
     return grid(key, counter, high, kind)
 
 

@@ -28,6 +28,7 @@ __all__ = ["Options", "run"]
 
 _CHUNK_BYTES = 64 * 2**20  # of noise and batches, in a chunk of the default size
 _CHUNK_STEPS = 500
+_CUDA_CHUNK_STEPS = 200  # the first chunk is plain, the second recorded, the others are replayed
 _CHECKPOINT_SECONDS = 30.0  # between two writes
 
 
@@ -296,7 +297,8 @@ def _diverged(here: _Run, anchor: _Anchor, streak: Streak) -> str:
 def _largest(here: _Run) -> int:
     if here.options.chunk_size is not None:
         return here.options.chunk_size
-    return max(1, min(_CHUNK_STEPS, _CHUNK_BYTES // max(here.step_bytes(), 1)))
+    most = _CUDA_CHUNK_STEPS if here.key_steps.is_cuda else _CHUNK_STEPS
+    return max(1, min(most, _CHUNK_BYTES // max(here.step_bytes(), 1)))
 
 
 def _sizes(here: _Run, largest: int) -> Iterator[int]:
