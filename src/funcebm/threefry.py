@@ -100,14 +100,14 @@ def _outputs(key0: Tensor, key1: Tensor, high: Tensor, low: Tensor, kind: int) -
     return word0, word1
 
 
-def _grid_over_counters(key: Tensor, counter: Tensor, high: Tensor, kind: int) -> Tensor:
-    """Keys ``(K, 2)`` and counters ``(R, m)``, ``R`` 1 or ``K``, to ``(K, 2, m)``: counters are the innermost axis."""
-    return torch.stack(_outputs(key[:, :1], key[:, 1:], high, counter, kind), 1)
+def _grid_over_counters(key0: Tensor, key1: Tensor, counter: Tensor, high: Tensor, kind: int) -> Tensor:
+    """Words of keys ``(K, 1)`` and counters ``(R, m)``, ``R`` 1 or ``K``, to ``(K, 2, m)``: counters are the innermost axis."""
+    return torch.stack(_outputs(key0, key1, high, counter, kind), 1)
 
 
-def _grid_over_keys(key: Tensor, counter: Tensor, high: Tensor, kind: int) -> Tensor:
-    """The transposed grid, ``(2, K), (m, R) -> (2, m, K)``: keys are the innermost axis."""
-    return torch.stack(_outputs(key[0], key[1], high, counter, kind), 0)
+def _grid_over_keys(key0: Tensor, key1: Tensor, counter: Tensor, high: Tensor, kind: int) -> Tensor:
+    """The transposed grid, ``(K,), (m, R) -> (2, m, K)``: keys are the innermost axis."""
+    return torch.stack(_outputs(key0, key1, high, counter, kind), 0)
 
 
 # -- the operator -------------------------------------------------------------------------------------------------
@@ -137,12 +137,15 @@ def compiled_draws() -> Iterator[None]:
 
 def _run_grid(keys_inner: bool, kind: int, num_blocks: int, key: Tensor, counter: Tensor, high: Tensor) -> Tensor:
     grid = _grid_over_keys if keys_inner else _grid_over_counters
+    # two words apart: the compiler takes the 2 of ``(2, K)`` and two counters for one size, and compiles anew for three
+    inputs = (*((key[0], key[1]) if keys_inner else (key[:, :1], key[:, 1:])), counter, high)
     if _compile_kernel is not None and (_always_compiled or num_blocks >= _SMALL or key.is_cuda):
         which = (keys_inner, kind, key.device.type)
         if which not in _kernels:
             _kernels[which] = _compile_kernel(grid)
-        return _kernels[which](key, counter, high, kind)
-    return grid(key, counter, high, kind)
+        # without ``data`` the compiler guards on what they are views of, and compiles anew for other views
+        return _kernels[which](*(leaf.data for leaf in inputs), kind)
+    return grid(*inputs, kind)
 
 
 def _has_planes(num_counters: int, kind: int) -> bool:

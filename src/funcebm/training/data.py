@@ -15,6 +15,7 @@ from ..types import Batch, Key, Tree
 __all__ = ["Rows", "Stream", "check_tensors", "extreme_rows", "open_source"]
 
 _END: Any = object()
+_MANY_ROWS = 2**14
 
 
 def check_tensors(name: str, data: Batch) -> int:
@@ -96,7 +97,9 @@ class Rows:
         if start <= last:
             epochs = torch.arange(start, last + 1, device=self.key.device)
             order = lambda epoch: random.permutation(random.fold_in(self.key, epoch), self.num_rows)  # noqa: E731
-            rows.append(vmap(order)(epochs))
+            # of many rows one at a time: epochs are few, and random words of one key are compiled already
+            is_large = self.num_rows > _MANY_ROWS
+            rows.append(torch.stack([order(epoch) for epoch in epochs]) if is_large else vmap(order)(epochs))
         orders = torch.cat(rows)
         self.known = (last, orders[-1])
         return orders
