@@ -133,10 +133,10 @@ def test_a_compiled_chunk_does_not_wait_for_the_host():
         torch.cuda.set_sync_debug_mode("error")
         try:
             chunk(*arguments, indices)
-            cuda_graphs.use_cuda_graphs(False)
+            ebm.transforms.use_cuda_graphs(False)
             chunk(*arguments, indices)
         finally:
-            cuda_graphs.use_cuda_graphs(True)
+            ebm.transforms.use_cuda_graphs(True)
             torch.cuda.set_sync_debug_mode("default")
 
 

@@ -20,9 +20,13 @@ _is_on = True
 
 
 def use_cuda_graphs(is_on: bool = True) -> None:
-    """Whether compiled functions on CUDA are recorded and replayed (they are, unless told otherwise here).
+    """Whether compiled functions on CUDA are recorded and replayed; they are, unless told otherwise here.
 
-    A recording holds the memory of a call. Results are the same with and without.
+    A recording holds the memory that a call needs for as long as the compiled function lives. Results are the same either
+    way. Without CUDA it has no effect.
+
+    >>> use_cuda_graphs(False)  # from here on, kernels are launched one by one
+    >>> use_cuda_graphs()
     """
     global _is_on
     _is_on = is_on

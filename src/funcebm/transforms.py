@@ -14,8 +14,9 @@ from typing import Any, Callable
 import torch
 
 from . import compiler_repairs, cuda_graphs, loops, random, tree
+from .cuda_graphs import use_cuda_graphs
 
-__all__ = ["can_compile", "dynamic_axis", "jit", "jit_once"]
+__all__ = ["can_compile", "dynamic_axis", "jit", "jit_once", "use_cuda_graphs"]
 
 _SCAN_NAMES = ("torch._higher_order_ops.scan.scan", "torch.ops.higher_order.scan")
 

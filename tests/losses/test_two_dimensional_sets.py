@@ -73,13 +73,13 @@ def learn(name, loss_name, seed, num_steps, num_data=NUM_DATA, jit=True):
     energy = ebm.energies.confined(network, 2.0)
     noise = noise_near(data)
     if loss_name == "ranking":
-        loss, start = losses.ranking_noise_contrastive_estimation(energy, noise, num_noise=16), params
+        loss, start, batch = losses.ranking_noise_contrastive_estimation(energy, noise, num_noise=16), params, 128
     else:
-        start = losses.with_log_normalizer(params)
+        start, batch = losses.with_log_normalizer(params), 256
         loss = losses.noise_contrastive_estimation(energy, noise, num_noise=4)
     optimizer = ebm.optimizers.adam(ebm.schedules.cosine(5e-3, 1e-5, num_steps))
     fit = ebm.fit(
-        key_fit, loss, start, data, optimizer=optimizer, num_steps=num_steps, batch_size=256, ema_decay=0.99, jit=jit
+        key_fit, loss, start, data, optimizer=optimizer, num_steps=num_steps, batch_size=batch, ema_decay=0.99, jit=jit
     )
     trained = fit.ema_params if loss_name == "ranking" else fit.ema_params.energy
     after, before = draw(key_draw, energy, trained, NUM_DRAWS), draw(key_before, energy, params, NUM_DRAWS)
