@@ -185,6 +185,19 @@ def test_a_damaged_or_foreign_file_is_told(tmp_path, uncut, damage):
         load(tmp_path / "none", cases.params())
 
 
+@pytest.mark.parametrize("place", ["first number", "last number", "count"])
+def test_one_wrong_bit_is_told(tmp_path, uncut, place):
+    path = tmp_path / "run"
+    save(uncut, path)
+    content = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    where = {"first number": start, "last number": len(content) - 1, "count": content.index(b'num_steps\\": 16') + 14}
+    content[where[place]] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="Got other numbers: it is damaged"):
+        load(path, cases.params())
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, uncut, monkeypatch):
     path = tmp_path / "run"
     save(uncut, path)

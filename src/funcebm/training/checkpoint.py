@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.util
+import io
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch import Tensor
 
@@ -94,9 +96,9 @@ def save(fit: Fit | TrainState, path: str | os.PathLike[str]) -> None:
         tensors.update({f"{part}/{name}": leaf.detach().cpu().clone() for name, leaf in leaves.items()})
     header = {"format": _FORMAT, "parts": [part for part, value in parts.items() if tree.leaves(value)]}
     header.update({name: getattr(fit, name) for name in _COUNTS})
-    content = to_bytes(
-        {name: leaf.contiguous() for name, leaf in tensors.items()}, metadata={_HEADER: json.dumps(header)}
-    )
+    tensors = {name: leaf.contiguous() for name, leaf in tensors.items()}
+    header["sha256"] = _digest(header, io.BytesIO(to_bytes(tensors)))
+    content = to_bytes(tensors, metadata={_HEADER: json.dumps(header)})
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -124,8 +126,8 @@ def load(path: str | os.PathLike[str], like: Params | TrainState | Fit) -> Fit:
         would have ended uncut.
 
     Raises:
-        ValueError: a file that is truncated or of something else, or of another model: the message names the leaves that
-            are missing, not expected, or of another shape or dtype.
+        ValueError: a file that is truncated, damaged or of something else, or of another model: the message names the leaves
+            that are missing, not expected, or of another shape or dtype.
         ImportError: without safetensors (``pip install funcebm[checkpoints]``).
     """
     header, tensors = _read(path)
@@ -159,6 +161,15 @@ def load(path: str | os.PathLike[str], like: Params | TrainState | Fit) -> Fit:
     return Fit(**state, metrics=parts["metrics"], validation=validation, **counts)
 
 
+def _digest(header: dict[str, Any], file: BinaryIO) -> str:
+    """What tells whether the numbers of a file of safetensors, which follow its own header, or ours are other than written."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    file.seek(8 + int.from_bytes(file.read(8), "little"))
+    while block := file.read(2**20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and the tensors of a file; anything else is an error that says so."""
     _need_safetensors()
@@ -179,4 +190,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tenso
     checks.require(
         right, f"{must} in format {_FORMAT}", f"format {header.get('format')}", "Use the version that wrote it."
     )
+    written = header.pop("sha256", None)  # files of before have none
+    with open(path, "rb") as file:
+        right = written is None or _digest(header, file) == written
+    checks.require(right, f"{must} as it was written", "other numbers: it is damaged", "Use an earlier copy.")
     return header, tensors
