@@ -212,3 +212,22 @@ def test_threads_start_outside_of_loops(width, is_dynamic):
         torch.set_num_threads(num_threads)
     lines = [line for line in code.splitlines() if line.lstrip().startswith(("#pragma omp parallel", "for(int64_t"))]
     assert lines[0].lstrip().startswith("#pragma omp parallel")
+
+
+@needs_compiler
+def test_a_compiler_that_traces_no_loops_is_found_out_by_its_first_error(monkeypatch):
+    monkeypatch.setattr(transforms, "_has_failed", [])
+    monkeypatch.setattr(transforms, "_why_untraceable", lambda: "the compiler is blind")
+    transforms._warn_once.cache_clear()
+
+    def untraceable(x):
+        return 3 * x if x.sum() > 0 else x  # a branch by the numbers, which no graph has
+
+    compiled, ones = ebm.jit(untraceable), torch.ones(2)
+    with pytest.warns(RuntimeWarning, match="funcebm runs eagerly: the compiler is blind"):
+        assert torch.equal(compiled(ones), 3 * ones)
+    assert torch.equal(ebm.jit(lambda x: 2 * x)(ones), 2 * ones)  # it is not tried again
+    monkeypatch.setattr(transforms, "_has_failed", [])
+    monkeypatch.setattr(transforms, "_why_untraceable", lambda: None)
+    with pytest.raises(Exception, match=r"[Dd]ata.dependent"):
+        ebm.jit(untraceable)(ones)

@@ -56,13 +56,17 @@ for _question in (_is_differentiating, _is_mapping):
     _question._dynamo_marked_constant = True  # type: ignore[attr-defined]  # asked while tracing, not traced
 
 
-def scan(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) -> tuple[Tree, Tree]:
+def scan(
+    body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree, *, is_plain: bool = False
+) -> tuple[Tree, Tree]:
     """Carries a state through ``body`` along the leading axis of ``xs``, and stacks what it emits.
 
     Args:
         body: ``(carry, x) -> (carry, y)``; the carry keeps its structure, shapes and dtypes. ``y`` may be ``()``.
         init: the first carry.
         xs: a tree whose leaves share a leading axis of length ``T``.
+        is_plain: whether ``y`` has no NamedTuple in it, but dicts, lists and tuples alone. Then the compiler goes through a
+            long body once, and not twice.
 
     Returns:
         The last carry, and the ``y`` stacked on a leading axis of length ``T``.
@@ -72,10 +76,12 @@ def scan(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) 
     (tensor(6), tensor([0, 1, 3, 6]))
     """
     if is_compiling() and has_scan and not _is_differentiating():
+        if is_plain:
+            return _call_operator(body, init, xs)
         # only a call can tell what the body emits; this one is dead code, which the compiler drops
-        y = body(init, tree.map(lambda leaf: leaf[0], xs))[1]
-        carry, y_leaves = _call_operator(body, init, xs)
-        return carry, tree.unflatten(tree.structure(y), y_leaves)
+        structure = tree.structure(body(init, tree.map(lambda leaf: leaf[0], xs))[1])
+        carry, y_leaves = _call_operator(_with_leaves(body), init, xs)
+        return carry, tree.unflatten(structure, y_leaves)
     carry, ys = init, []
     for index in range(tree.batch_size(xs)):
         carry, y = body(carry, tree.map(lambda leaf: leaf[index], xs))  # noqa: B023
@@ -163,20 +169,30 @@ def _any(flags: Tensor) -> bool:
     return bool(flags.any())
 
 
-def _call_operator(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) -> tuple[Tree, list[Tensor]]:
-    """The last carry, and the stacked leaves of what was emitted.
+def _with_leaves(body: Callable[[Tree, Tree], tuple[Tree, Tree]]) -> Callable[[Tree, Tree], tuple[Tree, list[Tensor]]]:
+    """A body that emits the leaves of what the other one does."""
+
+    def with_leaves(carry: Tree, x: Tree) -> tuple[Tree, list[Tensor]]:
+        carry, y = body(carry, x)
+        return carry, tree.leaves(y)
+
+    return with_leaves
+
+
+def _call_operator(body: Callable[[Tree, Tree], tuple[Tree, Tree]], init: Tree, xs: Tree) -> tuple[Tree, Tree]:
+    """The last carry, and what was emitted, stacked: dicts, lists and tuples.
 
     The operator takes flat lists, refuses aliases of its inputs, and wants at least one output to stack.
     """
     init_leaves, carry_structure = tree.flatten(init)
     all_x_leaves, x_structure = tree.flatten(xs)
 
-    def flat_body(carry_leaves: list[Tensor], x_leaves: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    def flat_body(carry_leaves: list[Tensor], x_leaves: list[Tensor]) -> tuple[list[Tensor], tuple[Tree, Tensor]]:
         carry, y = body(tree.unflatten(carry_structure, carry_leaves), tree.unflatten(x_structure, x_leaves))
         filler = torch.zeros((), device=carry_leaves[0].device)
-        return [own(leaf) for leaf in tree.leaves(carry)], [*(own(leaf) for leaf in tree.leaves(y)), filler]
+        return [own(leaf) for leaf in tree.leaves(carry)], (tree.map(own, y), filler)
 
     # the operator traces its body with contiguous slices, and so they must be
     all_x_leaves = [leaf.contiguous() for leaf in all_x_leaves]
-    carry_leaves, y_leaves = _scan_operator(flat_body, [own(leaf) for leaf in init_leaves], all_x_leaves)
-    return tree.unflatten(carry_structure, carry_leaves), y_leaves[:-1]
+    carry_leaves, (ys, _) = _scan_operator(flat_body, [own(leaf) for leaf in init_leaves], all_x_leaves)
+    return tree.unflatten(carry_structure, carry_leaves), ys

@@ -38,6 +38,7 @@ _PARITY = 0x1BD11BDA
 BITS, SPLIT, FOLD = 0, 1, 2  # the high counter word keeps the three uses of a key apart
 WORDS, NORMAL32, NORMAL64 = 0, 1, 2  # what the operator makes of a block
 _VECTOR = 16  # lanes; a shorter axis is no good as the innermost one
+_FEW = 1 << 11  # blocks
 _SMALL = 1 << 14  # blocks; below, plain operations, except on a GPU, where those are 150 launches
 
 # -- the generator ------------------------------------------------------------------------------------------------
@@ -139,7 +140,8 @@ def _run_grid(keys_inner: bool, kind: int, num_blocks: int, key: Tensor, counter
     grid = _grid_over_keys if keys_inner else _grid_over_counters
     # two words apart: the compiler takes the 2 of ``(2, K)`` and two counters for one size, and compiles anew for three
     inputs = (*((key[0], key[1]) if keys_inner else (key[:, :1], key[:, 1:])), counter, high)
-    if _compile_kernel is not None and (_always_compiled or num_blocks >= _SMALL or key.is_cuda):
+    is_rounded = kind != WORDS or num_blocks >= _FEW  # a few words are the same from plain operations, and compile nothing
+    if _compile_kernel is not None and (_always_compiled and is_rounded or num_blocks >= _SMALL or key.is_cuda):
         which = (keys_inner, kind, key.device.type)
         if which not in _kernels:
             _kernels[which] = _compile_kernel(grid)

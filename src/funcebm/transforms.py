@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -9,7 +10,7 @@ import shutil
 import sysconfig
 import types
 import warnings
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import torch
 
@@ -108,6 +109,21 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in names}
 
 
+_has_failed: list[bool] = []
+
+
+@contextlib.contextmanager
+def _second_thoughts() -> Iterator[None]:
+    """Swallows an error of the first compilation where it is one of a compiler that traces no loop of ours."""
+    try:
+        yield
+    except Exception:
+        # asked now and not before: the trial costs a second, and most compilers pass it
+        if _why_untraceable() is None:
+            raise
+        _has_failed.append(True)
+
+
 def _own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     """A wrapper with a code object of its own: dynamo keeps its cache, and its limit, by code object."""
 
@@ -139,7 +155,7 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def jitted(*args: Any) -> Any:
-        why = _why_eager() or _why_untraceable()
+        why = _why_eager() or (_why_untraceable() if _has_failed else None)
         with torch.no_grad():
             if why is not None:
                 _warn_once(why)
@@ -151,12 +167,14 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
             compiled[device] = torch.compile(
                 _own_code(function), fullgraph=True, dynamic=False, backend=_backend(device)
             )
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _second_thoughts():
                 # torch's scan asks for the first slice of what it goes over; under vmap one at a time, while tracing only
                 warnings.filterwarnings("ignore", message=".*batching rule for aten::select_copy")
                 # and its parts warn of one another
                 warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.")
                 return compiled[device](*args)
+            del compiled[device]
+        return jitted(*args)
 
     return jitted
 

@@ -20,7 +20,7 @@ from funcebm import losses, random
 
 SETS = ("two_moons", "checkerboard", "eight_gaussians")
 LOSSES = ("noise_contrastive", "ranking")
-NUM_DRAWS, NUM_DATA = 2_000, 50_000
+NUM_DRAWS, NUM_DATA = 2_000, 16_000
 
 
 def noise_near(data, num_centres=200, near=0.25, far=1.2):

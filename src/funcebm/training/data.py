@@ -15,7 +15,7 @@ from ..types import Batch, Key, Tree
 __all__ = ["Rows", "Stream", "check_tensors", "extreme_rows", "open_source"]
 
 _END: Any = object()
-_MANY_ROWS = 2**14
+_MANY_ROWS = 2**12
 
 
 def check_tensors(name: str, data: Batch) -> int:

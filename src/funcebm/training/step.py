@@ -148,6 +148,6 @@ def make_chunk(recipe: Recipe, is_indexed: bool) -> Callable[..., tuple[TrainSta
             batch = tree.map(lambda leaf: leaf[rows], data) if is_indexed else rows
             return all_members(state, batch, noise, hyper, is_real)
 
-        return loops.scan(body, state, xs)
+        return loops.scan(body, state, xs, is_plain=True)
 
     return chunk
