@@ -71,7 +71,7 @@ def _sample(name: str, device: str, jit: bool) -> Any:
     positions = 0.5 * random.normal(random.key(1), (5, 3), dtype=torch.float64)
     sampler = SAMPLERS[name](quartic, positions[0])
     params = tree.map(lambda leaf: leaf.to(device), quartic_params(torch.float64))
-    options = {"num_samples": 12, "chunk_size": 6, "jit": jit}  # parts of two draws: plain, recorded, replayed
+    options = {"num_samples": 24, "chunk_size": 6, "jit": jit}  # four parts of six: plain, recorded, replayed twice
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*CUDA graph")
         return ebm.sample(random.key(2), sampler, params, positions.to(device), **options)
@@ -84,9 +84,12 @@ def test_eager_chains_are_those_of_the_cpu(name):
 
 
 @pytest.mark.parametrize("name", COMPILED)
-def test_compiled_chains_are_those_of_the_cpu(name):
+def test_compiled_chains_are_those_of_the_cpu(name, monkeypatch):
+    counts = _count_replays(monkeypatch)
     got, expected = _sample(name, "cuda", jit=True), _sample(name, "cpu", jit=False)
     _assert_close((got.draws, got.info, got.state), (expected.draws, expected.info, expected.state))
+    if name in ("hmc", "langevin", "mala"):
+        assert counts[0] == 3
 
 
 def test_many_parameterisations_in_one_compiled_call():

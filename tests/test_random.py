@@ -247,7 +247,7 @@ def test_the_compiled_kernels_give_the_same_words_and_the_same_normals(monkeypat
     plain = {name: draw() for name, draw in draws.items()}
     with random.compiled_draws():
         compiled = {name: draw() for name, draw in draws.items()}
-    assert {(True, 0, "cpu"), (False, 0, "cpu"), (True, 1, "cpu"), (False, 1, "cpu")} <= set(threefry._kernels)
+    assert {(True, 0), (False, 0), (True, 1), (False, 1)} <= {which[:2] for which in threefry._kernels}
     for name, expected in plain.items():
         _same(compiled[name], expected)
 

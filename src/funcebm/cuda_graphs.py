@@ -6,6 +6,8 @@ less than that. The kernels of a scan do not depend on the data, so that one cal
 
 from __future__ import annotations
 
+import operator
+import threading
 import warnings
 from typing import Any, Callable, NamedTuple
 
@@ -32,24 +34,85 @@ def use_cuda_graphs(is_on: bool = True) -> None:
     _is_on = is_on
 
 
+_IN_PLACE = {
+    operator.setitem,
+    operator.iadd,
+    operator.isub,
+    operator.imul,
+    operator.itruediv,
+    operator.ior,
+    operator.iand,
+}
+
+
 def is_replayable(graph: torch.fx.GraphModule) -> bool:
-    """Whether the kernels of a graph, as dynamo makes it, are the same whatever the numbers: no loop asks them when to end."""
+    """Whether the kernels of a graph, as dynamo makes it, are the same whatever the numbers, and write to nothing but results.
+
+    So no loop asks the numbers when to end, and nothing is changed in place.
+    """
     modules = [module for module in graph.modules() if isinstance(module, torch.fx.GraphModule)]
-    targets = [node.target for module in modules for node in module.graph.nodes if node.op == "call_function"]
-    return not any(getattr(target, "_name", "") in ("while_loop", "cond") for target in targets)
+    nodes = [node for module in modules for node in module.graph.nodes if node.op in ("call_function", "call_method")]
+    return not any(_asks_the_numbers(node) or _is_in_place(node) for node in nodes)
+
+
+def _asks_the_numbers(node: torch.fx.Node) -> bool:
+    return getattr(node.target, "_name", "") in ("while_loop", "cond")
+
+
+def _is_in_place(node: torch.fx.Node) -> bool:
+    if node.target in _IN_PLACE or node.kwargs.get("inplace"):
+        return True
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    is_operator = getattr(node.target, "__module__", "") == "_operator"  # such as and_
+    return name.endswith("_") and not name.endswith("__") and not is_operator
+
+
+class _Place:
+    """What the recordings of one device share: the memory that they use in between, and the order in which they do."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.stream = torch.cuda.Stream(device)
+        self.pool = torch.cuda.graph_pool_handle()
+        self.lock = threading.Lock()
+        self.last = torch.cuda.Event()
+        self.keeper: Any = None  # the memory would go with the last of its recordings: an empty one stays
+
+    def record(self, function: Callable[..., Any], arguments: list[Any]) -> tuple[Any, Any]:
+        """The recording of a call, and its results."""
+        if self.keeper is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it is empty
+                self.keeper = self._capture(lambda: None)[0]
+        return self._capture(lambda: function(*arguments))
+
+    def _capture(self, call: Callable[[], Any]) -> tuple[Any, Any]:
+        graph = torch.cuda.CUDAGraph()
+        # the outer stream is set back also where a capture fails
+        with torch.cuda.device(self.device), torch.cuda.stream(self.stream):
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+                results = call()
+        return graph, results
 
 
 class _Recording(NamedTuple):
     """A recorded call: the copies of inputs that it reads, and what it writes."""
 
+    place: _Place
     graph: Any
     copies: list[Tensor]
     outputs: list[Tensor]
 
     def replay(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        torch._foreach_copy_(self.copies, _small_tensors(inputs))
-        self.graph.replay()
-        return [output.clone() for output in self.outputs]
+        """The results for other numbers. One replay at a time, on whatever threads and streams: they share memory."""
+        with self.place.lock:
+            stream = torch.cuda.current_stream(self.place.device)
+            stream.wait_event(self.place.last)
+            torch._foreach_copy_(self.copies, _small_tensors(inputs))
+            self.graph.replay()
+            results = [output.clone() for output in self.outputs]
+            self.place.last.record(stream)
+        return results
 
 
 def _is_large(value: Tensor) -> bool:
@@ -62,44 +125,48 @@ def _small_tensors(inputs: tuple[Any, ...]) -> list[Tensor]:
 
 def _key(inputs: tuple[Any, ...]) -> Any:
     """What a recording depends on besides the numbers, or None where it would depend on those, or cannot be made."""
-    parts: list[Any] = [torch.cuda.current_stream().cuda_stream]
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    devices = {value.device for value in tensors}
+    if len(devices) != 1 or not tensors[0].is_cuda or tensors[0].device.index != torch.cuda.current_device():
+        return None
+    parts: list[Any] = []
     for value in inputs:
         if not isinstance(value, Tensor):
             parts.append(value)
             continue
-        is_expanded = any(step == 0 and size > 1 for size, step in zip(value.shape, value.stride(), strict=True))
-        if not value.is_cuda or is_expanded:
+        if any(step == 0 and size > 1 for size, step in zip(value.shape, value.stride(), strict=True)):
             return None
-        place = value.data_ptr() if _is_large(value) else 0
-        parts.append((value.shape, value.stride(), value.dtype, value.device, place))
-    return tuple(parts) if _small_tensors(inputs) else None
+        parts.append((value.shape, value.stride(), value.dtype, value.data_ptr() if _is_large(value) else 0))
+    return (tensors[0].device, *parts) if _small_tensors(inputs) else None
 
 
-_pools: dict[torch.device, Any] = {}
+_places: dict[torch.device, _Place] = {}
 
 
 def _record(function: Callable[..., Any], inputs: tuple[Any, ...]) -> _Recording | None:
-    """The recording of a call, or None where its results are not all tensors of the device."""
+    """The recording of a call, or None where its results are not all tensors of the device, or it has changed its inputs."""
     small = _small_tensors(inputs)
     copies = [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device).copy_(t) for t in small]
+    versions = [copy._version for copy in copies]
     left = iter(copies)
     is_copied = [isinstance(value, Tensor) and not _is_large(value) for value in inputs]
     arguments = [next(left) if copied else value for value, copied in zip(inputs, is_copied, strict=True)]
-    device = copies[0].device
-    # recordings are replayed one at a time, and what they return is copied out: they may use the same memory in between
-    pool = _pools.setdefault(device, torch.cuda.graph_pool_handle())
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        outputs = function(*arguments)
-    if not all(isinstance(output, Tensor) and output.is_cuda for output in outputs):
+    device = small[0].device
+    place = _places[device] if device in _places else _places.setdefault(device, _Place(device))
+    with place.lock:
+        graph, outputs = place.record(function, arguments)
+    if not all(isinstance(output, Tensor) and output.device == place.device for output in outputs):
         return None
-    return _Recording(graph, copies, list(outputs))
+    if versions != [copy._version for copy in copies]:
+        return None
+    return _Recording(place, graph, copies, list(outputs))
 
 
 def replayed(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of CUDA tensors and numbers, to a list of tensors, whose later calls of the same shapes are replays.
 
-    The first call of a shape is plain: it loads the kernels. The second one is recorded.
+    The first call of a shape is plain: it loads the kernels. The second one is recorded. Where that fails, as it does where the
+    function waits for the host, nothing more is recorded in this process.
     """
     kept: dict[Any, _Recording | None] = {}
     is_given_up = False
@@ -113,16 +180,17 @@ def replayed(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*inputs)
         if key not in kept:
             if len(kept) == _KEPT:
-                del kept[next(iter(kept))]
+                kept.pop(next(iter(kept)), None)
             kept[key] = None
             return function(*inputs)
-        recording = kept[key]
+        recording = kept.get(key)
         if recording is None:
             try:
                 recording = _record(function, inputs)
             except RuntimeError as error:
                 why = (str(error).splitlines() or [type(error).__name__])[0]
-                text = f"funcebm goes on without a CUDA graph, which is slower: {why}"
+                use_cuda_graphs(False)
+                text = f"funcebm goes on without CUDA graphs, which is slower: {why}"
                 warnings.warn(text, RuntimeWarning, stacklevel=2)
             if recording is None:
                 is_given_up = True

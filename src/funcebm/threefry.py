@@ -114,7 +114,7 @@ def _grid_over_keys(key0: Tensor, key1: Tensor, counter: Tensor, high: Tensor, k
 # -- the operator -------------------------------------------------------------------------------------------------
 
 _compile_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
-_kernels: dict[tuple[bool, int, str], Callable[..., Any]] = {}
+_kernels: dict[Any, Callable[..., Any]] = {}
 _always_compiled = False
 
 
@@ -140,9 +140,12 @@ def _run_grid(keys_inner: bool, kind: int, num_blocks: int, key: Tensor, counter
     grid = _grid_over_keys if keys_inner else _grid_over_counters
     # two words apart: the compiler takes the 2 of ``(2, K)`` and two counters for one size, and compiles anew for three
     inputs = (*((key[0], key[1]) if keys_inner else (key[:, :1], key[:, 1:])), counter, high)
-    is_rounded = kind != WORDS or num_blocks >= _FEW  # a few words are the same from plain operations, and compile nothing
-    if _compile_kernel is not None and (_always_compiled and is_rounded or num_blocks >= _SMALL or key.is_cuda):
-        which = (keys_inner, kind, key.device.type)
+    # a few words are the same from plain operations, which compile nothing
+    is_rounded = kind != WORDS or num_blocks >= _FEW
+    is_worth_it = (_always_compiled and is_rounded) or num_blocks >= _SMALL or (key.is_cuda and num_blocks > 0)
+    if _compile_kernel is not None and is_worth_it:
+        # a compiled function is for few kinds of inputs: sizes of one, or more, are enough for one of these
+        which = (keys_inner, kind, key.device, torch.is_inference_mode_enabled())
         if which not in _kernels:
             _kernels[which] = _compile_kernel(grid)
         # without ``data`` the compiler guards on what they are views of, and compiles anew for other views

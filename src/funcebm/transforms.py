@@ -114,7 +114,7 @@ _has_failed: list[bool] = []
 
 @contextlib.contextmanager
 def _second_thoughts() -> Iterator[None]:
-    """Swallows an error of the first compilation where it is one of a compiler that traces no loop of ours."""
+    """Swallows an error of a compilation where it is one of a compiler that traces no loop of ours."""
     try:
         yield
     except Exception:
@@ -162,7 +162,9 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
                 return function(*args)
             device = _device(args)
             if device in compiled:
-                return compiled[device](*args)
+                with _second_thoughts():
+                    return compiled[device](*args)
+                return jitted(*args)
             _prepare()
             compiled[device] = torch.compile(
                 _own_code(function), fullgraph=True, dynamic=False, backend=_backend(device)

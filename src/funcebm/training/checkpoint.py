@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
-import io
 import json
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from torch import Tensor
 
@@ -97,7 +96,7 @@ def save(fit: Fit | TrainState, path: str | os.PathLike[str]) -> None:
     header = {"format": _FORMAT, "parts": [part for part, value in parts.items() if tree.leaves(value)]}
     header.update({name: getattr(fit, name) for name in _COUNTS})
     tensors = {name: leaf.contiguous() for name, leaf in tensors.items()}
-    header["sha256"] = _digest(header, io.BytesIO(to_bytes(tensors)))
+    header["sha256"] = _digest(header, tensors, to_bytes(tensors))
     content = to_bytes(tensors, metadata={_HEADER: json.dumps(header)})
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -161,37 +160,36 @@ def load(path: str | os.PathLike[str], like: Params | TrainState | Fit) -> Fit:
     return Fit(**state, metrics=parts["metrics"], validation=validation, **counts)
 
 
-def _digest(header: dict[str, Any], file: BinaryIO) -> str:
-    """What tells whether the numbers of a file of safetensors, which follow its own header, or ours are other than written."""
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    file.seek(8 + int.from_bytes(file.read(8), "little"))
-    while block := file.read(2**20):
-        digest.update(block)
+def _digest(header: dict[str, Any], tensors: dict[str, Tensor], content: bytes) -> str:
+    """What tells whether a file is as it was written: its numbers, their names, dtypes and shapes, and our header."""
+    kinds = sorted((name, str(leaf.dtype), list(leaf.shape)) for name, leaf in tensors.items())
+    digest = hashlib.sha256(json.dumps([header, kinds], sort_keys=True).encode())
+    digest.update(memoryview(content)[8 + int.from_bytes(content[:8], "little") :])
     return digest.hexdigest()
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and the tensors of a file; anything else is an error that says so."""
     _need_safetensors()
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load as of_bytes
 
     must = f"{os.fspath(path)} must be a file of training.save"
     checks.require(not os.path.isdir(path), must, "a folder", "Add the name of the file.")
+    content = Path(path).read_bytes()  # once: a run that is going on may replace the file
     try:
-        with safe_open(os.fspath(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        fix = "It is truncated or of another kind; use an earlier copy."
+        tensors = of_bytes(content)
+        outer = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        header = json.loads(outer.get("__metadata__", {}).get(_HEADER, "null"))
+    except (SafetensorError, ValueError) as error:
+        fix = "It is truncated, damaged or of another kind; use an earlier copy."
         raise ValueError(checks.message(must, f"a file that safetensors cannot read ({error})", fix)) from error
-    checks.require(_HEADER in metadata, must, "safetensors of something else", "Params alone are no run.")
-    header = json.loads(metadata[_HEADER])
+    checks.require(isinstance(header, dict), must, "safetensors of something else", "Params alone are no run.")
     right = header.get("format") == _FORMAT
     checks.require(
         right, f"{must} in format {_FORMAT}", f"format {header.get('format')}", "Use the version that wrote it."
     )
     written = header.pop("sha256", None)  # files of before have none
-    with open(path, "rb") as file:
-        right = written is None or _digest(header, file) == written
+    right = written is None or _digest(header, tensors, content) == written
     checks.require(right, f"{must} as it was written", "other numbers: it is damaged", "Use an earlier copy.")
     return header, tensors

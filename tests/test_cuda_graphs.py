@@ -1,0 +1,149 @@
+"""What may be replayed, and the bookkeeping of replays, without a GPU: a stand-in for the device calls the function anew."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch.func import vmap
+
+import funcebm as ebm
+from funcebm import cuda_graphs, loops, transforms
+
+from .cases import SAMPLERS, quartic, quartic_params
+
+pytestmark = pytest.mark.skipif(not transforms.can_compile(), reason="there is no compiler")
+
+
+def _in_place(x):
+    x = x.clone()
+    x += 1
+    return x.relu_()
+
+
+def _set(x):
+    x = x.clone()
+    x[0] = 1
+    return x
+
+
+def _sample(name, jit=False):
+    positions = torch.ones(4, 3)
+    sampler = SAMPLERS[name](quartic, positions[0])
+    run = lambda x: ebm.sample(ebm.random.key(0), sampler, quartic_params(), x, num_samples=2, jit=jit).draws  # noqa: E731
+    return run, positions
+
+
+FUNCTIONS = {
+    "plain": (lambda x: 2 * x, torch.ones(3), True),
+    "scan": (lambda x: loops.repeat(lambda x: x * x.sin(), x, 3), torch.ones(3), True),
+    "mapped gradients": (vmap(torch.func.grad(lambda x: x.sin().sum())), torch.ones(3, 2), True),
+    "hmc": (*_sample("hmc"), True),
+    "nuts": (*_sample("nuts"), False),
+    "while": (lambda x: loops.while_loop(lambda x: x.sum() < 9, lambda x: 2 * x, x), torch.ones(()), False),
+    "in place": (_in_place, torch.ones(3), False),
+    "set": (_set, torch.ones(3), False),
+}
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+def test_what_asks_the_numbers_or_changes_some_is_not_replayed(name):
+    function, x, expected = FUNCTIONS[name]
+    seen = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        seen.append(cuda_graphs.is_replayable(graph))
+        return graph.forward
+
+    transforms._prepare()
+    with torch.no_grad(), contextlib.suppress(RuntimeError):  # what the graph would do is of no interest
+        torch.compile(transforms._own_code(function), fullgraph=True, backend=backend)(x)
+    assert seen == [expected]
+
+
+class _StandIn:
+    """Records by keeping the function, and replays by calling it on what is in the copies."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.lock, self.num_recorded, self.num_replayed = threading.Lock(), 0, 0
+        self.last = self
+
+    def record(self, *ignored: Any) -> Any:
+        if not ignored or not callable(ignored[0]):
+            return None
+        function, arguments = ignored
+        outputs = list(function(*arguments))
+        self.num_recorded += 1
+
+        class Graph:
+            def replay(graph) -> None:
+                self.num_replayed += 1
+                for kept, new in zip(outputs, function(*arguments), strict=True):
+                    kept.copy_(new)
+
+        return Graph(), outputs
+
+    def wait_event(self, event: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    place = _StandIn()
+    monkeypatch.setattr(cuda_graphs, "_places", {torch.device("cpu"): place})
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda *device: place)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    key = lambda inputs: tuple(x if isinstance(x, int) else (x.shape, x.dtype) for x in inputs)  # noqa: E731
+    monkeypatch.setattr(cuda_graphs, "_key", key)
+    yield place
+    cuda_graphs.use_cuda_graphs()
+
+
+def test_the_first_call_is_plain_the_second_recorded_and_results_stay(stand_in):
+    function = cuda_graphs.replayed(lambda num, x: [num * x, x.sum()])
+    results = [function(2, torch.full((3,), float(i))) for i in range(5)]
+    for i, (double, total) in enumerate(results):
+        assert torch.equal(double, torch.full((3,), 2.0 * i)) and float(total) == 3 * i
+    assert (stand_in.num_recorded, stand_in.num_replayed) == (1, 4)
+    assert float(function(3, torch.ones(3))[0][0]) == 3  # another number is another recording
+    assert (stand_in.num_recorded, stand_in.num_replayed) == (1, 4)
+
+
+def test_threads_do_not_mix_their_numbers(stand_in):
+    function, wrong = cuda_graphs.replayed(lambda x: [2 * x]), []
+
+    def work(value: float) -> None:
+        for i in range(300):
+            wrong.extend([1] * (float(function(torch.full((2,), value + i))[0][0]) != 2 * (value + i)))
+
+    threads = [threading.Thread(target=work, args=(1000.0 * k,)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong and stand_in.num_replayed > 800
+
+
+def test_what_changes_its_inputs_is_given_up(stand_in):
+    count = torch.zeros(2)
+    function = cuda_graphs.replayed(lambda count: [count.add_(1).clone()])
+    for i in range(4):
+        assert float(function(count)[0][0]) == i + 1
+    assert float(count[0]) == 4
+
+
+def test_where_recording_fails_all_goes_on_with_one_warning(stand_in, monkeypatch):
+    def fail(*ignored: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(_StandIn, "record", fail)
+    functions = [cuda_graphs.replayed(lambda x: [x + 1]) for _ in range(2)]
+    with pytest.warns(RuntimeWarning, match="without CUDA graphs, which is slower: operation not permitted") as caught:
+        results = [float(function(torch.tensor(1.0))[0]) for function in functions for _ in range(3)]
+    assert results == [2.0] * 6
+    assert len(caught) == 1
