@@ -116,9 +116,8 @@ def test_a_warm_up_finds_what_it_finds_on_the_cpu(name):
     for jit in (False, True):
         options["jit"] = jit
         got = ebm.warm_up(random.key(3), sampler, _cuda(params), positions.cuda(), **options)[1]
-        _assert_close(
-            got, expected, 1e-4
-        )  # chaotic: on the CPU too, 1e-15 has grown to 2e-6 here, and to 0.2 in 120 steps
+        # chaotic: on the CPU too, 1e-15 has grown to 2e-6 here, and to 0.2 in 120 steps
+        _assert_close(got, expected, 1e-4)
 
 
 def test_a_compiled_chunk_does_not_wait_for_the_host():

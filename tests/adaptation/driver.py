@@ -8,7 +8,7 @@ import torch
 from torch.func import vmap
 
 from funcebm import random, tree
-from funcebm.types import Adaptation, Key, Params, Position, Sampler, Tree
+from funcebm.types import Adaptation, Key, Params, Position, Sampler, Tree, step_of_chains
 
 __all__ = ["run"]
 
@@ -18,10 +18,7 @@ def run(
 ) -> tuple[Any, Any, Tree, list[Any]]:
     """The state at the end, the memory, the tuning to sample with, and the tuning that each step used."""
     num_chains = tree.batch_size(positions)
-    in_dims = (None, 0 if adaptation.is_per_chain else None, 0, 0)
-    step = vmap(sampler.step, in_dims)
-    if sampler.batched_step is not None and not adaptation.is_per_chain:
-        step = sampler.batched_step
+    step = vmap(sampler.step, (None, 0, 0, 0)) if adaptation.is_per_chain else step_of_chains(sampler)
     key_init, key_steps, key_refresh = random.split(key, 3)
     state = vmap(sampler.init, (None, 0))(params, positions)
     memory = adaptation.init(key_init, sampler, params, state)

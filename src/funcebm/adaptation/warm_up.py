@@ -14,7 +14,7 @@ from .. import chain_checks, checks, loops, random, tree
 from ..chain_loop import chain_axis, chains_first, compiled_part, draw_noise, over_chains, slab_sizes, to_inside
 from ..progress import progress_bar
 from ..transforms import dynamic_axis, jit_once
-from ..types import Adaptation, Key, Params, Position, Sampler, Tree
+from ..types import Adaptation, Key, Params, Position, Sampler, Tree, step_of_chains
 from .default import default
 
 __all__ = ["Report", "WarmUp", "warm_up"]
@@ -213,8 +213,7 @@ def make_chunk(
     sampler: Sampler, update: Callable[[Any, Any, Any], Any], is_per_chain: bool, axis: int
 ) -> Callable[..., Any]:
     """What a warm-up calls again and again: ``(params, carry, chain_keys, indices, is_late) -> (carry, trace)``."""
-    together = None if is_per_chain else sampler.batched_step
-    step = together or vmap(sampler.step, (None, 0 if is_per_chain else None, 0, 0))
+    step = vmap(sampler.step, (None, 0, 0, 0)) if is_per_chain else step_of_chains(sampler)
     step = over_chains(step, axis, num_shared=2)
 
     def chunk(params: Params, carry: Tree, chain_keys: Key, indices: Tensor, is_late: Tensor) -> tuple[Tree, Tree]:

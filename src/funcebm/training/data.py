@@ -97,7 +97,7 @@ class Rows:
         if start <= last:
             epochs = torch.arange(start, last + 1, device=self.key.device)
             order = lambda epoch: random.permutation(random.fold_in(self.key, epoch), self.num_rows)  # noqa: E731
-            # of many rows one at a time: epochs are few, and random words of one key are compiled already
+            # of many rows one at a time: epochs are few, and together they would want a kernel compiled for several keys
             is_large = self.num_rows > _MANY_ROWS
             rows.append(torch.stack([order(epoch) for epoch in epochs]) if is_large else vmap(order)(epochs))
         orders = torch.cat(rows)
