@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from typing import Any, Callable, NamedTuple, Sequence
 
 import torch
@@ -11,9 +9,9 @@ from torch import Tensor
 from torch.func import vmap
 
 from . import checks, loops, random, samplers, tree
-from .chain_loop import is_traced
+from .chain_loop import chunk_sizes, draw_noise, draw_step, is_traced
 from .fields import require_scalar
-from .transforms import dynamic_axis, jit_once
+from .transforms import jit_scan
 from .types import Energy, Key, Params, Position, Sampler, Tree, step_of_chains
 
 __all__ = [
@@ -28,7 +26,6 @@ __all__ = [
     "temperatures",
 ]
 
-_CHUNK_BYTES = 32 * 2**20  # of noise, in one compiled call
 _PILOT_STEPS = 64  # of the run that finds step sizes, at least; and before its first temperature, a third of it
 _PILOT_RATE = 2.0  # of the log step size, for each unit of the acceptance rate
 
@@ -93,11 +90,14 @@ class Annealing(NamedTuple):
         sampler: the kernel, whose params are ``(params, reference_params, beta)``.
         differences: ``(params, reference_params, positions) -> (N,)``, :math:`E_0 - E`.
         run: ``(both_params, tuning, particles, steps) -> (particles, (acceptance rates, log step sizes))``.
+        iterate: one of them, ``(shared, particles, (index, step)) -> ...``, with ``shared`` the params, the tuning and the keys
+            of the particles; noise that is ``()`` is drawn.
     """
 
     sampler: Sampler
     differences: Callable[[Params, Params, Position], Tensor]
     run: Callable[..., tuple[Particles, tuple[Tensor, Tensor]]]
+    iterate: Callable[..., tuple[Particles, tuple[Tensor, Tensor]]]
 
 
 def make_annealing(energy: Energy, reference: Energy, make_sampler: MakeSampler | None) -> Annealing:
@@ -131,18 +131,21 @@ def make_annealing(energy: Energy, reference: Energy, make_sampler: MakeSampler 
         learned = log_step_size + (0.0 if target is None else step.rate * (rate - target))
         return Particles(state.position, log_weights, learned), (rate, log_step_size)
 
+    def iterate(shared: Tree, particles: Particles, x: tuple[Tensor, Step]) -> tuple[Particles, Tree]:
+        both_params, tuning, keys = shared
+        index, step = x
+        if not tree.leaves(step.noise):
+            step = step._replace(noise=draw_step(sampler, keys, particles.positions, index))
+        return body(both_params, tuning, particles, step)
+
     def run(both_params: Any, tuning: Tree, particles: Particles, steps: Step) -> tuple[Particles, Tree]:
         return loops.scan(lambda carry, step: body(both_params, tuning, carry, step), particles, steps)
 
-    return Annealing(sampler, differences, run)
+    return Annealing(sampler, differences, run, iterate)
 
 
 def _is_tunable(sampler: Sampler) -> bool:
     return sampler.target_acceptance is not None and hasattr(sampler.tuning, "step_size")
-
-
-def _make_run(energy: Energy, reference: Energy, make_sampler: MakeSampler | None) -> Callable[..., Any]:
-    return make_annealing(energy, reference, make_sampler).run
 
 
 class AnnealedPath(NamedTuple):
@@ -152,47 +155,35 @@ class AnnealedPath(NamedTuple):
         annealing: its pieces.
         both_params: those of the energy and of the reference.
         betas: the temperatures, ``(T + 1,)``.
-        chunk: ``annealing.run``, compiled or not.
-        is_jitted: which of them.
+        is_jitted: whether the loop is compiled.
     """
 
     annealing: Annealing
     both_params: tuple[Params, Params]
     betas: Tensor
-    chunk: Callable[..., tuple[Particles, tuple[Tensor, Tensor]]]
     is_jitted: bool
-
-    def check(self, positions: Position) -> None:
-        """Calls the energies once, eagerly, on one particle: their errors come out here, as they are."""
-        self.annealing.differences(*self.both_params, tree.map(lambda leaf: leaf[:1], positions))
 
     def drive(
         self, key: Key, particles: Particles, weights: Tensor, betas: Tensor, log_step_sizes: Tensor, rates: Tensor
     ) -> tuple[Particles, Tensor, Tensor]:
-        """All temperatures in turn; noise is drawn for many at once, outside of the loop."""
+        """All temperatures one after another, chunk by chunk; compiled, each iteration draws its own noise."""
         sampler = self.annealing.sampler
         num_particles, num_steps = tree.batch_size(particles.positions), len(betas)
         keys = random.split(key, num_particles)
         tuning = tree.cast_like(sampler.tuning, tree.first(particles.positions))
-        fold = vmap(vmap(random.fold_in, (0, None)), (None, 0))
-        draw = vmap(vmap(sampler.draw), (0, None))
-        leaves = tree.leaves(particles.positions)
-        step_bytes = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-        largest = max(1, _CHUNK_BYTES // max(step_bytes, 1))
-        num_chunks = math.ceil(num_steps / largest)
         outputs, first = [], 0
-        with random.compiled_draws() if self.is_jitted else contextlib.nullcontext():
-            for index in range(num_chunks):
-                last = first + num_steps // num_chunks + (index < num_steps % num_chunks)
-                noise = draw(fold(keys, torch.arange(first, last, device=keys.device)), particles.positions)
-                at = slice(first, last)
-                steps = Step(weights[at], betas[at], log_step_sizes[at], rates[at], noise)
-                if self.is_jitted:
-                    steps = tree.map(lambda leaf: leaf.clone(memory_format=torch.contiguous_format), steps)
-                    steps = dynamic_axis(steps)
-                particles, output = self.chunk(self.both_params, tuning, particles, steps)
-                outputs.append(output)
-                first = last
+        loop = jit_scan(self.annealing.iterate, name=f"annealing, {num_particles} particles, its state")
+        for size in chunk_sizes(particles.positions, num_steps, 1, None):
+            at = slice(first, first + size)
+            indices = torch.arange(first, first + size, device=keys.device)
+            steps = Step(weights[at], betas[at], log_step_sizes[at], rates[at], ())
+            if self.is_jitted:
+                particles, output = loop((self.both_params, tuning, keys), particles, (indices, steps))
+            else:
+                steps = steps._replace(noise=draw_noise(sampler, keys, particles.positions, indices))
+                particles, output = self.annealing.run(self.both_params, tuning, particles, steps)
+            outputs.append(output)
+            first += size
         acceptance, used = (torch.cat(parts) for parts in zip(*outputs, strict=True))
         return particles, acceptance, used
 
@@ -245,8 +236,7 @@ def make_path(
     annealing = make_annealing(energy, reference, make_sampler)
     annealing.differences(*both_params, tree.map(lambda leaf: leaf[:1], positions))
     is_jitted = jit and not is_traced((both_params, positions))
-    chunk = jit_once(_make_run, energy, reference, make_sampler) if is_jitted else annealing.run
-    return AnnealedPath(annealing, both_params, betas.to(tree.first(positions)), chunk, is_jitted)
+    return AnnealedPath(annealing, both_params, betas.to(tree.first(positions)), is_jitted)
 
 
 def _interpolated(line: Tensor, num: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""The inside of a run of many chains: one function, compiled once, that makes draws from noise.
+"""The inside of a run of many chains: the body of its loop, compiled once, that makes draws.
 
 Inside a run the chain axis is the last one where positions are small, since the innermost axis is the one that
-vectorises, and the first one where they are large, which matrix products prefer.
+vectorises, and the first one where they are large, which matrix products prefer. Compiled, each iteration draws its own noise.
 """
 
 from __future__ import annotations
@@ -20,23 +20,21 @@ from .types import Key, Params, Position, Sampler, Tree, step_of_chains
 __all__ = [
     "chain_axis",
     "chains_first",
+    "chunk_sizes",
     "compiled_part",
     "draw_noise",
+    "draw_step",
     "is_traced",
-    "make_chunk",
+    "make_body",
     "numbers_to_flags",
     "over_chains",
-    "slab_sizes",
     "summary",
     "to_inside",
 ]
 
 _SMALL_POSITION = 16
-# of noise, in a chunk of the default size, and steps; on a GPU a part is recorded before it can be replayed
-_CHUNK_BYTES, _CHUNK_STEPS = 2**25, 8192
-_CUDA_CHUNK_BYTES, _CUDA_CHUNK_STEPS = 2**29, 1024
-_SLABS = 4  # the noise of a chunk is drawn and used up in so many parts
-_SLAB_BYTES = 2**18  # but not in smaller ones
+_CHUNK_BYTES, _CHUNK_STEPS = 2**24, 4096  # of positions and steps in one call, after which Ctrl-C is heard
+_CUDA_CHUNK_STEPS = 256  # a call is recorded before it can be replayed
 
 
 def is_traced(value: Tree) -> bool:
@@ -45,19 +43,15 @@ def is_traced(value: Tree) -> bool:
     return loops.is_compiling() or not all(leaf.is_meta or checks.is_concrete(leaf) for leaf in tensors)
 
 
-def slab_sizes(positions: Position, num_draws: int, thin: int, chunk_size: int | None, jit: bool) -> list[int]:
-    """How many draws each compiled call makes: few enough for the noise to stay small, and all nearly equal."""
+def chunk_sizes(positions: Position, num_draws: int, thin: int, chunk_size: int | None) -> list[int]:
+    """How many draws each call makes, all nearly equal."""
     if chunk_size is None and is_traced(positions):
         return [num_draws]
-    draw_bytes = thin * sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(positions))
-    is_cuda = tree.first(positions).is_cuda
-    most_bytes, most_steps = (_CUDA_CHUNK_BYTES, _CUDA_CHUNK_STEPS) if is_cuda else (_CHUNK_BYTES, _CHUNK_STEPS)
-    chunk = chunk_size or max(1, min(most_steps // thin, most_bytes // draw_bytes))
-    slab = max(math.ceil(chunk / _SLABS), min(chunk, _SLAB_BYTES // draw_bytes), 1)
-    num_slabs = math.ceil(num_draws / slab)
-    if jit:  # a slab of one draw would be compiled by itself, and round differently
-        num_slabs = min(num_slabs, max(num_draws // 2, 1))
-    return [num_draws // num_slabs + (index < num_draws % num_slabs) for index in range(num_slabs)]
+    num_bytes = thin * sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(positions))
+    most_steps = _CUDA_CHUNK_STEPS if tree.first(positions).is_cuda else _CHUNK_STEPS
+    chunk = chunk_size or max(1, min(most_steps // thin, _CHUNK_BYTES // num_bytes))
+    num_chunks = math.ceil(num_draws / chunk)
+    return [num_draws // num_chunks + (index < num_draws % num_chunks) for index in range(num_chunks)]
 
 
 def chain_axis(positions: Position) -> int:
@@ -100,13 +94,14 @@ def compiled_part(sampler: Sampler) -> Sampler:
     return sampler._replace(tuning=(), init=_no_init)
 
 
-def draw_noise(sampler: Sampler, chain_keys: Key, positions: Position, indices: Tensor, axis: int) -> Tree:
-    """The noise of the steps ``indices`` ``(U, thin)`` of all chains: leaves ``(U, thin, C, *event)``, ``C`` at ``axis``."""
-    fold_chains = vmap(random.fold_in, (0, None))
-    keys = vmap(fold_chains, (None, 0))(chain_keys, indices.flatten())  # (U * thin, C, 2)
-    noise = vmap(vmap(sampler.draw), (0, None))(keys, positions)
-    destination = -1 if axis == -1 else 2
-    return tree.map(lambda leaf: leaf.unflatten(0, indices.shape).movedim(2, destination), noise)
+def draw_step(sampler: Sampler, chain_keys: Key, positions: Position, index: Tensor) -> Tree:
+    """The noise of the step ``index`` ``()`` of all chains: leaves ``(C, *event)``."""
+    return vmap(sampler.draw)(vmap(random.fold_in, (0, None))(chain_keys, index), positions)
+
+
+def draw_noise(sampler: Sampler, chain_keys: Key, positions: Position, indices: Tensor) -> Tree:
+    """The noise of the steps ``indices`` ``(T,)`` of all chains: leaves ``(T, C, *event)``."""
+    return vmap(lambda index: draw_step(sampler, chain_keys, positions, index))(indices)
 
 
 def _flags_to_numbers(info: Any) -> Any:
@@ -129,51 +124,38 @@ def summary(collect: Callable[[Any, Any], Tree], reducer: Reducer) -> Reducer:
     )
 
 
-def make_chunk(
+def make_body(
     sampler: Sampler,
     schedule: Callable[[Tensor], Tree] | None,
     collect: Callable[[Any, Any], Tree],
     reducer: Reducer | None,
-    is_kept: bool,
     axis: int,
 ) -> Callable[..., Any]:
-    """The function that a run calls again and again: ``(params, tuning, carry, xs) -> (carry, ys)``.
+    """The iteration that a run repeats: ``(shared, carry, x) -> (carry, y)``.
 
-    The carry is ``(state, accumulator)``; ``xs`` are the step indices and the noise, ``(U, thin, ...)``; ``ys`` is what
-    was collected and the info, ``(U, ...)``, or ``()``.
+    ``shared`` are the params, the tuning and the keys of the chains; the carry is ``(state, accumulator)``; ``x`` is the index
+    of the step, whether it ends a draw, and its noise, ``()`` where it is to be drawn here; ``y`` is what was collected and the
+    info, or ``()`` where nothing is kept.
     """
     step = over_chains(step_of_chains(sampler), axis, num_shared=2)
     collect_all = over_chains(vmap(collect), axis)
 
-    def one_step(params: Params, tuning: Tree, state: Any, x: Tree) -> tuple[Any, Any]:
-        index, noise = x
+    def body(shared: Tree, carry: Tree, x: Tree) -> tuple[Tree, Tree]:
+        params, tuning, chain_keys = shared
+        state, accumulator = carry
+        index, is_draw, noise = x
+        if not tree.leaves(noise):
+            noise = draw_step(sampler, chain_keys, chains_first(state.position, axis), index)
+            noise = tree.map(lambda leaf: leaf.movedim(0, axis), noise)
         if schedule is not None:
             tuning = tree.cast_like(schedule(index), tree.first(state))
-        return step(params, tuning, state, noise)
+        state, info = step(params, tuning, state, noise)
+        if reducer is not None:
+            update = over_chains(vmap(summary(collect, reducer).update), axis)
+            new = update(accumulator, (state, info))
+            accumulator = tree.where(is_draw, new, accumulator) if tree.leaves(is_draw) else new
+            return (state, accumulator), ()
+        collected = collect_all(state, info)
+        return (state, accumulator), (collected, _flags_to_numbers(info)) if tree.leaves(collected) else ()
 
-    def chunk(params: Params, tuning: Tree, carry: Tree, chain_keys: Key, indices: Tensor) -> tuple[Tree, Tree]:
-        positions = chains_first(carry[0].position, axis)
-        xs = (indices, draw_noise(sampler, chain_keys, positions, indices, axis))
-
-        def one_draw(state: Any, x: Tree) -> tuple[Any, Any]:
-            if tree.batch_size(x) > 1:  # thinned
-                before = tree.map(lambda leaf: leaf[:-1], x)
-                state = loops.fold(lambda state, x: one_step(params, tuning, state, x)[0], state, before)
-            return one_step(params, tuning, state, tree.map(lambda leaf: leaf[-1], x))
-
-        def emit(state: Any, x: Tree) -> tuple[Any, Tree]:
-            state, info = one_draw(state, x)
-            return state, (collect_all(state, info), _flags_to_numbers(info))
-
-        def accumulate(carry: Tree, x: Tree) -> Tree:
-            state, info = one_draw(carry[0], x)
-            if reducer is None:
-                return state, ()
-            return state, over_chains(vmap(summary(collect, reducer).update), axis)(carry[1], (state, info))
-
-        if not is_kept:
-            return loops.fold(accumulate, carry, xs), ()
-        state, ys = loops.scan(emit, carry[0], xs)
-        return (state, ()), ys
-
-    return chunk
+    return body

@@ -19,18 +19,19 @@ from . import chain_checks, checks, loops, random, reducers, tree
 from .chain_loop import (
     chain_axis,
     chains_first,
+    chunk_sizes,
     compiled_part,
     draw_noise,
+    draw_step,
     is_traced,
-    make_chunk,
+    make_body,
     numbers_to_flags,
-    slab_sizes,
     summary,
     to_inside,
 )
 from .progress import progress_bar
 from .reducers import Reducer
-from .transforms import dynamic_axis, jit_once
+from .transforms import jit_scan
 from .types import Key, Params, Position, Sampler, Tree
 
 __all__ = ["Run", "Samples", "resume", "sample"]
@@ -48,7 +49,6 @@ class Run(NamedTuple):
     thin: int
     collect: Callable[[Any, Any], Tree]
     reducer: Reducer | None
-    is_kept: bool
     jit: bool
     progress: bool
     chunk_size: int | None
@@ -149,7 +149,20 @@ def sample(
         chain_checks.start(state, partial(sampler.init, params), positions)
         reducer = reducers.combine(reduce) if isinstance(reduce, dict) else reduce
         collect = _collect_position if collect is None else collect
-        run = Run(chain_keys, sampler, params, tuning, (), 0, thin, collect, reducer, True, jit, progress, chunk_size)
+        run = Run(
+            chain_keys=chain_keys,
+            sampler=sampler,
+            params=params,
+            tuning=tuning,
+            accumulator=(),
+            num_steps=0,
+            thin=thin,
+            collect=collect,
+            reducer=reducer,
+            jit=jit,
+            progress=progress,
+            chunk_size=chunk_size,
+        )
         run = _prepare(run, state)
         state, run = _burn_in(run, state, num_burn_in)
         return _sample(run, state, num_samples)
@@ -187,50 +200,70 @@ def _gradients(jit: bool) -> contextlib.AbstractContextManager[Any]:
 # -- the run ------------------------------------------------------------------------------------------------------
 
 
-def _chunk_function(run: Run, axis: int) -> Callable[..., Any]:
-    schedule = run.tuning if callable(run.tuning) else None
-    arguments = (compiled_part(run.sampler), schedule, run.collect, run.reducer, run.is_kept, axis)
-    return jit_once(make_chunk, *arguments) if run.jit else make_chunk(*arguments)
-
-
 def _prepare(run: Run, state: Any) -> Run:
-    """Finds out whether draws are kept, and makes the accumulator if not."""
-    if run.reducer is None and run.collect is _collect_position:
+    """Makes the accumulator of a run that reduces, from one step that is thrown away."""
+    if run.reducer is None:
         return run
-    first = torch.zeros(1, 1, dtype=torch.int64, device=run.chain_keys.device)
-    noise = tree.map(lambda leaf: leaf[0, 0], draw_noise(run.sampler, run.chain_keys, state.position, first, 0))
-    tuning = run.tuning(first[0, 0]) if callable(run.tuning) else run.tuning
+    first = torch.zeros((), dtype=torch.int64, device=run.chain_keys.device)
+    noise = draw_step(run.sampler, run.chain_keys, state.position, first)
+    tuning = run.tuning(first) if callable(run.tuning) else run.tuning
     example = vmap(run.sampler.step, (None, None, 0, 0))(run.params, tuning, state, noise)
-    if run.reducer is not None:
-        accumulator = vmap(summary(run.collect, run.reducer).init)(example)
-        return run._replace(is_kept=False, accumulator=tree.map(torch.clone, accumulator))
-    return run._replace(is_kept=bool(tree.leaves(vmap(run.collect)(*example))))
+    accumulator = vmap(summary(run.collect, run.reducer).init)(example)
+    return run._replace(accumulator=tree.map(torch.clone, accumulator))
 
 
-def _advance(run: Run, state: Any, num_draws: int, thin: int) -> Iterator[tuple[Run, Any, Tree, int]]:
-    """Makes draws slab by slab: the run and the state so far, what the slab emitted ``(n, ...)``, and ``n``."""
-    positions = state.position
-    axis = chain_axis(positions)
-    function = _chunk_function(run, axis)
-    tuning = () if callable(run.tuning) else run.tuning
+def _advance(
+    run: Run, state: Any, num_draws: int, thin: int, is_kept: bool = True
+) -> Iterator[tuple[Run, Any, Tree, int]]:
+    """Makes draws chunk by chunk: the run and the state so far, what the chunk emitted ``(n, ...)``, and ``n``."""
+    axis = chain_axis(state.position)
+    schedule = run.tuning if callable(run.tuning) else None
+    body = make_body(compiled_part(run.sampler), schedule, run.collect, run.reducer, axis)
+    name = f"{run.sampler.step.__qualname__.split('.')[0]}, {tree.batch_size(state.position)} chains, its state"
+    loop = jit_scan(body, name=name) if run.jit else partial(_plain_loop, run.sampler, body, axis)
+    shared = (run.params, () if callable(run.tuning) else run.tuning, run.chain_keys)
     carry = to_inside((state, run.accumulator), axis)
-    for size in slab_sizes(positions, num_draws, thin, run.chunk_size, run.jit):
-        indices = torch.arange(run.num_steps, run.num_steps + size * thin, device=run.chain_keys.device)
-        indices = indices.reshape(size, thin)
-        with random.compiled_draws() if run.jit else contextlib.nullcontext():
-            carry, ys = function(run.params, tuning, carry, run.chain_keys, dynamic_axis(indices))
+    for size in chunk_sizes(state.position, num_draws, thin, run.chunk_size) if num_draws > 0 else ():
+        num_steps = size * thin
+        indices = torch.arange(run.num_steps, run.num_steps + num_steps, device=run.chain_keys.device)
+        is_masked = run.thin > 1 and run.reducer is not None
+        is_draw = (indices - run.num_steps) % thin == thin - 1 if is_masked else ()
+        carry, ys = loop(shared, carry, (indices, is_draw, ()), thin, is_kept)
         state, accumulator = chains_first(carry, axis)
-        run = run._replace(num_steps=run.num_steps + size * thin, accumulator=accumulator)
+        run = run._replace(num_steps=run.num_steps + num_steps, accumulator=accumulator)
         yield run, state, ys, size
+
+
+def _plain_loop(
+    sampler: Sampler, body: Callable[..., Any], axis: int, shared: Tree, carry: Tree, xs: Tree, every: int, is_kept: bool
+) -> tuple[Tree, Tree]:
+    """What :func:`jit_scan` does, as a pure function; the noise of many steps is drawn at once where nobody compiles."""
+    indices, is_draw, _ = xs
+    num_steps, noise = len(indices), ()
+    if not loops.is_compiling():
+        noise = draw_noise(sampler, shared[2], chains_first(carry[0].position, axis), indices)
+        noise = tree.map(lambda leaf: leaf.movedim(1, axis if axis == -1 else 1), noise)
+
+    def one(carry: Tree, x: Tree) -> tuple[Tree, Tree]:
+        return body(shared, carry, x)
+
+    def draw(carry: Tree, x: Tree) -> tuple[Tree, Tree]:
+        before, last = tree.map(lambda leaf: leaf[:-1], x), tree.map(lambda leaf: leaf[-1], x)
+        return one(loops.fold(lambda carry, x: one(carry, x)[0], carry, before), last)
+
+    xs = (indices, is_draw, noise)
+    if not is_kept:
+        return loops.fold(lambda carry, x: one(carry, x)[0], carry, xs), ()
+    if every == 1:
+        return loops.scan(one, carry, xs)
+    return loops.scan(draw, carry, tree.map(lambda leaf: leaf.unflatten(0, (num_steps // every, every)), xs))
 
 
 def _burn_in(run: Run, state: Any, num_burn_in: int) -> tuple[Any, Run]:
     """Steps whose draws and statistics are dropped."""
     accumulator = run.accumulator
-    for num_draws, thin in ((num_burn_in // run.thin, run.thin), (1, num_burn_in % run.thin)):
-        if num_draws * thin > 0:
-            for run, state, _, _ in _advance(run, state, num_draws, thin):  # noqa: B020
-                pass
+    for run, state, _, _ in _advance(run, state, num_burn_in, 1, is_kept=False):  # noqa: B020
+        pass
     return state, run._replace(accumulator=accumulator)
 
 
@@ -239,7 +272,7 @@ def _sample(run: Run, state: Any, num_samples: int) -> Samples:
     num_done = 0
     axis = chain_axis(state.position)
     with progress_bar(num_samples, "sampling", run.progress) as bar:
-        # an interrupt loses the slab that is being made, and nothing else
+        # an interrupt loses the chunk that is being made, and nothing else
         with contextlib.suppress(KeyboardInterrupt):
             for run, state, ys, size in _advance(run, state, num_samples, run.thin):  # noqa: B020
                 buffer = _keep(buffer, ys, num_done, num_samples)
@@ -248,7 +281,7 @@ def _sample(run: Run, state: Any, num_samples: int) -> Samples:
     if num_done < num_samples:
         buffer = tree.map(lambda leaf: leaf[:num_done], buffer)
     draws, info, reduced = (), (), ()
-    if run.is_kept and num_done > 0:  # (N, ..., C) or (N, C, ...) to (C, N, ...)
+    if tree.leaves(buffer):  # (N, ..., C) or (N, C, ...) to (C, N, ...)
         draws, info = chains_first(buffer, -1 if axis == -1 else 1)
         info = numbers_to_flags(info)
     elif run.reducer is not None:
@@ -260,7 +293,7 @@ def _sample(run: Run, state: Any, num_samples: int) -> Samples:
 
 
 def _keep(buffer: Tree, ys: Tree, start: int, num_samples: int) -> Tree:
-    """Puts what a slab emitted where it belongs; the buffer is made once, when it is known what comes."""
+    """Puts what a chunk emitted where it belongs; the buffer is made once, when it is known what comes."""
     size = tree.batch_size(ys) if tree.leaves(ys) else 0
     if size in (0, num_samples):
         return ys

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from . import tree
+from ._torch.tracing import is_concrete
 from .types import Tree
 
-__all__ = ["differences", "message", "one_structure", "positive", "positive_int", "require", "same_device"]
+__all__ = ["differences", "is_concrete", "message", "one_structure", "positive", "positive_int", "require", "same_device"]
 
 
 def message(must: str, got: str, fix: str) -> str:
@@ -26,14 +27,6 @@ def require(condition: bool, must: str, got: Any, fix: str, error: type[Exceptio
     """Raises ``error`` with the usual message unless the condition holds."""
     if not condition:
         raise error(message(must, got if isinstance(got, str) else repr(got), fix))
-
-
-def is_concrete(value: Tensor) -> bool:
-    """Whether a tensor's numbers can be looked at now (not under ``vmap``, ``grad`` or a compiler; a meta tensor has none)."""
-    is_compiling = getattr(getattr(torch, "compiler", None), "is_compiling", None)
-    if is_compiling is not None and is_compiling():
-        return False
-    return not value.is_meta and not torch._C._functorch.is_functorch_wrapped_tensor(value)
 
 
 def positive(name: str, value: float | Tensor | None, fix: str = "Give a number above zero.") -> None:

@@ -24,12 +24,10 @@ from .threefry import (
     SPLIT,
     WORDS,
     blocks,
-    compiled_draws,
     numbered_blocks,
     open_uniform32,
     open_uniform64,
     threefry,
-    use_kernels,
 )
 from .types import Key
 
@@ -38,7 +36,6 @@ __all__ = [
     "bits",
     "categorical",
     "check_key",
-    "compiled_draws",
     "exponential",
     "fold_in",
     "gumbel",
@@ -50,7 +47,6 @@ __all__ = [
     "split",
     "threefry",
     "uniform",
-    "use_kernels",
 ]
 
 # -- keys ---------------------------------------------------------------------------------------------------------

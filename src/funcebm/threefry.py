@@ -8,13 +8,14 @@ Reference: Salmon, Moraes, Dror and Shaw (2011), "Parallel random numbers: as ea
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import math
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
 
+from ._torch import threefry_kernels
 from .types import Key
 
 __all__ = [
@@ -25,12 +26,11 @@ __all__ = [
     "SPLIT",
     "WORDS",
     "blocks",
-    "compiled_draws",
     "numbered_blocks",
     "open_uniform32",
     "open_uniform64",
+    "plain_blocks",
     "threefry",
-    "use_kernels",
 ]
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
@@ -38,8 +38,6 @@ _PARITY = 0x1BD11BDA
 BITS, SPLIT, FOLD = 0, 1, 2  # the high counter word keeps the three uses of a key apart
 WORDS, NORMAL32, NORMAL64 = 0, 1, 2  # what the operator makes of a block
 _VECTOR = 16  # lanes; a shorter axis is no good as the innermost one
-_FEW = 1 << 11  # blocks
-_SMALL = 1 << 14  # blocks; below, plain operations, except on a GPU, where those are 150 launches
 
 # -- the generator ------------------------------------------------------------------------------------------------
 
@@ -113,44 +111,14 @@ def _grid_over_keys(key0: Tensor, key1: Tensor, counter: Tensor, high: Tensor, k
 
 # -- the operator -------------------------------------------------------------------------------------------------
 
-_compile_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
-_kernels: dict[Any, Callable[..., Any]] = {}
-_always_compiled = False
 
-
-def use_kernels(compile_kernel: Callable[[Callable[..., Any]], Callable[..., Any]] | None) -> None:
-    """Tells this module how to compile its kernels (``None``: not at all); :mod:`funcebm.transforms` does."""
-    global _compile_kernel
-    _compile_kernel = compile_kernel
-    _kernels.clear()
-
-
-@contextlib.contextmanager
-def compiled_draws() -> Iterator[None]:
-    """Inside, draws of every size run the compiled kernels, so that results do not depend on how a run is cut."""
-    global _always_compiled
-    before, _always_compiled = _always_compiled, True
-    try:
-        yield
-    finally:
-        _always_compiled = before
-
-
-def _run_grid(keys_inner: bool, kind: int, num_blocks: int, key: Tensor, counter: Tensor, high: Tensor) -> Tensor:
-    grid = _grid_over_keys if keys_inner else _grid_over_counters
-    # two words apart: the compiler takes the 2 of ``(2, K)`` and two counters for one size, and compiles anew for three
-    inputs = (*((key[0], key[1]) if keys_inner else (key[:, :1], key[:, 1:])), counter, high)
-    # a few words are the same from plain operations, which compile nothing
-    is_rounded = kind != WORDS or num_blocks >= _FEW
-    is_worth_it = (_always_compiled and is_rounded) or num_blocks >= _SMALL or (key.is_cuda and num_blocks > 0)
-    if _compile_kernel is not None and is_worth_it:
-        # a compiled function is for few kinds of inputs: sizes of one, or more, are enough for one of these
-        which = (keys_inner, kind, key.device, torch.is_inference_mode_enabled())
-        if which not in _kernels:
-            _kernels[which] = _compile_kernel(grid)
-        # without ``data`` the compiler guards on what they are views of, and compiles anew for other views
-        return _kernels[which](*(leaf.data for leaf in inputs), kind)
-    return grid(*inputs, kind)
+def plain_blocks(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor:
+    """The operator as plain tensor operations: keys ``(K, 2)``, counters ``(R, m)``, ``R`` 1 or ``K``, to ``(K, 2, m)``."""
+    high = torch.full((), domain, dtype=torch.int32, device=key.device)
+    num_keys, num_counters = key.shape[0], counter.shape[1]
+    if _has_planes(num_counters, kind) and num_keys > 1:
+        return _grid_over_keys(key[:, 0], key[:, 1], counter.t(), high, kind).permute(2, 0, 1)
+    return _grid_over_counters(key[:, :1], key[:, 1:], counter, high, kind)
 
 
 def _has_planes(num_counters: int, kind: int) -> bool:
@@ -161,23 +129,32 @@ def _has_planes(num_counters: int, kind: int) -> bool:
     return kind == WORDS or num_counters < _VECTOR
 
 
-def _plain(words: Tensor) -> Tensor:
-    """Contiguous, also in the stride of an axis of length 1, which is guarded too."""
-    return words.contiguous() if words.numel() > _SMALL else words.clone(memory_format=torch.contiguous_format)
+def _like(key: Tensor, counter: Tensor, kind: int) -> Tensor:
+    """Memory for the result."""
+    dtype = (torch.int32, torch.float32, torch.float64)[kind]
+    num_keys, num_counters = key.shape[0], counter.shape[1]
+    if _has_planes(num_counters, kind) and num_keys > 1:
+        return torch.empty(2, num_counters, num_keys, dtype=dtype, device=key.device).permute(2, 0, 1)
+    return torch.empty(num_keys, 2, num_counters, dtype=dtype, device=key.device)
 
 
 def _draw_blocks(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor:
     """The operator: keys ``(K, 2)``, counters ``(R, m)`` with ``R`` 1 or ``K``, to ``(K, 2, m)``."""
-    num_keys, num_counters = key.shape[0], counter.shape[1]
-    num_blocks = num_keys * num_counters
-    high = torch.full((), domain, dtype=torch.int32, device=key.device)
+    if key.device.type == "cpu":
+        out = _like(key, counter, kind)
+        if threefry_kernels.draw_blocks(key, counter, domain, kind, out):
+            return out
     with torch.no_grad():
-        has_planes = _has_planes(num_counters, kind)
-        rounds = kind != WORDS and _always_compiled and num_keys > 1
-        if has_planes and (num_keys >= _VECTOR or rounds):
-            return _run_grid(True, kind, num_blocks, _plain(key.t()), _plain(counter.t()), high).permute(2, 0, 1)
-        drawn = _run_grid(False, kind, num_blocks, _plain(key), _plain(counter), high)
-        return drawn.permute(1, 2, 0).contiguous().permute(2, 0, 1) if has_planes and num_keys > 1 else drawn
+        drawn = _like(key, counter, kind)
+        return drawn.copy_(_compiled_blocks(key.device)(key, counter, domain, kind))
+
+
+@functools.cache
+def _compiled_blocks(device: torch.device) -> Callable[..., Tensor]:
+    """On CUDA the plain operations are 150 launches: there they are one kernel, compiled once a process."""
+    if device.type != "cuda" or not hasattr(torch, "compile"):
+        return plain_blocks
+    return torch.compile(plain_blocks, dynamic=True)
 
 
 if hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_vmap"):
@@ -190,11 +167,7 @@ if hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_vmap
 
     @torch.library.register_fake("funcebm::draw_blocks")
     def _(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor:
-        dtype = (torch.int32, torch.float32, torch.float64)[kind]
-        num_keys, num_counters = key.shape[0], counter.shape[1]
-        if _has_planes(num_counters, kind) and num_keys > 1:
-            return torch.empty(2, num_counters, num_keys, dtype=dtype, device=key.device).permute(2, 0, 1)
-        return torch.empty(num_keys, 2, num_counters, dtype=dtype, device=key.device)
+        return _like(key, counter, kind)
 
     def _batched_draw(info: Any, in_dims: tuple[Any, ...], key: Tensor, counter: Tensor, domain: int, kind: int) -> Any:
         key_dim, counter_dim = in_dims[0], in_dims[1]

@@ -11,18 +11,14 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import chain_checks, checks, loops, random, tree
-from ..chain_loop import chain_axis, chains_first, compiled_part, draw_noise, over_chains, slab_sizes, to_inside
+from ..chain_loop import chain_axis, chains_first, chunk_sizes, compiled_part, draw_noise, draw_step, over_chains, to_inside
 from ..progress import progress_bar
-from ..transforms import dynamic_axis, jit_once
+from ..transforms import jit_scan
 from ..types import Adaptation, Key, Params, Position, Sampler, Tree, step_of_chains
 from .default import default
 
 __all__ = ["Report", "WarmUp", "warm_up"]
 
-_NOT_COMPILED = (
-    "A warm-up in windows must not be inside of funcebm.jit. Got a call that is being compiled. Map it without: "
-    "torch.func.vmap(lambda params: funcebm.warm_up(..., jit=False)); then compile the sampling that follows."
-)
 _FEW = 20  # steps, in which no search for a step size ends
 _LATE = 0.25  # the last part of a warm-up, in which chains should move
 
@@ -152,8 +148,6 @@ def warm_up(
         isinstance(adaptation, Adaptation), "adaptation must be an Adaptation", adaptation, fix, error=TypeError
     )
     windows = (num_steps,) if adaptation.windows is None else adaptation.windows(num_steps)
-    if loops.is_compiling() and len(windows) > 1:
-        raise ValueError(_NOT_COMPILED)  # compiled as one program, torch 2.13 crashes, or gets other numbers
 
     sampler = sampler._replace(tuning=tree.cast_like(sampler.tuning, like))
     key_chains, key_adapt = random.split(key.to(like.device))
@@ -179,8 +173,9 @@ def _run(
 ) -> WarmUp:
     num_steps = sum(windows)
     axis = chain_axis(state.position)
-    arguments = (compiled_part(sampler), adaptation.update, adaptation.is_per_chain, axis)
-    function = jit_once(make_chunk, *arguments) if jit else make_chunk(*arguments)
+    body = make_body(compiled_part(sampler), adaptation.update, adaptation.is_per_chain, axis)
+    name = f"the warm-up of {sampler.step.__qualname__.split('.')[0]}, {tree.batch_size(state.position)} chains, its state"
+    loop = jit_scan(body, name=name) if jit else partial(_plain_loop, sampler, body, axis)
     late = torch.zeros(2, tree.batch_size(state.position), device=chain_keys.device)
     start_of_late = num_steps - max(round(_LATE * num_steps), 1)
     traces, done = [], 0
@@ -190,12 +185,10 @@ def _run(
                 memory = adaptation.refresh(random.fold_in(key_adapt, index), sampler, params, memory, state)
             # leaves of their own: compiled code is made for what is one tensor and what are two
             carry = (to_inside(state, axis), tree.map(torch.clone, memory), late)
-            for size in slab_sizes(state.position, length, 1, None, jit) if length > 0 else ():
+            for size in chunk_sizes(state.position, length, 1, None) if length > 0 else ():
                 indices = torch.arange(done, done + size, device=chain_keys.device)
-                with random.compiled_draws() if jit else contextlib.nullcontext():
-                    carry, trace = function(
-                        params, carry, chain_keys, *dynamic_axis((indices, indices >= start_of_late))
-                    )
+                xs = (indices, (indices >= start_of_late).to(late.dtype), ())
+                carry, trace = loop((params, chain_keys), carry, xs)
                 traces.append(trace)
                 done += size
                 bar.update(size)
@@ -209,34 +202,41 @@ def _run(
     return WarmUp(positions, tuning, report)
 
 
-def make_chunk(
+def make_body(
     sampler: Sampler, update: Callable[[Any, Any, Any], Any], is_per_chain: bool, axis: int
 ) -> Callable[..., Any]:
-    """What a warm-up calls again and again: ``(params, carry, chain_keys, indices, is_late) -> (carry, trace)``."""
+    """The iteration that a warm-up repeats: ``(shared, carry, x) -> (carry, trace)``.
+
+    ``shared`` are the params and the keys of the chains; the carry is ``(state, memory, late)``; ``x`` is the index of the step,
+    whether it is a late one, 0 or 1, and its noise, ``()`` where it is to be drawn here.
+    """
     step = vmap(sampler.step, (None, 0, 0, 0)) if is_per_chain else step_of_chains(sampler)
     step = over_chains(step, axis, num_shared=2)
 
-    def chunk(params: Params, carry: Tree, chain_keys: Key, indices: Tensor, is_late: Tensor) -> tuple[Tree, Tree]:
-        positions = chains_first(carry[0].position, axis)
-        noise = draw_noise(sampler, chain_keys, positions, indices[:, None], axis)
-        xs = (tree.map(lambda leaf: leaf[:, 0], noise), is_late.to(carry[2].dtype))
+    def body(shared: Tree, carry: Tree, x: Tree) -> tuple[Tree, Tree]:
+        params, chain_keys = shared
+        state, memory, late = carry
+        index, is_late, noise = x
+        if not tree.leaves(noise):
+            noise = draw_step(sampler, chain_keys, chains_first(state.position, axis), index)
+            noise = tree.map(lambda leaf: leaf.movedim(0, axis), noise)
+        state, info = step(params, memory.tuning, state, noise)
+        info = chains_first(info, axis)
+        used = getattr(memory.tuning, "step_size", info.energy.new_zeros(()))
+        trace = (used.mean(), info.acceptance_rate.mean(), info.is_divergent.sum(), info.num_gradients.sum())
+        seen = torch.stack([info.acceptance_rate.to(late.dtype), info.is_divergent.to(late.dtype)])
+        memory = update(memory, chains_first(state, axis), info)
+        return (state, memory, late + is_late * seen), trace
 
-        def one_step(carry: Tree, x: Tree) -> tuple[Tree, Tree]:
-            state, memory, late = carry
-            noise, is_late = x
-            state, info = step(params, memory.tuning, state, noise)
-            info = chains_first(info, axis)
-            used = getattr(memory.tuning, "step_size", info.energy.new_zeros(()))
-            trace = (
-                used.mean(),
-                info.acceptance_rate.mean(),
-                info.is_divergent.sum(),
-                info.num_gradients.sum(),
-            )
-            seen = torch.stack([info.acceptance_rate.to(late.dtype), info.is_divergent.to(late.dtype)])
-            memory = update(memory, chains_first(state, axis), info)
-            return (state, memory, late + is_late * seen), trace
+    return body
 
-        return loops.scan(one_step, carry, xs)
 
-    return chunk
+def _plain_loop(
+    sampler: Sampler, body: Callable[..., Any], axis: int, shared: Tree, carry: Tree, xs: Tree
+) -> tuple[Tree, Tree]:
+    """What :func:`jit_scan` does, as a pure function; the noise of many steps is drawn at once where nobody compiles."""
+    indices, is_late, noise = xs
+    if not loops.is_compiling():
+        noise = draw_noise(sampler, shared[1], chains_first(carry[0].position, axis), indices)
+        noise = tree.map(lambda leaf: leaf.movedim(1, axis if axis == -1 else 1), noise)
+    return loops.scan(lambda carry, x: body(shared, carry, x), carry, (indices, is_late, noise))

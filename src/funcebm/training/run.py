@@ -12,16 +12,16 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import checks, random, tree
+from .. import checks, loops, random, tree
 from ..chain_loop import is_traced
 from ..progress import postfix, progress_bar
-from ..transforms import dynamic_axis, jit_once
+from ..transforms import jit_scan
 from ..types import Key, Loss, Optimizer, Params, Tree
 from .checkpoint import check_path, restored, save
 from .data import Rows, Stream, extreme_rows, open_source
 from .divergence import Streak, check_limits, ending, find_streak, is_bad, reason
 from .result import Fit, Validated
-from .step import Recipe, TrainState, begin, draw_noise, make_chunk
+from .step import Recipe, TrainState, begin, draw_noise, make_body
 from .validation import Validation, check_like, check_validation, make_evaluate, run_out_of_patience, with_value
 
 __all__ = ["Options", "run"]
@@ -80,7 +80,8 @@ class _Run:
             self._go_on(resume)
         self.start = self.step
         is_indexed = isinstance(self.source, Rows)
-        self.chunk = jit_once(make_chunk, recipe, is_indexed) if options.jit else make_chunk(recipe, is_indexed)
+        body = make_body(recipe, is_indexed, self.num_members)
+        self.loop = jit_scan(body, name="training, its state") if options.jit else _plain_loop(body)
         self.evaluate = None
         if options.validation is not None:
             check_like(options.validation, self.source.example)
@@ -104,35 +105,17 @@ class _Run:
         return sum(leaf.numel() * leaf.element_size() for leaf in leaves)
 
     def inputs(self, rows: Tree, first: int, num: int) -> Tree:
-        """What the compiled loop goes through: which steps count, their rows and their noise."""
-        # kernels for the noise of one step would be compiled by themselves
-        num_drawn = max(num, 2) if self.options.jit else num
-        steps = torch.arange(first, first + num_drawn, device=self.key_steps.device)
+        """What the loop goes through: the indices of steps, their rows, and their noise where it is not drawn in the loop."""
+        steps = torch.arange(first, first + num, device=self.key_steps.device)
+        if self.options.jit or loops.is_compiling():
+            return steps, rows, ()
         arguments = (self.recipe, self.key_steps, self.num_members, self.source.example, steps, self.hyper)
-        if not self.options.jit:
-            return None, rows, draw_noise(*arguments)
-        with random.compiled_draws():
-            noise = tree.map(lambda leaf: leaf[:num], draw_noise(*arguments))
-        return torch.ones(num, dtype=torch.bool, device=steps.device), rows, noise
+        return steps, rows, draw_noise(*arguments)
 
     def advance(self, state: TrainState, xs: Tree, num: int) -> tuple[TrainState, dict[str, Tensor]]:
         """The first ``num`` of the steps ``xs``."""
-        xs = tree.map(lambda leaf: leaf[:num], xs)
-        if self.options.jit:
-            if num == 1:  # a loop of one step would be compiled by itself, and round differently
-                xs = tree.map(lambda leaf: leaf.expand(2, *leaf.shape[1:]), xs)
-                xs = (torch.tensor([True, False], device=xs[0].device), *xs[1:])
-            # plain strides whatever the number of steps, so that all chunks are one compiled function
-            xs = dynamic_axis(tree.map(lambda leaf: leaf.clone(memory_format=torch.contiguous_format), xs))
-        try:
-            state, metrics = self.chunk(state, self.source.shared, self.hyper, xs)
-        except Exception as error:
-            # dynamo wants no two tensors of a loop in one memory: the loss closes over the data, or a part of them
-            if not self.options.jit or "aliasing" not in str(error):
-                raise
-            self.source.shared = tree.map(torch.clone, self.source.shared)
-            state, metrics = self.chunk(state, self.source.shared, self.hyper, xs)
-        return state, tree.map(lambda leaf: leaf[:num], metrics)
+        shared = (self.source.shared, self.hyper, self.key_steps, self.source.example)
+        return self.loop(shared, state, tree.map(lambda leaf: leaf[:num], xs))
 
     def keep(self, state: TrainState, metrics: dict[str, Tensor], places: list[tuple[int, int]]) -> None:
         """Makes the steps that were done the past."""
@@ -157,6 +140,10 @@ class _Run:
     def result(self, is_complete: bool = False, report: str = "") -> Fit:
         """All of it, as it is now."""
         return Fit(*self.state, self.joined(), self.step, is_complete, report, self.validated, *self.place)
+
+
+def _plain_loop(body: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda shared, state, xs: loops.scan(lambda carry, x: body(shared, carry, x), state, xs)
 
 
 def run(recipe: Recipe, options: Options, key: Key, params: Params, data: Any, hyper: Tree, resume: Fit | None) -> Fit:

@@ -72,19 +72,6 @@ def train_step(
     >>> state.params, metrics["loss"]
     (tensor(1.8000), tensor(0.))
     """
-    return _step(loss, optimizer, state, batch, noise, ema_decay, None)
-
-
-def _step(
-    loss: Loss,
-    optimizer: Optimizer,
-    state: TrainState,
-    batch: Batch,
-    noise: Tree,
-    ema_decay: float | Tensor | None,
-    is_real: Tensor | None,
-) -> tuple[TrainState, Metrics]:
-    """:func:`train_step`, of no effect where ``is_real`` is False."""
     prepared = prepare(loss, state.params, state.memory, batch, noise)
 
     def value(params: Params) -> tuple[Tensor, LossAux]:
@@ -97,8 +84,7 @@ def _step(
     if ema_decay is not None:
         averages = tree.map(lambda mean, leaf: ema_decay * mean + (1 - ema_decay) * leaf, averages, params)
     is_finite = torch.isfinite(number) & tree.all_finite(gradients) & tree.all_finite(params)
-    is_taken = is_finite if is_real is None else is_finite & is_real
-    new = tree.where(is_taken, TrainState(params, averages, opt_state, aux.memory), state)
+    new = tree.where(is_finite, TrainState(params, averages, opt_state, aux.memory), state)
     norm = tree.squared_norm(gradients).sqrt()
     metrics = {**aux.metrics, "loss": number, "gradient_norm": norm, "skipped": (~is_finite).to(number.dtype)}
     return new, metrics
@@ -118,36 +104,39 @@ def begin(recipe: Recipe, key: Key, params: Params, example: Batch, hyper: Tree)
     return tree.map(torch.Tensor.contiguous, state)
 
 
-def draw_noise(recipe: Recipe, key: Key, num_members: int, example: Batch, steps: Tensor, hyper: Tree) -> Tree:
-    """The noise of the steps ``(T,)``: leaves ``(T, ...)``, or ``(T, M, ...)`` of an ensemble."""
+def draw_step(recipe: Recipe, key: Key, num_members: int, example: Batch, step: Tensor, hyper: Tree) -> Tree:
+    """The noise of one step; of an ensemble, leaves lead with the axis of its members."""
 
-    def one(key: Key, hyper: Tree, step: Tensor) -> Tree:
+    def one(key: Key, hyper: Tree) -> Tree:
         return recipe.loss(hyper).draw(random.fold_in(key, step), example)
 
-    if not recipe.is_ensemble:
-        return vmap(lambda step: one(key, hyper, step))(steps)
-    members = vmap(one, (0, 0, None))
-    keys = random.split(key, num_members)
-    return vmap(lambda step: members(keys, hyper, step))(steps)
+    return vmap(one)(random.split(key, num_members), hyper) if recipe.is_ensemble else one(key, hyper)
 
 
-def make_chunk(recipe: Recipe, is_indexed: bool) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Many steps: ``(state, data, hyper, (is_real, rows, noise)) -> (state, metrics)``.
+def draw_noise(recipe: Recipe, key: Key, num_members: int, example: Batch, steps: Tensor, hyper: Tree) -> Tree:
+    """The noise of the steps ``(T,)``: leaves ``(T, ...)``, or ``(T, M, ...)`` of an ensemble."""
+    return vmap(lambda step: draw_step(recipe, key, num_members, example, step, hyper))(steps)
 
-    ``rows`` are the indices of each batch in the data where ``is_indexed``, else the batches, and ``data`` is ``()``.
+
+def make_body(recipe: Recipe, is_indexed: bool, num_members: int) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The iteration of training: ``(shared, state, x) -> (state, metrics)``.
+
+    ``shared`` are the data, the hyperparameters, the key and an example of a batch; ``x`` is the index of the step, the rows of
+    its batch and its noise, ``()`` where it is to be drawn here. ``rows`` are indices into the data where ``is_indexed``, else
+    the batch itself, and the data are ``()``.
     """
 
-    def step(state: TrainState, batch: Batch, noise: Tree, hyper: Tree, is_real: Any) -> tuple[TrainState, Metrics]:
-        return _step(recipe.loss(hyper), recipe.optimizer(hyper), state, batch, noise, recipe.ema_decay, is_real)
+    def step(state: TrainState, batch: Batch, noise: Tree, hyper: Tree) -> tuple[TrainState, Metrics]:
+        return train_step(recipe.loss(hyper), recipe.optimizer(hyper), state, batch, noise, ema_decay=recipe.ema_decay)
 
-    all_members = vmap(step, (0, None, 0, 0, None)) if recipe.is_ensemble else step
+    all_members = vmap(step, (0, None, 0, 0)) if recipe.is_ensemble else step
 
-    def chunk(state: TrainState, data: Batch, hyper: Tree, xs: Tree) -> tuple[TrainState, Metrics]:
-        def body(state: TrainState, x: Tree) -> tuple[TrainState, Metrics]:
-            is_real, rows, noise = x
-            batch = tree.map(lambda leaf: leaf[rows], data) if is_indexed else rows
-            return all_members(state, batch, noise, hyper, is_real)
+    def body(shared: Tree, state: TrainState, x: Tree) -> tuple[TrainState, Metrics]:
+        data, hyper, key, example = shared
+        index, rows, noise = x
+        if not tree.leaves(noise):
+            noise = draw_step(recipe, key, num_members, example, index, hyper)
+        batch = tree.map(lambda leaf: leaf[rows], data) if is_indexed else rows
+        return all_members(state, batch, noise, hyper)
 
-        return loops.scan(body, state, xs, is_plain=True)
-
-    return chunk
+    return body

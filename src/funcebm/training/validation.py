@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, random, tree
-from ..transforms import jit_once
+from ..transforms import jit
 from ..types import Batch, Key, Loss, Params, Tree
 from .data import check_tensors
 from .result import Validated
@@ -65,7 +65,7 @@ def check_like(validation: Validation, example: Batch) -> None:
         checks.require(kinds[0] == kinds[1], "validation.data must be like the training data", got, fix)
 
 
-def make_evaluate(recipe: Recipe, validation: Validation, key: Key, hyper: Tree, jit: bool) -> Callable[..., Tensor]:
+def make_evaluate(recipe: Recipe, validation: Validation, key: Key, hyper: Tree, is_jitted: bool) -> Callable[..., Tensor]:
     """``params -> value``; ``()``, or ``(M,)`` of an ensemble."""
     data, metric = tree.map(torch.Tensor.detach, validation.data), validation.metric
     if metric is not None and not isinstance(metric, Loss):
@@ -78,7 +78,7 @@ def make_evaluate(recipe: Recipe, validation: Validation, key: Key, hyper: Tree,
 
         return vmap(one) if recipe.is_ensemble else one
     loss = recipe.loss if metric is None else _constant(metric)
-    run = jit_once(_make_value, loss, recipe.is_ensemble) if jit else _make_value(loss, recipe.is_ensemble)
+    run = jit(_make_value(loss, recipe.is_ensemble)) if is_jitted else _make_value(loss, recipe.is_ensemble)
     key_init, key_noise = random.split(key)
 
     def start(keys: tuple[Key, Key], params: Params, hyper: Tree) -> tuple[Tree, Tree]:

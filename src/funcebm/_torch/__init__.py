@@ -1,0 +1,1 @@
+"""The parts that trace and compile with torch."""

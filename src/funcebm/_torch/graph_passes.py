@@ -1,0 +1,103 @@
+"""Passes over recorded graphs that save work: equal operators once, matrix products in the faster orientation."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+
+__all__ = ["improve", "share_equal_nodes", "transpose_products"]
+
+aten = torch.ops.aten
+_TRANSPOSED = {aten.mm.default: [1, 0], aten.bmm.default: [0, 2, 1]}
+
+
+def improve(graph: torch.fx.Graph) -> None:
+    """All passes, in place. The graph has no loops, and its outputs are contiguous."""
+    for node in graph.nodes:
+        if node.target is aten.view.default:  # after a pass strides may be others
+            node.target = aten.reshape.default
+    share_equal_nodes(graph)
+    graph.eliminate_dead_code()
+    transpose_products(graph)
+    graph.eliminate_dead_code()
+
+
+def share_equal_nodes(graph: torch.fx.Graph) -> None:
+    """Computes once what is computed twice from the same: the derivatives of an activation share its sigmoid."""
+    seen: dict[str, torch.fx.Node] = {}
+    for node in list(graph.nodes):
+        operator: Any = node.target
+        if not isinstance(operator, torch._ops.OpOverload) or operator._schema.is_mutable:
+            continue
+        if torch.Tag.nondeterministic_seeded in operator.tags:
+            continue
+        if not (_is_view(operator) or torch.Tag.pointwise in operator.tags or operator is aten.reshape.default):
+            continue
+        name = f"{operator} {node.args} {node.kwargs}"  # nodes go by their names, which are unique in a graph
+        if name in seen:
+            node.replace_all_uses_with(seen[name])
+            graph.erase_node(node)
+        else:
+            seen[name] = node
+
+
+def _is_view(operator: Any) -> bool:
+    return bool(getattr(operator, "is_view", False))
+
+
+def transpose_products(graph: torch.fx.Graph) -> None:
+    """Rewrites ``A @ B`` as ``(B.T @ A.T).T``, for single and batched products, where that is faster.
+
+    It is faster where the product is only read transposed: under ``vmap`` a matrix times a vector is such a product, and so
+    is the gradient of a weight. And it is faster on a CPU where the product has 2 to 15 columns (2 to 7 in a batch) and more
+    rows, for which MKL takes up to five times as long (measured on AMD; on others nothing is lost).
+    """
+    for product in list(graph.nodes):
+        operator: Any = product.target
+        order = _TRANSPOSED.get(operator)
+        if order is None or not product.users:
+            continue
+        readers = list(product.users)
+        reads_transposed = all(
+            user.target is aten.permute.default and list(user.args[1]) == order for user in readers
+        )
+        slow, slow_transposed = _is_slow(product, False), _is_slow(product, True)
+        if slow or not slow_transposed if reads_transposed else slow and not _goes_by_strides(product):
+            _transpose(graph, product, order, readers if reads_transposed else None)
+
+
+def _transpose(graph: torch.fx.Graph, product: torch.fx.Node, order: list[int], readers: list[torch.fx.Node] | None) -> None:
+    with graph.inserting_before(product):
+        factors = [graph.call_function(aten.permute.default, (factor, order)) for factor in reversed(product.args)]
+        transposed = graph.call_function(cast(Any, product.target), tuple(factors))
+        nodes = [*factors, transposed]
+        if readers is None:
+            nodes.append(graph.call_function(aten.permute.default, (transposed, order)))
+    for node in nodes:
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
+        with product.meta["val"].fake_mode:
+            node.meta["val"] = cast(Any, node.target)(*args, **kwargs)  # where the compiler looks up shapes
+    for reader in [product] if readers is None else readers:
+        reader.replace_all_uses_with(nodes[-1])
+        graph.erase_node(reader)
+    if readers is not None:
+        graph.erase_node(product)
+
+
+def _is_slow(product: torch.fx.Node, is_transposed: bool) -> bool:
+    """Whether a product, or its transposed, is of the shapes that are slow on a CPU."""
+    value = product.meta["val"]
+    rows, columns = reversed(value.shape[-2:]) if is_transposed else value.shape[-2:]
+    limit = 16 if value.dim() == 2 else 8  # of a batch of small ones the transposing would cost more
+    return value.device.type == "cpu" and 2 <= columns < limit and rows >= 16
+
+
+def _goes_by_strides(node: torch.fx.Node) -> bool:
+    """Whether the node, or a view of it, is read by its strides."""
+    for user in node.users:
+        if user.target is aten.as_strided.default:
+            return True
+        if _is_view(user.target) and _goes_by_strides(user):
+            return True
+    return False

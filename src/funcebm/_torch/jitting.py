@@ -1,0 +1,263 @@
+"""The two caches behind ``jit``: from what a function means to its graph, from a graph to machine code."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import linecache
+import os
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections import OrderedDict
+from typing import Any, Callable, Iterator, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import tree
+from . import executor, programs, recorder, traced_loops
+from .meaning import _is_library_file as is_library_file
+from .meaning import meaning
+from .tracing import is_mapped
+
+__all__ = ["TracedValueError", "call", "call_scan", "clear", "is_inside", "log_compiles", "warn_once"]
+
+_KEPT = 512  # traced functions
+_SECONDS = 2.0  # a compilation that takes longer is told
+
+
+class TracedValueError(RuntimeError):
+    """A function that is traced asks a number for its value."""
+
+
+class _Traced(NamedTuple):
+    """A function after it was traced.
+
+    Attributes:
+        run: the compiled function of flat inputs.
+        sources: of what it reads from outside: a place in the tensors of its meaning, or the tensor.
+        outputs: the structure of its results, and those leaves that are no tensors.
+        kept: what must live as long as its key.
+    """
+
+    run: Callable[..., list[Tensor]]
+    sources: list[int | Tensor]
+    outputs: tuple[Any, list[Any]]
+    kept: list[Any]
+
+
+_cache: OrderedDict[Any, _Traced] = OrderedDict()
+_lock = threading.RLock()
+_log = os.environ.get("FUNCEBM_LOG_COMPILES", "0") not in ("0", "", "false")
+
+
+def _new_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
+
+
+def log_compiles(is_on: bool) -> None:
+    """See :func:`funcebm.transforms.log_compiles`."""
+    global _log
+    _log = is_on
+
+
+def clear() -> None:
+    """Forgets what was traced."""
+    with _lock:
+        _cache.clear()
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """One warning of a text in a process."""
+    warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+
+def is_inside(leaves: list[Any]) -> bool:
+    """Whether a trace, or a transform of these tensors, is at work."""
+    return recorder.current() is not None or any(isinstance(leaf, Tensor) and is_mapped(leaf) for leaf in leaves)
+
+
+# -- calls --------------------------------------------------------------------------------------------------------
+
+
+def call(function: Callable[..., Any], leaves: list[Any], structure: Any) -> Any:
+    """``function(*args)``, compiled, for the flattened arguments."""
+    tensors = [_plain(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
+    statics = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+    is_tensor = tuple(isinstance(leaf, Tensor) for leaf in leaves)
+    known = meaning((function, statics))
+    key = (known.key, structure, is_tensor, _shapes(tensors), torch.get_default_dtype(), torch.get_num_threads() > 1)
+
+    def flat(*given: Tensor) -> tuple[list[Any], Any]:
+        rest = iter(given)
+        args = [next(rest) if flag else leaf for flag, leaf in zip(is_tensor, leaves, strict=True)]
+        return tree.flatten(function(*tree.unflatten(structure, args)))
+
+    name = getattr(function, "__name__", type(function).__name__)
+    traced = _traced(key, known, flat, tensors, False, lambda: f"{name}{_shown(tensors)}")
+    results = iter(traced.run([*tensors, *_outside(traced, known)]))
+    out_structure, constants = traced.outputs
+    return tree.unflatten(out_structure, [next(results) if part is _TENSOR else part for part in constants])
+
+
+def call_scan(
+    body: Callable[..., Any], shared: Any, carry: Any, xs: Any, every: int, is_kept: bool, name: str
+) -> tuple[Any, Any]:
+    """A compiled scan of any length."""
+    shared_leaves, shared_structure = tree.flatten(shared)
+    carry_leaves, carry_structure = tree.flatten(carry)
+    x_leaves, x_structure = tree.flatten(xs)
+    tensors = [_plain(leaf) for leaf in (*shared_leaves, *carry_leaves, *x_leaves)]
+    first, second = len(shared_leaves), len(shared_leaves) + len(carry_leaves)
+    length = x_leaves[0].shape[0]
+    shapes = (_shapes(tensors[:second]), tuple((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in x_leaves))
+    known = meaning(body)
+    structures = (shared_structure, carry_structure, x_structure)
+    key = (known.key, structures, shapes, torch.get_default_dtype(), torch.get_num_threads() > 1)
+
+    def flat(*given: Tensor) -> tuple[list[Any], Any]:
+        y_structures = []
+        outside = tree.unflatten(shared_structure, list(given[:first]))
+
+        def one(*leaves: Tensor) -> list[Tensor]:
+            before = tree.unflatten(carry_structure, list(leaves[: second - first]))
+            after, y = body(outside, before, tree.unflatten(x_structure, list(leaves[second - first :])))
+            y_leaves, y_structure = tree.flatten(y)
+            y_structures.append(y_structure)
+            return [*tree.leaves(after), *y_leaves]
+
+        results = traced_loops.scan(one, list(given[first:second]), list(given[second:]))
+        return results, (y_structures[-1], len(results))
+
+    traced = _traced(key, known, flat, tensors, True, lambda: f"{name}{_shown(tensors[first:second])}")
+    results = traced.run([*tensors, *_outside(traced, known)], length, every, is_kept)
+    y_structure, _ = traced.outputs[0]
+    return tree.unflatten(carry_structure, results[: second - first]), tree.unflatten(y_structure, results[second - first :])
+
+
+_TENSOR = object()
+
+
+def _plain(leaf: Tensor) -> Tensor:
+    return leaf.detach().contiguous() if leaf.requires_grad or not leaf.is_contiguous() else leaf
+
+
+def _shapes(tensors: list[Tensor]) -> tuple[Any, ...]:
+    return tuple((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
+
+
+def _shown(tensors: list[Tensor]) -> str:
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors[:4])
+    return f" of {shapes}{', ...' if len(tensors) > 4 else ''}"
+
+
+def _outside(traced: _Traced, known: Any) -> list[Tensor]:
+    return [_plain(known.tensors[source] if isinstance(source, int) else source) for source in traced.sources]
+
+
+# -- tracing ------------------------------------------------------------------------------------------------------
+
+
+def _traced(
+    key: Any, known: Any, flat: Callable[..., Any], tensors: list[Tensor], is_dynamic: bool, name: Callable[[], str]
+) -> _Traced:
+    """The compiled function of this meaning; traced where it is not known, or cannot be known for certain."""
+    if known.is_certain:
+        with _lock:
+            if key in _cache:
+                _cache.move_to_end(key)
+                return _cache[key]
+    with _lock:
+        if known.is_certain and key in _cache:  # another thread was faster
+            return _cache[key]
+        traced, is_repeatable = _trace(known, flat, tensors, is_dynamic, name())
+        if known.is_certain and is_repeatable:
+            _cache[key] = traced
+            while len(_cache) > _KEPT:
+                _cache.popitem(last=False)
+    return traced
+
+
+def _trace(
+    known: Any, flat: Callable[..., Any], tensors: list[Tensor], is_dynamic: bool, name: str
+) -> tuple[_Traced, bool]:
+    outputs: list[Any] = []
+
+    def function(*given: Tensor) -> list[Tensor]:
+        leaves, structure = flat(*given)
+        outputs[:] = [structure, [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]]
+        return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+    with _told(name) as times:
+        start = time.perf_counter()
+        with _explained(name):
+            body, record = recorder.record(function, tensors)
+        times["traced"] = time.perf_counter() - start
+        devices = {tensor.device.type for tensor in (*tensors, *body.captured)} - {"cpu"}
+        if devices:
+            run = executor.executor_of(body, record.fake_mode, is_dynamic=is_dynamic)
+        else:
+            run = programs.program_of(body, record.fake_mode, is_dynamic=is_dynamic, times=times)
+    places = {id(tensor): index for index, tensor in enumerate(known.tensors)}
+    sources: list[int | Tensor] = [places.get(id(tensor), tensor) for tensor in body.captured]
+    return _Traced(run, sources, (outputs[0], outputs[1]), known.kept), not record.values_read
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[dict[str, float]]:
+    """Says that it compiles, once that has taken a while; and afterwards what was done, where that is asked for."""
+    times: dict[str, Any] = {}
+    start = time.perf_counter()
+    timer = threading.Timer(_SECONDS, lambda: print(f"funcebm: compiling {name}; the first call ...", file=sys.stderr))
+    timer.daemon = True
+    if not _log:
+        timer.start()
+    try:
+        yield times
+    finally:
+        timer.cancel()
+    if _log:
+        parts = ", ".join(f"{what} {value:.2f} s" if isinstance(value, float) else value for what, value in times.items())
+        print(f"funcebm: compiled {name} in {time.perf_counter() - start:.2f} s ({parts})", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """An error of a traced number that is asked for its value says where, and what to write; others stay as they are."""
+    try:
+        yield
+    except Exception as error:
+        if not _asks_for_value(error):
+            raise
+        raise TracedValueError(
+            "an energy, or another function that is compiled, must not ask a number that depends on its arguments for its "
+            f"value. Got {_users_line(error)}. Use torch.where(condition, a, b) in place of if, funcebm.loops.while_loop in "
+            "place of while, tensors in place of numpy, .item() and float(); or pass jit=False, where that helps."
+        ) from error
+
+
+def _asks_for_value(error: Exception) -> bool:
+    if isinstance(error, recorder.ValueAsked):
+        return True
+    text = str(error)
+    words = ("data-dependent control flow", "calling .item() on a Tensor", "Cannot access data pointer", "numpy() is not supported")
+    more = ("can't convert a", "Can't call numpy()", "DataDependentOutput", "does not have data", "aten._local_scalar_dense")
+    return any(word in text or word in type(error).__name__ for word in (*words, *more))
+
+
+def _users_line(error: BaseException) -> str:
+    """The last line of the user's own code in a traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not is_library_file(frame.filename)] or list(frames)
+    frame = own[-1]
+    line = (linecache.getline(frame.filename, frame.lineno or 0) or frame.line or "").strip()
+    return f"{line!r} in {frame.name}, {os.path.basename(frame.filename)}, line {frame.lineno}"

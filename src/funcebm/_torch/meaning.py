@@ -1,0 +1,538 @@
+"""What a Python value means to a program traced from it: a key that is equal where a trace would read the same.
+
+A traced program is stale once anything that the function reads from outside its arguments has changed. The walk here goes
+through all of that and writes one flat tuple: bytecode (without names, lines and files), closures, defaults, attributes,
+the globals that are read by name, classes and the contents of objects. Its rules:
+
+- *Tensors are slots*: shape, dtype, device and strides count, values and identity do not. They become inputs.
+- *Libraries stand still*: modules and classes of the standard library, of site-packages, torch and funcebm count by
+  identity, and the globals of their functions not at all. What their functions close over is walked like the rest.
+- *Doubt is told*: hidden state (generators, locks, files, random generators), ``eval``, the environment, a module of the
+  user that is passed on as a value, and any error on the way: then trace anew.
+
+The walk runs on every call. So what can be known of a code object or a class is found once; and nothing of the user's is
+called, no property, no ``__getattr__``, no ``__eq__``. Not seen: changes inside of libraries, files that libraries read,
+clocks, the state of the random generators of libraries, and modes of torch (the default dtype, autocast).
+"""
+
+from __future__ import annotations
+
+import array
+import collections
+import dis
+import functools
+import hashlib
+import importlib
+import itertools
+import logging
+import operator
+import os
+import re
+import struct
+import sys
+import sysconfig
+import types
+import typing
+import weakref
+from typing import Any, Callable, NamedTuple
+
+import optree
+import torch
+from torch import Tensor
+
+__all__ = ["Meaning", "meaning"]
+
+
+class Meaning(NamedTuple):
+    """What a value means.
+
+    Attributes:
+        key: hashable; equal for values that mean the same.
+        tensors: the tensors that were met, in the order of the walk, each one once.
+        is_certain: False where something was met whose meaning cannot be known: trace anew.
+        kept: objects that are in ``key`` by their id; whoever holds the key must keep them alive.
+    """
+
+    key: Any
+    tensors: list[Tensor]
+    is_certain: bool
+    kept: list[Any]
+
+
+def meaning(value: Any) -> Meaning:
+    """Looks through a value and all that it reads.
+
+    Args:
+        value: anything; usually a function, or a tuple of functions and constants.
+
+    Returns:
+        Its :class:`Meaning`. It never raises: what cannot be looked through is not certain.
+
+    >>> def scaled(factor):
+    ...     return lambda x: factor * x
+    >>> meaning(scaled(2.0)).key == meaning(scaled(2.0)).key
+    True
+    >>> meaning(scaled(2.0)).key == meaning(scaled(3.0)).key
+    False
+    >>> one, other = meaning(scaled(torch.zeros(2))), meaning(scaled(torch.ones(2)))
+    >>> one.key == other.key, one.tensors, other.tensors
+    (True, [tensor([0., 0.])], [tensor([1., 1.])])
+    """
+    walk = _Walk()
+    walk.see(value)
+    key: tuple[Any, ...] = tuple(walk.tokens)
+    try:
+        hash(key)
+    except Exception:  # symbolic shapes, say
+        walk.doubt(value)
+        key = ("is", id(value))
+    return Meaning(key, walk.tensors, walk.is_certain, walk.kept)
+
+
+class _Walk:
+    """One walk. Every value writes a token of its kind first, so a list of tokens can be read in one way only."""
+
+    __slots__ = ("alive", "is_certain", "kept", "seen", "tensors", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens: list[Any] = []
+        self.tensors: list[Tensor] = []
+        self.kept: list[Any] = []
+        self.is_certain = True
+        self.seen: dict[int, int] = {}  # id to number; cycles and shared objects end at the number
+        self.alive: list[Any] = []  # whatever has a number, so that no id comes twice in one walk
+
+    def see(self, value: Any) -> None:
+        """Writes what a value means."""
+        kind = type(value)
+        try:
+            if kind in _PLAIN:
+                self.tokens.extend((kind, value))
+            elif kind is float:
+                self.tokens.extend((kind, value if value and value == value else repr(value)))  # 0.0, -0.0, nan
+            elif kind is complex:
+                self.tokens.extend((kind, repr(value)))
+            elif kind is tuple and _write_flat(self, value):
+                pass
+            elif id(value) in self.seen:
+                self.tokens.extend(("seen", self.seen[id(value)]))
+            else:
+                self.seen[id(value)] = len(self.alive)
+                self.alive.append(value)
+                (_HANDLERS.get(kind) or _handler_of(kind))(self, value)
+        except Exception:  # whatever it is, the value cannot be known
+            self.doubt(value)
+
+    def identity(self, value: Any) -> None:
+        """Writes who a value is."""
+        self.tokens.extend(("is", id(value)))
+        self.kept.append(value)
+
+    def doubt(self, value: Any) -> None:
+        """Writes who a value is, and that this does not tell what it means."""
+        self.is_certain = False
+        self.identity(value)
+
+    def attributes(self, value: Any) -> None:
+        """Writes the slots and the ``__dict__`` of an object, read past any property and ``__getattr__``."""
+        kind = type(value)
+        layout, lineage = _layout(kind), _mro(kind)
+        for index, name in layout.slots:
+            try:
+                content = _namespace(lineage[index])[name].__get__(value, kind)
+            except AttributeError:
+                self.tokens.append("unbound")
+            else:
+                self.see(content)
+        if layout.dictionary is not None:
+            self.named(_namespace(lineage[layout.dictionary])["__dict__"].__get__(value, kind))
+
+    def named(self, contents: Any) -> None:
+        """Writes a dict whose keys are names."""
+        self.tokens.append(len(contents))
+        for name, content in contents.items():
+            kind = type(content)
+            if kind in _PLAIN:
+                self.tokens.extend((name, kind, content))
+            else:
+                self.tokens.append(name)
+                self.see(content)
+
+
+_Handler = Callable[[_Walk, Any], Any]
+_mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
+_namespace: Callable[[type], Any] = type.__dict__["__dict__"].__get__
+
+
+def _remembered(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Calls a function once for each object, told apart by identity, for as long as the object lives."""
+    entries: dict[int, tuple[Any, Any]] = {}
+
+    def remembered(thing: Any) -> Any:
+        entry = entries.get(id(thing))
+        if entry is None:
+            key, result = id(thing), make(thing)
+            entry = entries[key] = (result, weakref.ref(thing, lambda _: entries.pop(key, None)))
+        return entry[0]
+
+    return remembered
+
+
+# ---- libraries ----
+
+_IS_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not a static type of C
+_FOLDERS = [os.path.dirname(os.path.dirname(os.path.abspath(__file__))), os.path.dirname(str(torch.__file__))]
+_FOLDERS += [os.path.dirname(os.__file__), *map(sysconfig.get_paths().__getitem__, ("stdlib", "platstdlib"))]
+_LIBRARIES = ("<frozen", *(path + os.sep for name in _FOLDERS for path in (name, os.path.realpath(name))))
+
+
+@functools.cache
+def _is_library_file(name: str) -> bool:
+    return name.startswith(_LIBRARIES) or not {"site-packages", "dist-packages"}.isdisjoint(re.split(r"[\\/]", name))
+
+
+@_remembered
+def _is_library(module: types.ModuleType) -> bool:
+    contents = vars(module)
+    name = str(contents.get("__name__"))
+    for path in (contents.get("__file__"), *(contents.get("__path__") or ())):
+        if isinstance(path, str) and os.path.isabs(path):
+            return _is_library_file(path)
+    if name in sys.builtin_module_names:
+        return sys.modules.get(name) is module
+    package = sys.modules.get(name.partition(".")[0])  # torch.ops has no file of its own
+    return package is not None and package is not module and _is_library(package)
+
+
+@_remembered
+def _is_library_class(cls: type) -> bool:
+    """Whether a class is one of C, or what a module of a library holds under its name."""
+    found: Any = sys.modules.get(str(_namespace(cls).get("__module__")))
+    if found is None or not _is_library(found):
+        return not cls.__flags__ & _IS_HEAP_TYPE
+    for part in type.__dict__["__qualname__"].__get__(cls).split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    return found is cls or not cls.__flags__ & _IS_HEAP_TYPE
+
+
+# ---- functions ----
+
+_LOADS_GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+_LOADS_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
+# what reads more than its name tells: as an attribute of whatever, as a module that is imported by the function, as a value
+_DYNAMIC_NAMES = {"environ", "environb", "getenv", "getenvb", "import_module", "_getframe", "f_globals", "__globals__"}
+_DYNAMIC_MODULES = {"builtins", "importlib", "inspect", "sys"}
+_DYNAMIC: list[Any] = [eval, exec, globals, input, locals, open, vars, __import__]
+_DYNAMIC += [sys.modules, sys._getframe, os.environ, os.getenv, importlib.import_module]
+_DYNAMIC_IDS = {id(getattr(value, "__code__", value)) for value in _DYNAMIC}
+_NUMBERS = itertools.count()
+_FINGERPRINTS: dict[Any, int] = {}
+_MISSING = object()
+_NO_DATA = (types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType, type)
+
+
+class _Code(NamedTuple):
+    """What is known of a code object: a number for what it does, and what it reads by name."""
+
+    number: int
+    reads: tuple[tuple[str, tuple[str, ...]], ...] = ()  # a global, and the attributes that are read from it
+    imports: tuple[tuple[str, int], ...] = ()  # a module, and how many packages up the import starts
+    is_doubtful: bool = False
+
+
+def _constant(value: Any) -> Any:
+    """A constant of a code object, with its type: 1, 1.0 and True are three."""
+    if isinstance(value, types.CodeType):
+        return (types.CodeType, _code(value).number)
+    if isinstance(value, (tuple, frozenset)):
+        return (type(value), type(value)(map(_constant, value)))
+    return (type(value), repr(value) if isinstance(value, (float, complex, slice)) else value)
+
+
+@_remembered
+def _code(code: types.CodeType) -> _Code:
+    is_library = _is_library_file(code.co_filename)
+    counts = (code.co_flags, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)
+    names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+    body = (code.co_code, getattr(code, "co_exceptiontable", b""), tuple(map(_constant, code.co_consts)))
+    number = _FINGERPRINTS.setdefault((is_library, counts, names, body), next(_NUMBERS))
+    if is_library:
+        return _Code(number, is_doubtful=id(code) in _DYNAMIC_IDS)
+    skipped = ("EXTENDED_ARG", "CACHE", "NOP")
+    steps = [(step.opname, step.argval) for step in dis.get_instructions(code) if step.opname not in skipped]
+    reads: dict[Any, None] = {}
+    imports: dict[Any, None] = {}
+    is_doubtful = False
+    for index, (operation, argument) in enumerate(steps):
+        if operation in _LOADS_GLOBAL:
+            chain = itertools.takewhile(lambda step: step[0] in _LOADS_ATTRIBUTE, steps[index + 1 :])
+            reads[argument, tuple(name for _, name in chain)] = None
+        elif operation == "IMPORT_NAME":
+            imports[argument, steps[index - 2][1]] = None
+        elif operation in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+            is_doubtful = True
+        elif operation in (*_LOADS_ATTRIBUTE, "IMPORT_FROM"):
+            is_doubtful |= argument in _DYNAMIC_NAMES
+    for part in (_code(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)):
+        reads.update(dict.fromkeys(part.reads))
+        imports.update(dict.fromkeys(part.imports))
+        is_doubtful |= part.is_doubtful
+    return _Code(number, tuple(reads), tuple(imports), is_doubtful)
+
+
+def _function(walk: _Walk, function: Any) -> None:
+    code, tokens = _code(function.__code__), walk.tokens
+    tokens.extend((types.FunctionType, code.number))
+    for cell in function.__closure__ or ():
+        try:
+            content = cell.cell_contents
+        except ValueError:
+            tokens.append("unbound")
+        else:
+            walk.see(content)
+    if function.__defaults__:
+        tokens.append("defaults")
+        walk.see(function.__defaults__)
+    if function.__kwdefaults__:
+        tokens.append("keyword defaults")
+        walk.named(function.__kwdefaults__)
+    if function.__dict__:
+        tokens.append("attributes")
+        walk.named(function.__dict__)
+    if code.is_doubtful:
+        walk.doubt(function)
+    for name, level in code.imports:
+        module = sys.modules.get(name)
+        if level != 0 or module is None or name in _DYNAMIC_MODULES or not _is_library(module):
+            walk.doubt(name)
+    for name, chain in code.reads:
+        value = function.__globals__.get(name, _MISSING)
+        if value is _MISSING:
+            value = function.__builtins__.get(name, _MISSING)
+        if value is _MISSING:
+            tokens.append("missing")
+        else:
+            _attribute(walk, value, chain)
+
+
+def _attribute(walk: _Walk, value: Any, names: tuple[str, ...]) -> None:
+    """What is read from a module by name, through its submodules; of data in a library it counts who it is."""
+    for depth, name in enumerate(names):
+        if not issubclass(type(value), types.ModuleType):
+            break
+        content, is_library = vars(value).get(name, _MISSING), _is_library(value)
+        if content is _MISSING:
+            return (walk.identity if is_library else walk.doubt)(value)
+        walk.tokens.extend(("module", depth))
+        if is_library and not issubclass(type(content), _NO_DATA):
+            return (walk.doubt if id(content) in _DYNAMIC_IDS else walk.identity)(content)
+        value = content
+    walk.see(value)
+
+
+def _module(walk: _Walk, module: types.ModuleType) -> None:
+    (walk.identity if _is_library(module) else walk.doubt)(module)
+
+
+def _builtin(walk: _Walk, value: Any) -> None:
+    """A function of C, or a method of C bound to an object."""
+    owner = value.__self__
+    if id(value) in _DYNAMIC_IDS:
+        walk.doubt(value)
+    elif owner is None or issubclass(type(owner), types.ModuleType) or type(owner).__name__ == "PyCapsule":
+        walk.identity(value)
+    else:
+        walk.tokens.extend((types.BuiltinFunctionType, value.__name__))
+        walk.see(owner)
+
+
+# ---- data ----
+
+
+def _tensor(walk: _Walk, value: Tensor) -> None:
+    walk.tokens.extend((Tensor, value.shape, value.dtype, value.device, value.requires_grad, value.layout))
+    walk.tensors.append(value)
+    if value.layout is torch.strided:
+        walk.tokens.extend((None if value.is_contiguous() else value.stride(), value.is_conj(), value.is_neg()))
+    walk.see(None if type(value) is Tensor else type(value))
+    walk.named(value.__dict__)
+
+
+def _array(walk: _Walk, value: Any) -> None:
+    """An array or a scalar of numpy, by its contents."""
+    walk.tokens.extend(("array", value.dtype, value.shape, value.strides))
+    walk.see(type(value))
+    is_bytes = not value.dtype.hasobject
+    walk.see(hashlib.blake2b(value.tobytes(), digest_size=16).digest() if is_bytes else value.tolist())
+    walk.attributes(value)
+
+
+def _write_flat(walk: _Walk, value: Any) -> bool:
+    """Writes a tuple or list of plain values, or of floats, at once; says whether it is one."""
+    kinds = set(map(type, value))
+    if kinds <= _PLAIN:
+        kind = kinds.pop() if len(kinds) == 1 else tuple(map(type, value))
+        walk.tokens.extend((type(value), "plain", kind, tuple(value)))
+        return True
+    if len(kinds) == 1 and float in kinds:
+        walk.tokens.extend((type(value), "floats", array.array("d", value).tobytes()))
+        return True
+    return False
+
+
+def _sequence(walk: _Walk, value: Any) -> None:
+    if not _write_flat(walk, value):
+        walk.tokens.extend((type(value), len(value)))
+        for item in value:
+            walk.see(item)
+
+
+def _set(walk: _Walk, value: Any) -> None:
+    if set(map(type, value)) <= _PLAIN:
+        walk.tokens.extend((type(value), "plain", frozenset((type(item), item) for item in value)))
+    else:  # equal sets may differ in order: they are then traced twice, which is safe
+        walk.tokens.append(type(value))
+        _sequence(walk, list(value))
+
+
+def _mapping(walk: _Walk, value: Any) -> None:
+    walk.tokens.extend((type(value), len(value)))
+    for key, item in value.items():
+        walk.see(key)
+        walk.see(item)
+
+
+# ---- classes and objects ----
+
+_SKIPPED = set(
+    """__dict__ __weakref__ __module__ __doc__ __qualname__ __firstlineno__ __static_attributes__ __annotations__
+    __annotate__ __annotate_func__ __annotations_cache__ __abstractmethods__ _abc_impl __orig_bases__ __parameters__
+    __type_params__ __classcell__ __classdictcell__ _backward_cls _autograd_function_id""".split()  # noqa: SIM905
+)
+
+
+def _class(walk: _Walk, cls: type) -> None:
+    if _is_library_class(cls):
+        return walk.identity(cls)
+    walk.tokens.extend((type, type.__dict__["__name__"].__get__(cls)))
+    walk.see(type(cls))
+    walk.see(type.__dict__["__bases__"].__get__(cls))
+    walk.named({name: content for name, content in _namespace(cls).items() if name not in _SKIPPED})
+
+
+class _Layout(NamedTuple):
+    """Where the objects of a class keep what they hold; ``is_visible`` says that this is all, no state of C beside it."""
+
+    slots: list[tuple[int, str]]  # each in the class at this place of the MRO
+    dictionary: int | None  # likewise
+    is_visible: bool
+
+
+@_remembered
+def _layout(kind: type) -> _Layout:
+    places = {types.MemberDescriptorType: [], types.GetSetDescriptorType: []}  # type: dict[type, list[tuple[int, str]]]
+    for index, base in enumerate(_mro(kind)):
+        for name, content in _namespace(base).items():
+            places.get(type(content), []).append((index, name))
+    members, others = places.values()
+    slots = [(index, name) for index, name in members if name != "__dict__"]
+    dictionaries = [index for index, name in members + others if name == "__dict__"]
+    words = len(slots) + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
+    is_visible = kind.__itemsize__ == 0 and kind.__basicsize__ == object.__basicsize__ + words * struct.calcsize("P")
+    is_visible = is_visible and all(base.__flags__ & _IS_HEAP_TYPE for base in _mro(kind)[:-1])
+    return _Layout(slots, min(dictionaries, default=None), is_visible)
+
+
+def _instance(walk: _Walk, value: Any) -> None:
+    walk.tokens.append("instance")
+    walk.see(type(value))
+    walk.attributes(value)
+
+
+def _opaque(walk: _Walk, value: Any) -> None:
+    """An object with state of C; certain only if a module of a library holds it under its name, as it does functions."""
+    is_ours = _is_library_class(type(value))  # else its attributes may be properties of the user
+    module = sys.modules.get(str(getattr(value, "__module__", ""))) if is_ours else None
+    if module is not None and _is_library(module) and vars(module).get(str(getattr(value, "__name__", ""))) is value:
+        return walk.identity(value)
+    walk.doubt(value)
+
+
+def _with(contents: Callable[[Any], Any]) -> _Handler:
+    """The handler of a builtin type and its subclasses: type and attributes, then what the builtin type holds."""
+
+    def handle(walk: _Walk, value: Any) -> None:
+        _instance(walk, value)
+        walk.see(contents(value))
+
+    return handle
+
+
+def _items(base: Any) -> Callable[[Any], Any]:
+    """What an object of a subclass of a builtin container holds, past the methods of the subclass."""
+    return lambda value: base(base.__iter__(value))
+
+
+def _cached_function(walk: _Walk, value: Any) -> None:
+    walk.identity(value)
+    walk.attributes(value)
+
+
+def _cached_property(walk: _Walk, value: Any) -> None:
+    walk.tokens.append("cached property")  # before Python 3.12 it holds a lock
+    walk.see(value.func)
+
+
+_PLAIN = {type(None), bool, int, str, bytes, type(...), type(NotImplemented), optree.PyTreeSpec}
+_PLAIN |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
+
+_FIELD: type = type(collections.namedtuple("_", "x").x)  # type: ignore[attr-defined]
+_HANDLERS: dict[type, _Handler] = {
+    types.FunctionType: _function,
+    types.BuiltinFunctionType: _builtin,
+    types.MethodWrapperType: _builtin,
+    torch.nn.Parameter: _tensor,
+    **dict.fromkeys((list, tuple), _sequence),
+    **dict.fromkeys((set, frozenset), _set),
+    **dict.fromkeys((dict, collections.OrderedDict, types.MappingProxyType), _mapping),
+    types.CodeType: lambda walk, value: walk.tokens.extend((types.CodeType, _code(value).number)),
+    types.CellType: _with(lambda value: value.cell_contents),
+    **dict.fromkeys((operator.itemgetter, operator.attrgetter, _FIELD), _with(lambda value: value.__reduce__()[1])),
+    type(functools.cache(len)): _cached_function,
+    functools.cached_property: _cached_property,
+    # types of C whose members tell everything
+    **dict.fromkeys((types.MethodType, types.SimpleNamespace, types.GenericAlias, types.UnionType), _instance),
+    **dict.fromkeys((types.MemberDescriptorType, types.GetSetDescriptorType, slice, range, super), _instance),
+}
+
+_OPERATORS = [getattr(torch._ops, name, None) for name in ("OperatorBase", "OpOverloadPacket")]
+_OPERATORS.append(getattr(getattr(torch.library, "_custom_ops", None), "CustomOpDef", None))
+_METHODS = (types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType)
+# the first of these in the MRO decides
+_HANDLERS_OF_BASES: dict[Any, _Handler] = {
+    **dict.fromkeys((re.Pattern, typing.TypeVar, torch.finfo, torch.iinfo, logging.Logger), _Walk.identity),
+    **dict.fromkeys((*_METHODS, *_OPERATORS), _Walk.identity),
+    **dict.fromkeys((torch.SymInt, torch.SymFloat, torch.SymBool, type(os.environ)), _Walk.doubt),
+    Tensor: _tensor,
+    types.ModuleType: _module,
+    type: _class,
+    **{base: _with(base.__pos__) for base in (int, float, complex)},
+    **{base: _with(_items(base)) for base in (tuple, list, set, frozenset, bytes)},
+    dict: _with(lambda value: dict(dict.items(value))),
+    collections.OrderedDict: _with(lambda value: dict(collections.OrderedDict.items(value))),
+    str: _with(str.__str__),
+    bytearray: _with(bytes),
+    collections.deque: _with(lambda value: (value.maxlen, list(collections.deque.__iter__(value)))),
+    weakref.ref: _with(weakref.ref.__call__),
+    **dict.fromkeys((functools.partial, property, staticmethod, classmethod), _instance),
+}
+
+
+@_remembered
+def _handler_of(kind: type) -> _Handler:
+    handlers, numpy = _HANDLERS_OF_BASES, sys.modules.get("numpy")
+    if numpy is not None:
+        handlers = {**handlers, **dict.fromkeys((numpy.ndarray, numpy.generic), _array)}
+        handlers |= dict.fromkeys((numpy.ufunc, numpy.dtype), _Walk.identity)
+    found = [handlers[base] for base in _mro(kind) if base in handlers]
+    return found[0] if found else _instance if _layout(kind).is_visible else _opaque

@@ -1,0 +1,262 @@
+"""Compiled functions: from a recorded graph to a shared library, and its calls."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import importlib.util
+import os
+import pickle
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import native, threefry_kernels
+from .driver import Plan, make_plan
+from .lowering import Buffer, isa
+from .recorder import Body
+
+__all__ = ["Program", "clear", "digest", "program_of", "why_not"]
+
+_FORMAT = 1  # of what is kept on disk
+_KEPT = 256  # programs
+_ROOM = 2048  # bytes, for the text of an error
+
+
+class Program:
+    """A loaded library with the one function of a :class:`Plan`; calls may come from several threads."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.library = native.load(plan.source, name="program", language="c++", flags=_flags())
+        self.constants = plan.constants
+        self._operators = [_operator(name) for name, _, _ in plan.operators]
+        self._errors = threading.local()
+        # the library keeps the address of this function: it must live as long
+        self._operate = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_void_p))(self._call_operator)
+        blas = _blas()
+        functions = (ctypes.c_void_p * 4)(
+            threefry_kernels.address(), ctypes.cast(self._operate, ctypes.c_void_p).value, blas["sgemm_"], blas["dgemm_"]
+        )
+        self.library.funcebm_init(functions)
+        self._run = self.library.funcebm_run
+        self._run.restype = ctypes.c_int
+        self._run.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64]
+        self._arenas: list[Tensor] = []
+
+    def __call__(
+        self, inputs: list[Tensor], length: int | None = None, every: int = 1, is_kept: bool = True
+    ) -> list[Tensor]:
+        """The outputs, new tensors. All inputs are contiguous, those captured included."""
+        plan = self.plan
+        sizes = (ctypes.c_int64 * 3)(length or 0, every, int(is_kept))
+        outputs = []
+        for (shape, dtype), is_stacked in zip(plan.outputs, plan.stacked, strict=True):
+            if is_stacked:
+                shape = ((length or 0) // every if is_kept else 1, *shape)
+            outputs.append(torch.empty(shape, dtype=dtype))
+        given = [tensor.data_ptr() for tensor in inputs] + [tensor.data_ptr() for tensor in self.constants]
+        pointers = (ctypes.c_void_p * max(len(given), 1))(*given)
+        places = (ctypes.c_void_p * max(len(outputs), 1))(*[tensor.data_ptr() for tensor in outputs])
+        try:
+            arena = self._arenas.pop()
+        except IndexError:
+            arena = torch.empty(plan.arena, dtype=torch.uint8)
+        error = _error_buffer()
+        status = self._run(pointers, places, sizes, arena.data_ptr(), error, _ROOM)
+        self._arenas.append(arena)
+        if status == 1:
+            raise self._errors.raised
+        if status == 2:
+            raise RuntimeError(ctypes.string_at(error).decode(errors="replace"))
+        return outputs
+
+    def _call_operator(self, index: int, pointers: Any) -> int:
+        """Runs an operator that has no kernel, on memory of the library."""
+        try:
+            _, args, outs = self.plan.operators[index]
+            args, kwargs = _tensors(args, pointers)
+            with torch.no_grad():
+                results = self._operators[index](*args, **kwargs)
+                results = results if isinstance(results, (tuple, list)) else (results,)
+                for result, out in zip(results, outs, strict=True):
+                    if out is not None:
+                        _tensor(out, pointers).copy_(result)
+        except BaseException as error:  # it cannot go through C++
+            self._errors.raised = error
+            return 1
+        return 0
+
+
+_local = threading.local()
+
+
+def _error_buffer() -> Any:
+    if not hasattr(_local, "error"):
+        _local.error = ctypes.create_string_buffer(_ROOM)
+    return _local.error
+
+
+def _tensors(value: Any, pointers: Any) -> Any:
+    if isinstance(value, Buffer):
+        return _tensor(value, pointers)
+    if isinstance(value, (tuple, list)):
+        return type(value)([_tensors(part, pointers) for part in value])
+    if isinstance(value, dict):
+        return {name: _tensors(part, pointers) for name, part in value.items()}
+    return value
+
+
+def _tensor(buffer: Buffer, pointers: Any) -> Tensor:
+    """A view of memory that is not ours."""
+    if 0 in buffer.shape:
+        return torch.empty(buffer.shape, dtype=buffer.dtype)
+    span = buffer.offset + 1 + sum((n - 1) * s for n, s in zip(buffer.shape, buffer.strides, strict=True))
+    size = torch.empty((), dtype=buffer.dtype).element_size()
+    memory = (ctypes.c_char * (span * size)).from_address(pointers[buffer.block])
+    flat = torch.frombuffer(memory, dtype=torch.uint8).view(buffer.dtype)
+    return flat.as_strided(buffer.shape, buffer.strides, buffer.offset)
+
+
+def _operator(name: str) -> Any:
+    """The function of a name such as ``aten.sort.stable``, or of torch where it has no overload, such as ``convolution``."""
+    parts = name.split(".")
+    return functools.reduce(getattr, parts, torch if len(parts) == 1 else torch.ops)
+
+
+@functools.cache
+def _blas() -> dict[str, int]:
+    """Addresses of the matrix products of torch's BLAS, 0 where it exports none."""
+    path = os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cpu.so")
+    found = {"sgemm_": 0, "dgemm_": 0}
+    try:
+        library = ctypes.CDLL(path)
+        for name in found:
+            found[name] = ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
+    except (OSError, AttributeError):
+        pass
+    return found
+
+
+@functools.cache
+def _flags() -> tuple[str, ...]:
+    """How kernels are compiled: as inductor does it, but for debug information."""
+    instructions = isa()
+    root = os.path.dirname(torch.__file__)
+    folder = os.path.join(root, "lib")
+    macros = instructions.build_macro() if hasattr(instructions, "build_macro") else []
+    return (
+        "-std=c++20",
+        "-O3",
+        "-DNDEBUG",
+        "-DC10_USING_CUSTOM_GENERATED_MACROS",
+        "-DSTANDALONE_TORCH_HEADER",
+        *(f"-D{macro}" for macro in macros),
+        "-march=native",
+        *instructions.build_arch_flags().split(),
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-ffp-contract=off",
+        "-fno-tree-loop-vectorize",
+        "-fopenmp",
+        f"-I{root}/include",
+        f"-I{root}/include/torch/csrc/api/include",
+        f"-L{folder}",
+        "-ltorch_cpu",
+        "-lc10",
+        f"-Wl,-rpath,{folder}",
+    )
+
+
+# -- what is the same ---------------------------------------------------------------------------------------------
+
+
+def digest(body: Body, is_dynamic: bool) -> str:
+    """What tells two recorded functions apart; equal ones share machine code, in memory and on disk."""
+    text: list[str] = [str(_FORMAT), torch.__version__, str(is_dynamic), str(torch.get_num_threads() > 1)]
+    _describe(body.graph, text)
+    return hashlib.sha256("\n".join(text).encode()).hexdigest()
+
+
+def _describe(graph: torch.fx.Graph, text: list[str]) -> None:
+    names: dict[torch.fx.Node, str] = {}
+
+    def show(value: Any) -> str:
+        if isinstance(value, torch.fx.Node):
+            return names[value]
+        if isinstance(value, (tuple, list)):
+            return "(" + ",".join(map(show, value)) + ")"
+        if isinstance(value, dict):
+            return "{" + ",".join(f"{name}:{show(part)}" for name, part in value.items()) + "}"
+        return repr(value)
+
+    for index, node in enumerate(graph.nodes):
+        names[node] = f"%{index}"
+        value = node.meta.get("val")
+        kind = f"{tuple(value.shape)}{value.dtype}{value.device}" if isinstance(value, Tensor) else ""
+        text.append(f"%{index} {node.op if node.op != 'call_function' else node.target} {show(node.args)} {show(node.kwargs)} {kind}")
+        if "bodies" in node.meta:
+            text.append(f"length {node.meta['length']}")
+            for inner in node.meta["bodies"]:
+                text.append("[")
+                _describe(inner, text)
+                text.append("]")
+
+
+_programs: OrderedDict[str, Program] = OrderedDict()
+
+
+def program_of(
+    body: Body, fake_mode: Any, *, is_dynamic: bool = False, times: dict[str, Any] | None = None
+) -> Program:
+    """The compiled function: from memory, from disk, or made; ``times`` is told which, and how long it took."""
+    times = {} if times is None else times
+    name = digest(body, is_dynamic)
+    if name in _programs:
+        times["from"] = "an equal graph in memory"
+        _programs.move_to_end(name)
+        return _programs[name]
+    start = time.perf_counter()
+    plan = _kept_plan(name)
+    times["from"] = "disk" if plan is not None else "scratch"
+    if plan is None:
+        plan = make_plan(body, fake_mode, is_dynamic=is_dynamic)
+        native.write(f"plan-{name}", pickle.dumps(plan))
+    times["generated"] = time.perf_counter() - start
+    start = time.perf_counter()
+    _programs[name] = Program(plan)
+    times["C++"] = time.perf_counter() - start
+    while len(_programs) > _KEPT:
+        _programs.popitem(last=False)
+    return _programs[name]
+
+
+def _kept_plan(name: str) -> Plan | None:
+    kept = native.read(f"plan-{name}")
+    if kept is None:
+        return None
+    try:
+        plan = pickle.loads(kept)
+    except Exception:  # damaged, or of another version: it is made again
+        return None
+    return plan if isinstance(plan, Plan) else None
+
+
+def clear() -> None:
+    """Forgets the programs of this process."""
+    _programs.clear()
+
+
+@functools.cache
+def why_not() -> str | None:
+    """What this torch lacks for traced functions, or None."""
+    if not hasattr(torch.library, "custom_op") or not hasattr(torch.library, "register_vmap"):
+        return "this torch has no custom operators under vmap"
+    if importlib.util.find_spec("torch._inductor") is None:
+        return "this torch has no inductor"
+    return None

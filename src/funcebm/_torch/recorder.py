@@ -1,0 +1,441 @@
+"""Records what a function does to tensors as a graph of aten operators, loops included: the tracer behind ``jit``.
+
+The function runs once, on fake tensors, below ``vmap`` and ``grad``: what is recorded is their result. A loop is one node
+that holds the graphs of its bodies. What a body reads from outside is found while it is recorded, and becomes one more input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import operator
+import threading
+from typing import Any, Callable, Iterator, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["Body", "Recorder", "ValueAsked", "current", "record", "scan_loop", "while_loop"]
+
+aten = torch.ops.aten
+
+
+class ValueAsked(RuntimeError):
+    """A traced tensor was asked for its value."""
+
+
+class _State(threading.local):
+    def __init__(self) -> None:
+        self.stack: list[Recorder | None] = []
+
+
+_state = _State()
+
+
+def current() -> Recorder | None:
+    """The recorder at work in this thread, or None."""
+    return _state.stack[-1] if _state.stack else None
+
+
+class Body(NamedTuple):
+    """A recorded function.
+
+    Attributes:
+        graph: placeholders of the inputs, then of what it captures; operators; the flat tuple of outputs.
+        num_inputs: how many placeholders are inputs.
+        captured: what it reads from outside, one tensor for each further placeholder.
+    """
+
+    graph: torch.fx.Graph
+    num_inputs: int
+    captured: list[Tensor]
+
+
+def scan_loop(bodies: Any, init: Any, xs: Any, captured: Any) -> Any:
+    """The target of the node of a scan."""
+    raise RuntimeError("a node of a graph is not called")
+
+
+def while_loop(bodies: Any, init: Any, xs: Any, captured: Any) -> Any:
+    """The target of the node of a while loop."""
+    raise RuntimeError("a node of a graph is not called")
+
+
+class Recorder(TorchDispatchMode):
+    """Notes each operator that runs while it is active.
+
+    Args:
+        fake_mode: the mode of the fake tensors, entered outside.
+        parent: the recorder of the graph that this one is a part of.
+        decompositions: operators that are recorded as what these functions do.
+    """
+
+    def __init__(
+        self, fake_mode: Any, parent: Recorder | None = None, decompositions: dict[Any, Any] | None = None
+    ) -> None:
+        super().__init__()
+        self.decompositions = decompositions or {}
+        self.fake_mode, self.parent = fake_mode, parent
+        self.graph = torch.fx.Graph()
+        self.captured: list[Tensor] = []
+        self.values_read: list[Tensor] = []
+        self.places: dict[int, torch.fx.Node] = {}  # of tensors, by id
+        self.fakes: dict[int, Tensor] = {}  # of real tensors, by id
+        self.kept: list[Any] = []  # whatever is known by its id
+        self.roots: dict[int, tuple[Tensor, int]] = {}  # by storage: the tensor that was there first, and how often it changed
+        self.versions: dict[int, int] = {}  # of tensors, by id: the version of their storage that their node has
+        self.last_input: torch.fx.Node | None = None
+        self.num_inputs = 0
+
+    # -- places of tensors ---------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Recorder:
+        _state.stack.append(self)
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        _state.stack.pop()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, operators on fake tensors are not recorded."""
+        _state.stack.append(None)
+        try:
+            with self.fake_mode:
+                yield
+        finally:
+            _state.stack.pop()
+
+    def add_input(self, value: Tensor | _Like, strides: tuple[int, ...] | None = None) -> Tensor:
+        """A new input of the graph, with the shape of ``value``: a fake tensor."""
+        with self.paused():
+            fake = torch.empty(value.shape, dtype=value.dtype, device=value.device)
+            fake = fake if strides is None else torch.empty_strided(value.shape, strides, dtype=value.dtype, device=value.device)
+        self._add_placeholder(fake, fake)
+        self.num_inputs += 1
+        return fake
+
+    def _add_placeholder(self, key: Tensor, fake: Tensor) -> torch.fx.Node:
+        # after the last placeholder; a body may find what it captures late
+        first = next(iter(self.graph.nodes), None) if self.last_input is None else self.last_input.next
+        inserting = contextlib.nullcontext() if first is None else self.graph.inserting_before(first)
+        with inserting:
+            node = self.graph.placeholder(f"p{len(self.places)}_{self.num_inputs}_{len(self.captured)}")
+        node.meta["val"] = fake
+        self.last_input = node
+        self._set_place(key, node)
+        return node
+
+    def _set_place(self, tensor: Tensor, node: torch.fx.Node) -> None:
+        self.places[id(tensor)] = node
+        self.kept.append(tensor)
+        storage = _storage(tensor)
+        if storage is not None:
+            root, version = self.roots.setdefault(storage, (tensor, 0))
+            self.versions[id(tensor)] = version
+
+    def fake(self, tensor: Tensor) -> Tensor:
+        """The fake tensor that stands for a tensor of any kind."""
+        from torch._subclasses import FakeTensor
+
+        if isinstance(tensor, FakeTensor):
+            return tensor
+        if self.parent is not None:
+            return self.parent.fake(tensor)
+        if id(tensor) not in self.fakes:
+            with self.paused():
+                self.fakes[id(tensor)] = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+            self.kept.append(tensor)
+        return self.fakes[id(tensor)]
+
+    def place(self, tensor: Tensor) -> torch.fx.Node:
+        """The node of a tensor; one that was not met before is captured from outside."""
+        node = self.places.get(id(tensor))
+        if node is None:
+            fake = self.fake(tensor)
+            if fake is not tensor and id(fake) in self.places:
+                return self.places[id(fake)]
+            captured = self.parent.resolve(tensor) if self.parent is not None else tensor
+            node = self._add_placeholder(fake, fake)
+            self.places[id(tensor)] = node
+            self.captured.append(captured)
+            self.kept.append(tensor)
+            return node
+        storage = _storage(tensor)
+        if storage is None or storage not in self.roots:
+            return node
+        root, version = self.roots[storage]
+        if self.versions.get(id(tensor), 0) != version and tensor is not root:
+            node = self._view_of(root, tensor)
+            self.places[id(tensor)] = node
+            self.versions[id(tensor)] = version
+        return node
+
+    def resolve(self, tensor: Tensor) -> Tensor:
+        """Makes sure that a tensor that a body captures has a place here too."""
+        self.place(tensor)
+        return tensor
+
+    def _view_of(self, root: Tensor, tensor: Tensor) -> torch.fx.Node:
+        arguments = (self.places[id(root)], list(tensor.shape), list(tensor.stride()), tensor.storage_offset())
+        node = self.graph.call_function(aten.as_strided.default, arguments)
+        node.meta["val"] = tensor
+        return node
+
+    # -- operators -----------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operator on fake tensors and notes it."""
+        kwargs = kwargs or {}
+        if current() is not self:
+            return func(*args, **kwargs)
+        if func in (aten.lift_fresh.default, aten.lift_fresh_copy.default) and _is_real(args[0]):
+            return self.constant(args[0])
+        if func is aten._local_scalar_dense.default:
+            return self._value_of(args[0])
+        if func in self.decompositions:
+            with self:
+                out = self.decompositions[func](*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        schema = func._schema
+        fake_args, fake_kwargs = _map((args, kwargs), self.fake)
+        # an operator may look at its arguments before they change
+        nodes_args, nodes_kwargs = _map((args, kwargs), self.place)
+        _state.stack.append(None)
+        try:
+            out = func(*fake_args, **fake_kwargs)
+        finally:
+            _state.stack.pop()
+        if schema.is_mutable:
+            return self._change(func, args, kwargs, nodes_args, nodes_kwargs, out)
+        if func is aten._to_copy.default and not isinstance(args[0], Tensor):
+            # one of Python's numbers, which the dispatcher wraps
+            self._note(aten.full.default, ([], args[0]), {"dtype": out.dtype, "device": out.device}, out)
+        elif isinstance(out, Tensor):
+            self._note(func, nodes_args, nodes_kwargs, out)
+        elif isinstance(out, (tuple, list)) and any(isinstance(part, Tensor) for part in out):
+            self._note_many(func, nodes_args, nodes_kwargs, out)
+        return out
+
+    def _note(self, func: Any, args: Any, kwargs: Any, out: Tensor) -> torch.fx.Node:
+        node = self.graph.call_function(func, args, kwargs)
+        node.meta["val"] = out
+        self._set_place(out, node)
+        return node
+
+    def _note_many(self, func: Any, args: Any, kwargs: Any, outs: Any) -> torch.fx.Node:
+        node = self.graph.call_function(func, args, kwargs)
+        node.meta["val"] = tuple(outs)
+        for index, out in enumerate(outs):
+            if isinstance(out, Tensor):
+                part = self.graph.call_function(operator.getitem, (node, index))
+                part.meta["val"] = out
+                self._set_place(out, part)
+        return node
+
+    def _change(self, func: Any, args: Any, kwargs: Any, node_args: Any, node_kwargs: Any, out: Any) -> Any:
+        """Notes an operator that changes a tensor in place as one that makes a new value."""
+        changed = args[0] if args else None
+        functional = _functional_of(func)
+        if functional is None or not isinstance(changed, Tensor) or not _changes_first_only(func):
+            raise RuntimeError(
+                f"{func} changes tensors in place in a way that cannot be compiled. Write it without, or pass jit=False."
+            )
+        storage = _storage(changed)
+        root = self.roots[storage][0] if storage in self.roots else changed  # type: ignore[index]
+        root_node = self.places[id(root)]
+        if root_node.op == "placeholder" and not root_node.meta.get("is_copied"):
+            raise ValueError(
+                "a function that is compiled must not change its arguments, or what it reads from outside, in place. "
+                f"Got {func.name()}. Write x = x + 1 in place of x += 1, or begin with x = x.clone()."
+            )
+        node = self.graph.call_function(functional, node_args, node_kwargs)
+        with self.paused():
+            node.meta["val"] = torch.empty(changed.shape, dtype=changed.dtype, device=changed.device)
+        if changed is not root:
+            scattered = (root_node, node, list(changed.shape), list(changed.stride()), changed.storage_offset())
+            node = self.graph.call_function(aten.as_strided_scatter.default, scattered)
+            node.meta["val"] = root
+        self.places[id(root)] = node
+        if storage is not None:
+            version = self.roots[storage][1] + 1
+            self.roots[storage] = (root, version)
+            self.versions[id(root)] = version
+        return changed if isinstance(out, Tensor) else out
+
+    def constant(self, value: Tensor) -> Tensor:
+        """A tensor that the function makes from Python's numbers: a number in the graph, or one more thing read."""
+        with self.paused():
+            fake = torch.empty(value.shape, dtype=value.dtype, device=value.device)
+        if value.ndim == 0:
+            options = {"dtype": value.dtype, "device": value.device}
+            node = self._note(aten.full.default, ([], value.item()), options, fake)
+            node.meta["constant"] = value
+            return fake
+        top = self
+        while top.parent is not None:
+            top = top.parent
+        top.fakes[id(value)] = fake
+        top.kept.append(value)
+        top._capture_real(value, fake)
+        return fake
+
+    def _capture_real(self, value: Tensor, fake: Tensor) -> None:
+        self._add_placeholder(fake, fake)
+        self.captured.append(value)
+
+    def _value_of(self, tensor: Tensor) -> Any:
+        """The value of a tensor that does not depend on the arguments; others have none yet."""
+        if _is_real(tensor):
+            top = self
+            while top.parent is not None:
+                top = top.parent
+            top.values_read.append(tensor)
+            with torch.utils._python_dispatch._disable_current_modes():
+                return tensor.item()
+        node = self.places.get(id(tensor))
+        if node is not None and "constant" in node.meta:
+            with torch.utils._python_dispatch._disable_current_modes():
+                return node.meta["constant"].item()
+        raise ValueAsked("a number that is traced has no value yet")
+
+    # -- loops ---------------------------------------------------------------------------------------------------
+
+    def scan(self, body: Callable[..., list[Tensor]], init: list[Tensor], xs: list[Tensor]) -> list[Tensor]:
+        """Notes a scan: ``body(*carry, *x) -> [*carry, *y]``; the last carry, and the ``y`` stacked."""
+        length = xs[0].shape[0]
+        examples = [*init, *(_Like(x.shape[1:], x.dtype, x.device) for x in xs)]
+        inner, outs = self._record_body(body, examples)
+        _check_carry(init, outs[: len(init)])
+        inputs = [self._contiguous_place(tensor) for tensor in (*init, *xs)]
+        with self.paused():
+            last = [torch.empty(leaf.shape, dtype=leaf.dtype, device=leaf.device) for leaf in init]
+            stacked = [torch.empty((length, *out.shape), dtype=out.dtype, device=out.device) for out in outs[len(init) :]]
+        results = [*last, *stacked]
+        self._note_loop(scan_loop, [inner], inputs, len(init), results, length)
+        return results
+
+    def while_(
+        self, condition: Callable[..., Tensor], body: Callable[..., list[Tensor]], init: list[Tensor]
+    ) -> list[Tensor]:
+        """Notes a while loop; ``condition`` gives a 0-d bool."""
+        asked, _ = self._record_body(lambda *leaves: [condition(*leaves)], init)
+        inner, outs = self._record_body(body, init)
+        _check_carry(init, outs)
+        inputs = [self._contiguous_place(tensor) for tensor in init]
+        with self.paused():
+            results = [torch.empty(leaf.shape, dtype=leaf.dtype, device=leaf.device) for leaf in init]
+        self._note_loop(while_loop, [asked, inner], inputs, len(init), results, None)
+        return results
+
+    def _record_body(self, body: Callable[..., list[Tensor]], examples: list[Any]) -> tuple[Body, list[Tensor]]:
+        inner = Recorder(self.fake_mode, self)
+        inputs = [inner.add_input(example) for example in examples]
+        with inner:
+            outs = list(body(*inputs))
+        return inner.finish(outs), outs
+
+    def _contiguous_place(self, tensor: Tensor) -> torch.fx.Node:
+        node = self.place(tensor)
+        value = node.meta["val"]
+        if not value.is_contiguous():
+            with self.paused():
+                copy = value.clone(memory_format=torch.contiguous_format)
+            node = self._note(aten.clone.default, (node,), {"memory_format": torch.contiguous_format}, copy)
+        return node
+
+    def _note_loop(
+        self, target: Any, bodies: list[Body], inputs: list[Any], count: int, results: list[Tensor], length: int | None
+    ) -> None:
+        captured = [tuple(self._contiguous_place(tensor) for tensor in body.captured) for body in bodies]
+        arguments = (len(bodies), tuple(inputs[:count]), tuple(inputs[count:]), tuple(captured))
+        node = self.graph.call_function(target, arguments)
+        node.meta.update(val=tuple(results), bodies=[body.graph for body in bodies], length=length)
+        for index, result in enumerate(results):
+            part = self.graph.call_function(operator.getitem, (node, index))
+            part.meta["val"] = result
+            self._set_place(result, part)
+
+    def finish(self, outs: list[Tensor]) -> Body:
+        """The graph with its outputs."""
+        self.graph.output(tuple(self.place(out) for out in outs))
+        return Body(self.graph, self.num_inputs, self.captured)
+
+
+class _Like(NamedTuple):
+    shape: Any
+    dtype: torch.dtype
+    device: torch.device
+
+
+def record(function: Callable[..., list[Tensor]], inputs: list[Tensor]) -> tuple[Body, Recorder]:
+    """Records a function of flat tensors.
+
+    Args:
+        function: ``(*tensors) -> list of tensors``.
+        inputs: examples; only their shapes, dtypes and devices are looked at.
+
+    Returns:
+        The :class:`Body`, whose ``captured`` are real tensors, and the recorder.
+    """
+    from torch._subclasses import FakeTensorMode
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    recorder = Recorder(mode)
+    fakes = [recorder.add_input(value) for value in inputs]
+    with mode, recorder:
+        outs = function(*fakes)
+    body = recorder.finish(outs)
+    return body, recorder
+
+
+def _is_real(value: Any) -> bool:
+    from torch._subclasses import FakeTensor
+
+    return isinstance(value, Tensor) and not isinstance(value, FakeTensor)
+
+
+def _storage(tensor: Tensor) -> int | None:
+    try:
+        return tensor.untyped_storage()._cdata
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def _map(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)([_map(part, function) for part in value])
+    if isinstance(value, dict):
+        return {name: _map(part, function) for name, part in value.items()}
+    return value
+
+
+def _functional_of(func: Any) -> Any:
+    """The operator that makes a new value where ``func`` changes its first argument, or None."""
+    if func is aten.copy_.default:
+        return aten.copy.default
+    packet, overload = func.overloadpacket.__name__, func._overloadname
+    if not packet.endswith("_") or packet.endswith("__"):
+        return None
+    namespace = getattr(torch.ops, func.namespace)
+    return getattr(getattr(namespace, packet[:-1], None), overload, None)
+
+
+def _changes_first_only(func: Any) -> bool:
+    written = [argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments]
+    return written[0] and not any(written[1:])
+
+
+def _check_carry(before: list[Any], after: list[Tensor]) -> None:
+    """A carry must keep its shapes and dtypes."""
+    for index, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old.shape != new.shape or old.dtype != new.dtype:
+            raise ValueError(
+                "the carry of a loop must keep its shapes and dtypes. "
+                f"Got leaf {index}: {tuple(new.shape)} {new.dtype} in place of {tuple(old.shape)} {old.dtype}. "
+                "Give the first carry the shape and dtype that the body returns."
+            )
