@@ -7,6 +7,7 @@ import dataclasses
 import enum
 import functools
 import gc
+import operator
 import os
 import random as python_random
 import sys
@@ -179,78 +180,47 @@ def test_a_run_changes_no_meaning():
     assert meaning(sampler).key == before.key
 
 
-CONSTANTS = [
-    0,
-    1,
-    2,
-    True,
-    False,
-    0.0,
-    -0.0,
-    1.0,
-    1.5,
-    float("nan"),
-    float("inf"),
-    "1",
-    b"1",
-    1j,
-    complex(-0.0, 1),
-    None,
-]
-CONSTANTS += [
-    (),
-    (1,),
-    (1.0,),
-    (True,),
-    [1],
-    {1},
-    frozenset((1,)),
-    {1: 2},
-    {2: 1},
-    (1, (2,)),
-    ((1, 2),),
-    (1, 2),
-    slice(1),
-]
+CONSTANTS = [0, 1, 2, True, False, 0.0, -0.0, 1.0, 1.5, float("nan"), float("inf"), "1", b"1", 1j, complex(-0.0, 1)]
+CONSTANTS += [None, (), (1,), (1.0,), (True,), [1], {1}, frozenset((1,)), {1: 2}, {2: 1}, (1, (2,)), ((1, 2),), (1, 2)]
 CONSTANTS += [..., range(3), range(0, 3, 2), range(0, 4, 2), torch.float32, torch.float64, int, float, torch.Size([1])]
+CONSTANTS += [np.float64(1.0), np.float32(1.0), np.ones(2), np.ones(3), np.zeros(2), np.ones(2, int), np.eye(2)]
 CONSTANTS += [
-    np.float64(1.0),
-    np.float32(1.0),
-    np.ones(2),
-    np.ones(3),
-    np.zeros(2),
-    np.ones(2, int),
     torch,
     np,
     len,
     sum,
-]
-CONSTANTS += [
     torch.sin,
     torch.cos,
     torch.ops.aten.sin,
     torch.ops.aten.sin.default,
+    torch.sin.__call__,
+]
+CONSTANTS += [
     "x",
     (None,),
     [],
     {},
     set(),
-    deque := 0,
-]
-CONSTANTS[-1] = collections.deque([1])
-CONSTANTS += [collections.deque([1], maxlen=2), collections.OrderedDict(a=1), {"a": 1}, types.SimpleNamespace(a=1)]
-CONSTANTS += [collections.defaultdict(int, a=1), collections.defaultdict(float, a=1), types.MappingProxyType({"a": 1})]
-CONSTANTS += [functools.partial(max, 1), functools.partial(max, 2), functools.partial(max, key=1), list[int], int | str]
-CONSTANTS += [
-    torch.device("cpu"),
-    torch.device("meta"),
-    "abc".join,
-    "abd".join,
+    slice(1),
+    slice(1.0),
     [1.0, 2.0],
     [1, 2],
     [1, 2.0],
     (1.0, 2.0),
+    [0.0],
+    [-0.0],
 ]
+CONSTANTS += [
+    collections.deque([1]),
+    collections.deque([1], maxlen=2),
+    collections.OrderedDict(a=1),
+    {"a": 1},
+    {"a": 1.0},
+]
+CONSTANTS += [collections.defaultdict(int, a=1), collections.defaultdict(float, a=1), types.MappingProxyType({"a": 1})]
+CONSTANTS += [functools.partial(max, 1), functools.partial(max, 2), functools.partial(max, key=1), list[int], int | str]
+CONSTANTS += [operator.itemgetter(0), operator.itemgetter(1), operator.attrgetter("a"), types.SimpleNamespace(a=1)]
+CONSTANTS += [torch.device("cpu"), torch.device("meta"), "abc".join, "abd".join, [1.0, 2.0, None], {None: 1}, [[1], 2]]
 
 
 def test_every_two_constants_differ():
@@ -395,6 +365,7 @@ DOUBTS = {
     "the environment, late": "def f(x):\n    import os as o\n    return o.environ['A']",
     "the environment in a closure": "def make():\n    import os\n    return lambda x: os.environ\nf = make()",
     "the modules": "import sys as s\nf = lambda x: s.modules['helpers'].scale",
+    "a module that reads others, passed on": "import sys\nf = lambda x: getattr(sys, x)",
     "an import by name": "import importlib\nf = lambda x: importlib.import_module('helpers')",
     "a global that is written": "a = 1\ndef f(x):\n    global a\n    a = x",
     "the globals of a function": "f = lambda x: make.__globals__",
@@ -460,6 +431,12 @@ def test_what_can_be_known_is_certain(name):
     assert meaning(f).key == meaning(f).key
 
 
+@dataclasses.dataclass
+class Config:
+    width: int = 1
+    kind: object = None
+
+
 def _self_reference(k):
     def f(x):
         return f(x) * k
@@ -481,8 +458,8 @@ def _in_itself(kind):
 
 
 def _object_cycle(k):
-    one, other = types.SimpleNamespace(k=k), types.SimpleNamespace()
-    one.other, other.one, other.ref = other, one, weakref.ref(one) if False else None
+    one, other = Config(k), Config()
+    one.kind, other.kind = other, weakref.ref(one)
     return one
 
 
@@ -572,12 +549,6 @@ def test_strange_objects_raise_nothing(name):
     assert meaning(value).key == meaning(value).key
 
 
-@dataclasses.dataclass
-class Config:
-    width: int = 1
-    kind: object = None
-
-
 class Colour(enum.Enum):
     RED = 1
     BLUE = 2
@@ -600,6 +571,14 @@ def test_what_is_known_of_dead_code_is_forgotten():
 
 def _entries(remembered):
     return remembered.__closure__[[*remembered.__code__.co_freevars].index("entries")].cell_contents
+
+
+def test_bytecode_is_read_once_for_each_code_object(monkeypatch):
+    first, second = factory(1), factory(2)
+    meaning(first)
+    monkeypatch.setattr(meanings.dis, "get_instructions", None)
+    assert meaning(first).is_certain and meaning(second).is_certain
+    assert not meaning(cell(FUNCTION)["f"]).is_certain
 
 
 def test_threads_get_the_same_meaning():

@@ -141,7 +141,7 @@ class _Writer:
 
     def copy(self, source: Buffer, target: str) -> None:
         """Writes a tensor, whatever its strides, in the order of its shape."""
-        if source.strides == _strides(source.shape) or _numel(source.shape) <= 1:
+        if _is_contiguous(source):
             num_bytes = _numel(source.shape) * _size(source.dtype)
             self.write(f"std::memcpy({target}, {self.pointer(source)}, {num_bytes});")
             return
@@ -222,10 +222,15 @@ class _Writer:
         for node, buffer in zip(results, buffers, strict=True):
             values[node] = buffer
             is_whole = buffer.block in allocated and buffer.block not in self.base and buffer.offset == 0
-            if node in wanted and is_whole and buffer.strides == _strides(buffer.shape):
+            if node in wanted and is_whole and _is_contiguous(buffer):
                 self.base[buffer.block] = wanted[node]
         for step in steps:
             self._step(step)
+        for node in results:
+            if not _is_contiguous(values[node]):  # whoever reads it next goes by the order of its shape
+                ordered = self.new(values[node].shape, values[node].dtype)
+                self.copy(values[node], self.base[ordered.block])
+                values[node] = ordered
         return results
 
     def _step(self, step: Call) -> None:
@@ -462,6 +467,11 @@ def _strides(shape: Any) -> tuple[int, ...]:
         strides.append(step)
         step *= max(size, 1)
     return tuple(reversed(strides))
+
+
+def _is_contiguous(buffer: Buffer) -> bool:
+    ordered = _strides(buffer.shape)
+    return all(size <= 1 or step == wanted for size, step, wanted in zip(buffer.shape, buffer.strides, ordered, strict=True))
 
 
 def _numel(shape: Any) -> int:

@@ -219,7 +219,7 @@ def _is_library_class(cls: type) -> bool:
 
 _LOADS_GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _LOADS_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
-# what reads more than its name tells: as an attribute of whatever, as a module that is imported by the function, as a value
+# what reads more than its name tells: as an attribute of anything, as a module that is passed on, as a value
 _DYNAMIC_NAMES = {"environ", "environb", "getenv", "getenvb", "import_module", "_getframe", "f_globals", "__globals__"}
 _DYNAMIC_MODULES = {"builtins", "importlib", "inspect", "sys"}
 _DYNAMIC: list[Any] = [eval, exec, globals, input, locals, open, vars, __import__]
@@ -331,7 +331,8 @@ def _attribute(walk: _Walk, value: Any, names: tuple[str, ...]) -> None:
 
 
 def _module(walk: _Walk, module: types.ModuleType) -> None:
-    (walk.identity if _is_library(module) else walk.doubt)(module)
+    is_dynamic = vars(module).get("__name__") in _DYNAMIC_MODULES
+    (walk.identity if _is_library(module) and not is_dynamic else walk.doubt)(module)
 
 
 def _builtin(walk: _Walk, value: Any) -> None:
