@@ -1,90 +1,197 @@
-"""``jit``: a code object for each function, no silent return to eager, one warning where nothing can be compiled."""
+"""``jit``: traced once for what a function means, never a silent return to eager, one warning where nothing can be compiled."""
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import pytest
 import torch
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.func import grad, vmap
 
 import funcebm as ebm
-from funcebm import compiler_repairs, loops, threefry, transforms, tree
+from funcebm import loops, transforms
+from funcebm._torch import jitting, programs, recorder
 
-needs_compiler = pytest.mark.skipif(not transforms.can_compile(), reason="there is no compiler")
+from .helpers import compiles_nothing, counted
 
-
-@pytest.fixture
-def eager_backend(monkeypatch):
-    """Dynamo as ever, but nothing is made of its graphs: fast, and all that these statements are about."""
-    monkeypatch.setattr(transforms, "_backend", lambda device: "eager")
+compiled = pytest.mark.compiled
 
 
 @pytest.fixture
 def no_compiler(monkeypatch):
     monkeypatch.setattr(transforms, "_why_eager", lambda: "the moon is full")
-    transforms._warn_once.cache_clear()
+    jitting.warn_once.cache_clear()
     yield
-    transforms._warn_once.cache_clear()
+    jitting.warn_once.cache_clear()
 
 
-def _factory(k: int):
-    seen = []
-
-    def function(x):
-        seen.append(torch.compiler.is_compiling())
-        return k * x
-
-    return function, seen
+# -- when it traces -----------------------------------------------------------------------------------------------
 
 
-@needs_compiler
-@pytest.mark.usefixtures("eager_backend")
-def test_twelve_closures_of_one_factory_all_compile():
-    """Dynamo compiles eight functions of one code object, and then runs the others eagerly without a word."""
-    for k in range(12):
-        function, seen = _factory(k)
-        assert float(ebm.jit(function)(torch.ones(()))) == k
-        assert seen == [True]
+@compiled
+@pytest.mark.usefixtures("op_by_op")
+def test_twelve_closures_of_one_factory_are_all_traced():
+    """Dynamo compiled eight functions of one code object, and then ran the others eagerly without a word."""
+
+    def scaled(k):
+        def function(x):
+            assert loops.is_compiling()
+            return k * x
+
+        return function
+
+    with counted() as counts:
+        for k in range(12):
+            assert float(ebm.jit(scaled(k))(torch.ones(()))) == k
+    assert counts.traces == 12
+    with compiles_nothing():
+        for k in range(12):
+            assert float(ebm.jit(scaled(k))(torch.tensor(2.0))) == 2 * k
 
 
-@needs_compiler
-@pytest.mark.usefixtures("eager_backend")
+@compiled
 def test_a_second_call_compiles_nothing():
     def function(params, x):
         return params["a"] * x, {"sum": x.sum()}
 
     jitted = ebm.jit(function)
     first = jitted({"a": torch.tensor(2.0)}, torch.ones(3))
-    with torch.compiler.set_stance("fail_on_recompile"):
+    with compiles_nothing():
         second = jitted({"a": torch.tensor(5.0)}, torch.zeros(3))
         with torch.no_grad():
             jitted({"a": torch.tensor(5.0)}, torch.zeros(3))
+        jitted({"a": torch.tensor(5.0, requires_grad=True)}, torch.zeros(3, 2)[:, 0])
     assert first[0].tolist() == [2, 2, 2]
     assert second[1]["sum"] == 0
 
 
-@needs_compiler
-@pytest.mark.usefixtures("eager_backend")
-def test_what_cannot_be_compiled_whole_is_an_error_and_not_a_silent_return_to_eager():
-    def branches_on_a_number(x):
-        return x if float(x.sum()) > 0 else -x
+SOURCE = """
+def make(offset):
+    factor = 3.0
+    def helper(x):
+        return factor * x.sin()
+    return lambda x: helper(x) + offset
+"""
 
-    with pytest.raises((torch._dynamo.exc.Unsupported, torch._dynamo.exc.UserError)):
-        ebm.jit(branches_on_a_number)(torch.ones(2))
+
+def _defined(source, file_name):
+    namespace = {}
+    exec(compile(source, file_name, "exec"), namespace)
+    return namespace["make"](torch.tensor(1.0))
 
 
-@needs_compiler
-@pytest.mark.usefixtures("eager_backend")
-def test_an_error_of_the_users_own_function_says_what_it_said():
+@compiled
+@pytest.mark.usefixtures("op_by_op")
+def test_what_says_the_same_elsewhere_is_not_traced_again():
+    """A file that was edited above, comments, a docstring, a cell of a notebook that is run again."""
+    commented = SOURCE.replace("    factor", '    "What a docstring says."\n\n    # what a comment says\n    factor')
+    x = torch.ones(3)
+    expected = ebm.jit(_defined(SOURCE, "one.py"))(x)
+    with compiles_nothing():
+        for number, text in enumerate((SOURCE, commented, 40 * "\n" + SOURCE)):
+            assert torch.equal(ebm.jit(_defined(text, f"cell {number}"))(x), expected)
+    with counted() as counts:
+        other = ebm.jit(_defined(SOURCE.replace("sin", "cos"), "one.py"))(x)
+    assert counts.traces == 1
+    torch.testing.assert_close(other, 3 * x.cos() + 1)
+
+
+@compiled
+@pytest.mark.usefixtures("op_by_op")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((torch.ones(3),), (torch.ones(4),)),
+        ((torch.ones(3),), (torch.ones(3, dtype=torch.float64),)),
+        ((torch.ones(3),), ([torch.ones(3)],)),
+        ((torch.ones(3), 2), (torch.ones(3), 3)),
+        ((torch.ones(3), 2), (torch.ones(3), 2.0)),
+        ((torch.ones(3), 1), (torch.ones(3), True)),
+        ((torch.ones(3), "sum"), (torch.ones(3), "mean")),
+    ],
+    ids=["shape", "dtype", "structure", "number", "type", "flag", "word"],
+)
+def test_what_is_no_number_of_a_tensor_is_a_constant_of_its_own_trace(first, second):
+    def function(x, option=None):
+        x = x[0] if isinstance(x, list) else x
+        return (getattr(x, option)() if isinstance(option, str) else x * (option or 1)), option
+
+    for arguments in (first, second, first, second):
+        got, expected = ebm.jit(function)(*arguments), function(*arguments)
+        torch.testing.assert_close(got[0], expected[0])
+        assert (got[1], type(got[1])) == (expected[1], type(expected[1]))
+    with counted() as counts:
+        ebm.jit(function)(*first)
+    assert counts.traces == 0
+
+
+@compiled
+@pytest.mark.usefixtures("op_by_op")
+def test_the_default_dtype_is_part_of_a_trace():
     def function(x):
-        raise ValueError("these are not the droids you are looking for")
+        return x + torch.full((), 0.1)
 
-    with pytest.raises(Exception, match="these are not the droids"):
-        ebm.jit(function)(torch.ones(2))
+    x = torch.ones(2, dtype=torch.int32)
+    assert ebm.jit(function)(x).dtype == torch.float32
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert ebm.jit(function)(x).dtype == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
-def test_jit_runs_without_autograd_and_with_the_name_of_its_function():
+@compiled
+def test_equal_graphs_share_machine_code_whatever_their_names():
+    def one(x):
+        return x.sin() * 7 - 1
+
+    def other(argument):
+        sines = torch.sin(argument)
+        return sines * 7 - 1
+
+    x = torch.ones(3)
+    expected = ebm.jit(one)(x)
+    with counted() as counts:
+        assert torch.equal(ebm.jit(other)(x), expected)
+    assert (counts.traces, counts.programs) == (1, 0)
+
+
+@compiled
+@pytest.mark.usefixtures("op_by_op")
+def test_no_more_functions_are_kept_than_a_bound(monkeypatch):
+    monkeypatch.setattr(jitting, "_KEPT", 3)
+    functions = [ebm.jit(lambda x, k=k: x + k) for k in range(5)]
+    for _ in range(2):
+        assert [float(function(torch.ones(()))) for function in functions] == [1, 2, 3, 4, 5]
+        assert len(jitting._cache) == 3
+
+
+@compiled
+def test_no_more_programs_are_kept_than_a_bound(monkeypatch):
+    monkeypatch.setattr(programs, "_KEPT", 1)
+    first, second = ebm.jit(lambda x: x + 2), ebm.jit(lambda x: x + 3)
+    for _ in range(2):
+        assert [float(first(torch.ones(()))), float(second(torch.ones(())))] == [3, 4]
+    assert len(programs._programs) == 1
+
+
+# -- where it stands ----------------------------------------------------------------------------------------------
+
+
+@compiled
+@pytest.mark.usefixtures("op_by_op")
+def test_inside_of_a_transform_or_of_another_jit_it_does_nothing():
+    jitted = ebm.jit(lambda x: (x**3).sum())
+    x = torch.tensor([1.0, 2.0])
+    torch.testing.assert_close(grad(jitted)(x), 3 * x**2)
+    torch.testing.assert_close(vmap(jitted)(x), x**3)
+    with counted() as counts:
+        torch.testing.assert_close(ebm.jit(lambda x: 2 * jitted(x))(x), torch.tensor(18.0))
+    assert counts.traces == 1
+
+
+def test_jit_keeps_the_name_and_the_words_of_its_function():
     def named(x):
         """Says so."""
         return 2 * x
@@ -92,6 +199,17 @@ def test_jit_runs_without_autograd_and_with_the_name_of_its_function():
     jitted = ebm.jit(named)
     assert jitted.__name__ == "named"
     assert jitted.__doc__ == "Says so."
+
+
+@compiled
+@pytest.mark.usefixtures("op_by_op")
+def test_results_carry_no_graph_of_derivatives_and_are_no_arguments():
+    x = torch.ones(3, requires_grad=True)
+    result, same = ebm.jit(lambda x: (2 * x, x))(x)
+    assert not result.requires_grad
+    assert not same.requires_grad
+    same.add_(1)
+    assert x.tolist() == [1, 1, 1]
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -107,87 +225,54 @@ def test_without_a_compiler_there_is_one_warning_and_the_same_result():
 
 
 @pytest.mark.usefixtures("no_compiler")
-def test_without_a_compiler_chains_run_as_with_jit_false(monkeypatch):
+def test_without_a_compiler_chains_run_as_with_jit_false():
     sampler = ebm.samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.5)
-    run = lambda **options: ebm.sample(  # noqa: E731
-        ebm.random.key(0), sampler, (), torch.zeros(2, 2), num_samples=3, **options
-    )
-    monkeypatch.setattr(threefry, "_compile_kernel", None)
+
+    def run(**options):
+        return ebm.sample(ebm.random.key(0), sampler, (), torch.zeros(2, 2), num_samples=3, **options)
+
     with pytest.warns(RuntimeWarning, match="runs eagerly"):
         got = run()
     assert torch.equal(got.draws, run(jit=False).draws)
 
 
-def test_dynamic_axis_changes_nothing():
-    xs = {"a": torch.ones(4, 2), "b": torch.ones(1)}
-    assert transforms.dynamic_axis(xs) is xs
-    assert tree.batch_size(xs) == 4
+# -- what a function closes over ----------------------------------------------------------------------------------
 
 
+@compiled
+@pytest.mark.usefixtures("op_by_op")
 def test_a_function_that_closes_over_a_name_not_yet_bound_is_told_from_others():
-    def make_inner():
-        def inner(x):
-            return later(x)
+    def inner(x):
+        return later(x)
 
-        known = transforms.jit_once(lambda function: function, inner)
-        later = torch.sin
-        return known, later
-
-    assert make_inner()[0] is not make_inner()[0]
-
-
-def _with_products_turned(function, *shapes):
-    arguments = [torch.randn(shape) for shape in shapes]
-    traced = make_fx(lambda *x: list(function(*x)), tracing_mode="fake")(*arguments)
-    compiler_repairs.turn_products(traced.graph)
-    traced.recompile()
-    for got, expected in zip(traced(*arguments), function(*arguments), strict=True):
-        torch.testing.assert_close(got, expected)
-        assert got.stride() == expected.stride()
-    return [node for node in traced.graph.nodes if node.target is torch.ops.aten.mm.default]
+    with pytest.raises(NameError):
+        ebm.jit(inner)(torch.ones(2))
+    later = torch.sin
+    torch.testing.assert_close(ebm.jit(inner)(torch.ones(2)), torch.ones(2).sin())
+    later = torch.cos
+    torch.testing.assert_close(ebm.jit(inner)(torch.ones(2)), torch.ones(2).cos())
 
 
-def test_a_matrix_product_that_is_only_read_transposed_is_turned():
-    def function(a, b, c):
-        read_both_ways = a @ c
-        turned = (a @ b).permute(1, 0).sin(), (b.permute(1, 0) @ c).permute(1, 0) + 1
-        return *(leaf.contiguous() for leaf in turned), read_both_ways.permute(1, 0).contiguous(), read_both_ways + 1
-
-    mm = _with_products_turned(function, (3, 4), (4, 5), (4, 2))
-    assert [tuple(node.meta["val"].shape) for node in mm] == [(3, 2), (5, 3), (2, 5)]
-    for node in mm[1:]:
-        assert node.meta["val"].is_contiguous()
-        assert all(user.target is not torch.ops.aten.permute.default for user in node.users)
+TURNS = {
+    "T": (lambda m: m.T, lambda m: m),
+    "mT": (lambda m: m.mT, lambda m: m),
+    "t": (lambda m: m.t(), lambda m: m),
+    "closed over transposed": (lambda m: m, lambda m: m.T),
+    "a slice": (lambda m: m, lambda m: torch.cat([m, m], 1)[:, 1:3]),
+    "expanded": (lambda m: m, lambda m: m[:1].expand(2, 2)),
+}
 
 
-def test_a_matrix_product_of_few_columns_is_turned_and_keeps_the_strides_of_outputs():
-    def function(a, b, c):
-        return (a @ b).sin(), a @ b @ c, (a @ b).T.contiguous()
-
-    mm = _with_products_turned(function, (20, 30), (30, 3), (3, 40))
-    assert [tuple(node.meta["val"].shape) for node in mm] == [(3, 20), (3, 20), (20, 40), (3, 20)]
-
-
-def test_what_is_computed_twice_from_the_same_is_computed_once():
-    def function(x, y):
-        return x.sigmoid() * y.sigmoid() + x.sigmoid(), torch.rand_like(x) + torch.rand_like(x)
-
-    traced = make_fx(lambda *x: list(function(*x)), tracing_mode="fake")(torch.ones(3), torch.ones(3))
-    compiler_repairs.share_equal_nodes(traced.graph)
-    targets = [node.target for node in traced.graph.nodes]
-    assert targets.count(torch.ops.aten.sigmoid.default) == 2
-    assert targets.count(torch.ops.aten.rand_like.default) == 2
-
-
-@needs_compiler
-@pytest.mark.usefixtures("eager_backend")
-@pytest.mark.parametrize("turn", [lambda m: m.T, lambda m: m.mT], ids=["T", "mT"])
-def test_a_gradient_in_a_loop_may_close_over_a_matrix_and_transpose_it(turn):
-    matrix, xs = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([[1.0, -1.0], [0.5, 2.0]])
+@compiled
+@pytest.mark.parametrize("name", list(TURNS))
+def test_a_gradient_in_a_loop_may_close_over_a_matrix_however_it_lies_in_memory(name):
+    turn, prepared = TURNS[name]
+    matrix = prepared(torch.tensor([[1.0, 2.0], [3.0, 5.0]]))
+    xs = torch.tensor([[1.0, -1.0], [0.5, 2.0]])
 
     def function(start):
         def body(x, y):
-            slope = torch.func.vmap(torch.func.grad(lambda z: ((turn(matrix) @ z - y) ** 2).sum()))(x)
+            slope = vmap(grad(lambda z: ((turn(matrix) @ z - y) ** 2).sum()))(x)
             return x - 0.01 * slope
 
         return loops.fold(body, start, xs)
@@ -196,38 +281,56 @@ def test_a_gradient_in_a_loop_may_close_over_a_matrix_and_transpose_it(turn):
     torch.testing.assert_close(ebm.jit(function)(start), function(start))
 
 
-@needs_compiler
-@pytest.mark.parametrize("is_dynamic", [False, True], ids=["static", "dynamic"])
+@compiled
+def test_aliases_among_arguments_results_and_what_is_closed_over():
+    outside = torch.arange(6.0).reshape(2, 3)
+    row = outside[0]
+
+    def function(x, y, z):
+        return x + outside.sum(), y, x, row, outside.T, z[0] * row, torch.stack([x, y])
+
+    x = torch.tensor([1.0, 2.0, 3.0])
+    arguments = (x, x, torch.stack([x, x]))
+    got, expected = ebm.jit(function)(*arguments), function(*arguments)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    for result in got:
+        result.fill_(-1)
+    assert x.tolist() == [1, 2, 3]
+    assert outside.flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    for a, b in zip(ebm.jit(function)(x, x, torch.stack([x, x])), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@compiled
+def test_constants_of_an_energy_compile_in_any_loop():
+    """Compiled MALA and HMC once ended in an error of the C++ compiler over twenty indices made in the energy."""
+
+    def energy(params, x):
+        indices = torch.tensor([i * 7 % 20 for i in range(20)])
+        weights = torch.tensor([0.1 * i for i in range(20)])
+        return (weights * (x[indices] - x) ** 2).sum() + (x**2).sum() / 2 + torch.tensor(0.5) * x[3]
+
+    positions = ebm.random.normal(ebm.random.key(0), (3, 20))
+    for make in (ebm.samplers.mala, ebm.samplers.hmc):
+        sampler = make(energy, step_size=0.05)
+        run = [ebm.sample(ebm.random.key(1), sampler, (), positions, num_samples=3, jit=jit) for jit in (True, False)]
+        torch.testing.assert_close(run[0].draws, run[1].draws, rtol=1e-4, atol=1e-5)
+
+
+# -- the code -----------------------------------------------------------------------------------------------------
+
+
+@compiled
 @pytest.mark.parametrize("width", [8, 16], ids=["narrower than a vector", "as wide as a vector"])
-def test_threads_start_outside_of_loops(width, is_dynamic):
-    inductor = pytest.importorskip("torch._inductor")
-    compiled, x = ebm.jit(lambda x: x.sin().sum(1)), torch.ones(32, 300, width)
-    x = transforms.dynamic_axis(x) if is_dynamic else x
+def test_threads_start_outside_of_loops(width):
     num_threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with inductor.config.patch(fx_graph_cache=False):
-            _, code = inductor.utils.run_and_get_cpp_code(compiled, x)
+        body, record = recorder.record(lambda x: [x.sin().sum(1)], [torch.ones(32, 300, width)])
+        source = programs.make_plan(body, record.fake_mode).source
     finally:
         torch.set_num_threads(num_threads)
-    lines = [line for line in code.splitlines() if line.lstrip().startswith(("#pragma omp parallel", "for(int64_t"))]
-    assert lines[0].lstrip().startswith("#pragma omp parallel")
-
-
-@needs_compiler
-def test_a_compiler_that_traces_no_loops_is_found_out_by_its_first_error(monkeypatch):
-    monkeypatch.setattr(transforms, "_has_failed", [])
-    monkeypatch.setattr(transforms, "_why_untraceable", lambda: "the compiler is blind")
-    transforms._warn_once.cache_clear()
-
-    def untraceable(x):
-        return 3 * x if x.sum() > 0 else x  # a branch by the numbers, which no graph has
-
-    compiled, ones = ebm.jit(untraceable), torch.ones(2)
-    with pytest.warns(RuntimeWarning, match="funcebm runs eagerly: the compiler is blind"):
-        assert torch.equal(compiled(ones), 3 * ones)
-    assert torch.equal(ebm.jit(lambda x: 2 * x)(ones), 2 * ones)  # it is not tried again
-    monkeypatch.setattr(transforms, "_has_failed", [])
-    monkeypatch.setattr(transforms, "_why_untraceable", lambda: None)
-    with pytest.raises(Exception, match=r"[Dd]ata.dependent"):
-        ebm.jit(untraceable)(ones)
+    kernels = source[source.index("sin") - 2000 :]
+    lines = [line.lstrip() for line in kernels.splitlines() if re.match(r"\s*(#pragma omp parallel|for ?\(int64_t x0)", line)]
+    assert lines[0].startswith("#pragma omp parallel")

@@ -8,11 +8,10 @@ contains all from the text of the energy to numbers that are there; Python's sta
 - import: of torch and funcebm, or of JAX and BlackJAX; it is in no other cell.
 - cold: the first call of a process whose cache folders are empty. JAX keeps no cache on disk.
 - warm cache: the first call of a second process with the folders of the first.
-- All others follow the cold call in its process, in this order. again: the same call, the
-  median of five. changed energy: one constant in the
-  text of the energy is another. changed comment: the text has a line of comment more at its top, so that all after it
-  moves (for JAX, functions built anew). chains: another number of chains (of rows in a batch). draws: another number of
-  draws (of training steps). thin 2: every second step is kept. jit=False: eagerly.
+- All others follow the cold call in its process, in this order. again: the same call, the median of five. changed energy:
+  one constant in the text of the energy is another. changed comment: the text has a line of comment more at its top, so
+  that all after it moves (for JAX, functions built anew). chains: another number of chains (of rows in a batch). draws:
+  another number of draws (of training steps). thin 2: every second step is kept. jit=False: eagerly.
 
 Energies are text that is executed, all in one namespace, as the cells of a notebook are. ``PYTHONPATH`` says which funcebm is
 measured; without it, that of this checkout.

@@ -271,7 +271,7 @@ class Recorder(TorchDispatchMode):
             fake = torch.empty(value.shape, dtype=value.dtype, device=value.device)
         if value.ndim == 0:
             options = {"dtype": value.dtype, "device": value.device}
-            node = self._note(aten.full.default, ([], value.item()), options, fake)
+            node = self._note(aten.full.default, ([], _item(value)), options, fake)
             node.meta["constant"] = value
             return fake
         top = self
@@ -293,12 +293,10 @@ class Recorder(TorchDispatchMode):
             while top.parent is not None:
                 top = top.parent
             top.values_read.append(tensor)
-            with torch.utils._python_dispatch._disable_current_modes():
-                return tensor.item()
+            return _item(tensor)
         node = self.places.get(id(tensor))
         if node is not None and "constant" in node.meta:
-            with torch.utils._python_dispatch._disable_current_modes():
-                return node.meta["constant"].item()
+            return _item(node.meta["constant"])
         raise ValueAsked("a number that is traced has no value yet")
 
     # -- loops ---------------------------------------------------------------------------------------------------
@@ -389,6 +387,12 @@ def record(function: Callable[..., list[Tensor]], inputs: list[Tensor]) -> tuple
         outs = function(*fakes)
     body = recorder.finish(outs)
     return body, recorder
+
+
+def _item(value: Tensor) -> Any:
+    """The number of a real tensor, whatever modes are active."""
+    with torch.utils._python_dispatch._disable_current_modes():
+        return value.item()
 
 
 def _is_real(value: Any) -> bool:

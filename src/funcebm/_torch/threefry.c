@@ -41,7 +41,9 @@
 typedef union { uint32_t word; int32_t integer; float real; } bits32;
 typedef union { uint64_t word; int64_t integer; double real; } bits64;
 
-static inline uint32_t rotate_left(uint32_t word, int distance) { return (word << distance) | (word >> (32 - distance)); }
+static inline uint32_t rotate_left(uint32_t word, int distance) {
+    return (word << distance) | (word >> (32 - distance));
+}
 
 #define ROUND(distance) x0 += x1; x1 = rotate_left(x1, distance) ^ x0;
 #define ROUNDS_A ROUND(13) ROUND(15) ROUND(26) ROUND(6)
@@ -98,7 +100,7 @@ static inline void circle32(float turns, float *cosine, float *sine) {
     *sine = second.real;
 }
 
-/* The same for doubles, u = m 2^e: with s = f / (2 + f), log(1 + f) = 2 s + s^3 R(s^2); relative error of the fit 2e-18. */
+/* The same for doubles: with s = f / (2 + f), log(1 + f) = 2 s + s^3 R(s^2); relative error of the fit 2e-18. */
 static inline double radius64(double uniform) {
     bits64 u, m, exponent;
     u.real = uniform;
@@ -217,7 +219,8 @@ static void scatter64(char *out, int64_t place, int64_t stride, const void *lane
     else for (int i = 0; i < count; i++) to[i * stride] = from[i];
 }
 
-/* The blocks `start` up to `stop` of the grid, counted along the inner axis first. Rows share tiles: short ones too fill them. */
+/* The blocks `start` up to `stop` of the grid, counted along the inner axis first. Rows share tiles, so that short ones
+   fill them too. */
 static void run(const grid *g, int64_t start, int64_t stop) {
     tile t;
     const void *first = g->kind == WORDS ? (void *)t.word0 : (void *)&t.normal0;
@@ -256,7 +259,8 @@ static void run(const grid *g, int64_t start, int64_t stop) {
 }
 
 /* Fills out (K, 2, m) from key (K, 2) and counter (R, m), R being K, or 1 with cs0 = 0. Strides are in elements:
-   ks0, ks1 of key, cs0, cs1 of counter, os0, os1, os2 of out. kind: WORDS (int32), NORMAL32 (float), NORMAL64 (double). */
+   ks0, ks1 of key, cs0, cs1 of counter, os0, os1, os2 of out. kind: WORDS (int32), NORMAL32 (float) or NORMAL64
+   (double). */
 void funcebm_threefry(int kind, int64_t K, int64_t m, const int32_t *key, int64_t ks0, int64_t ks1,
                       const int32_t *counter, int64_t cs0, int64_t cs1, int32_t domain,
                       void *out, int64_t os0, int64_t os1, int64_t os2, int num_threads) {
@@ -290,6 +294,7 @@ void funcebm_threefry(int kind, int64_t K, int64_t m, const int32_t *key, int64_
 void funcebm_threefry_packed(const int64_t *packed) {
     int64_t a[15];
     memcpy(a, packed, sizeof a);
-    funcebm_threefry((int)a[0], a[1], a[2], (const int32_t *)(intptr_t)a[3], a[4], a[5], (const int32_t *)(intptr_t)a[6],
-                     a[7], a[8], (int32_t)a[9], (void *)(intptr_t)a[10], a[11], a[12], a[13], (int)a[14]);
+    const int32_t *key = (const int32_t *)(intptr_t)a[3], *counter = (const int32_t *)(intptr_t)a[6];
+    funcebm_threefry((int)a[0], a[1], a[2], key, a[4], a[5], counter, a[7], a[8], (int32_t)a[9],
+                     (void *)(intptr_t)a[10], a[11], a[12], a[13], (int)a[14]);
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import pathlib
+import platform
 import struct
 import warnings
 from typing import Any
@@ -21,6 +22,8 @@ __all__ = ["address", "draw_blocks"]
 
 _DTYPES = (torch.int32, torch.float32, torch.float64)  # of the kinds WORDS, NORMAL32, NORMAL64
 _FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+_WIDE = ("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()  # nearly twice as fast
+_BEST = (*_FLAGS, "-march=native", *_WIDE, "-fopenmp")
 _OTHERS = tuple((*_FLAGS, *more) for more in (("-march=native",), ("-fopenmp",), ()))  # not all compilers know all
 _pack = struct.Struct("15q").pack
 
@@ -36,7 +39,7 @@ def _load() -> Any:
         return _library
     source = pathlib.Path(__file__).with_name("threefry.c").read_text(encoding="utf-8")
     try:
-        library = native.load(source, name="threefry", flags=(*_FLAGS, "-march=native", "-fopenmp"), or_flags=_OTHERS)
+        library = native.load(source, name="threefry", flags=_BEST, or_flags=_OTHERS)
     except native.CompilerError as error:
         _library = False
         warnings.warn(

@@ -1,0 +1,64 @@
+"""How often something is compiled, and how to try a trace without a compiler."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from typing import Any, Callable, Iterator
+from unittest import mock
+
+import pytest
+from torch import Tensor
+
+from funcebm._torch import executor, jitting, programs
+
+__all__ = ["Counts", "compiles_nothing", "counted", "op_by_op"]
+
+
+class Counts:
+    """What happened in this process: functions that were traced, and programs that were made or read from disk."""
+
+    def __init__(self, trace: Any, program: Any) -> None:
+        self._trace, self._program = trace, program
+
+    @property
+    def traces(self) -> int:
+        return self._trace.call_count
+
+    @property
+    def programs(self) -> int:
+        return self._program.call_count
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Counts]:
+    """Counts traces and programs inside."""
+    with (
+        mock.patch.object(jitting, "_trace", wraps=jitting._trace) as trace,
+        mock.patch.object(programs, "Program", wraps=programs.Program) as program,
+    ):
+        yield Counts(trace, program)
+
+
+@contextlib.contextmanager
+def compiles_nothing() -> Iterator[None]:
+    """Inside, nothing is traced, and so nothing compiled: all that is called is known."""
+    with counted() as counts:
+        yield
+    assert counts.traces == 0, f"{counts.traces} functions were traced anew"
+
+
+@contextlib.contextmanager
+def op_by_op() -> Iterator[None]:
+    """Functions are traced as ever, and known by what they mean, but the operators of a graph run one by one.
+
+    For statements about traces, which are many and would each take seconds of a C++ compiler.
+    """
+
+    def interpreted(body: Any, fake_mode: Any, *, is_dynamic: bool = False, times: Any = None) -> Callable[..., list[Tensor]]:
+        return executor.executor_of(body, fake_mode, is_dynamic=is_dynamic)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jitting, "_cache", OrderedDict())
+        patch.setattr(programs, "program_of", interpreted)
+        yield
