@@ -1,4 +1,4 @@
-"""One process may compile runs of any number of chains, one after the other, and lengths do not compile anew."""
+"""One process may compile runs of any number of chains and of any number of energies, and lengths do not compile anew."""
 
 from __future__ import annotations
 
@@ -6,27 +6,60 @@ import pytest
 import torch
 
 import funcebm as ebm
-from funcebm.transforms import can_compile
 
-pytestmark = pytest.mark.skipif(not can_compile(), reason="needs a compiler")
+from .helpers import compiles_nothing, counted
+
+pytestmark = pytest.mark.compiled
+
+
+def _run(num_chains, num_samples=5, step_size=0.01, **options):
+    sampler = ebm.samplers.langevin(ebm.energies.double_well, step_size=step_size)
+    params, positions = ebm.energies.double_well.params(), torch.zeros(num_chains, 2)
+    return ebm.sample(ebm.random.key(0), sampler, params, positions, num_samples=num_samples, **options)
 
 
 def test_numbers_of_chains_one_after_the_other():
-    sampler = ebm.samplers.langevin(ebm.energies.double_well, step_size=0.01)
-    params, key = ebm.energies.double_well.params(), ebm.random.key(0)
-    runs = [ebm.sample(key, sampler, params, torch.zeros(num, 2), num_samples=5) for num in (24, 7, 16)]
+    runs = [_run(num) for num in (24, 7, 16, 1)]
     for samples in runs[1:]:
         num = samples.draws.shape[0]
         torch.testing.assert_close(samples.draws, runs[0].draws[:num])
 
 
-def test_lengths_do_not_compile_anew():
-    from torch._dynamo.utils import counters
+@pytest.mark.usefixtures("op_by_op")
+def test_many_numbers_of_chains_are_traced_once_each():
+    """The ninth shape was an error once."""
+    whole = _run(24, jit=False)
+    with counted() as counts:
+        for num in range(1, 25):
+            torch.testing.assert_close(_run(num).draws, whole.draws[:num])
+    assert counts.traces == 24
+    with compiles_nothing():
+        for num in range(1, 25):
+            _run(num)
 
-    sampler = ebm.samplers.langevin(ebm.energies.double_well, step_size=0.02)
-    params, key, positions = ebm.energies.double_well.params(), ebm.random.key(0), torch.zeros(5, 2)
-    ebm.sample(key, sampler, params, positions, num_samples=8)
-    before = counters["frames"]["ok"]
-    for num_samples in (5, 9, 13):
-        ebm.sample(key, sampler, params, positions, num_samples=num_samples)
-    assert counters["frames"]["ok"] == before
+
+@pytest.mark.usefixtures("op_by_op")
+def test_twelve_energies_in_a_row_are_all_traced():
+    def energy_of(power):
+        return lambda params, x: params * (x.abs() ** power).sum()
+
+    def run(power, **options):
+        sampler = ebm.samplers.langevin(energy_of(power), step_size=0.01)
+        return ebm.sample(ebm.random.key(0), sampler, torch.tensor(0.1), torch.ones(3, 2), num_samples=2, **options)
+
+    with counted() as counts:
+        runs = [run(power) for power in range(2, 14)]
+    assert counts.traces == 12
+    with compiles_nothing():
+        for power, samples in zip(range(2, 14), runs, strict=True):
+            assert torch.equal(run(power).draws, samples.draws)
+            torch.testing.assert_close(samples.draws, run(power, jit=False).draws)
+
+
+def test_lengths_do_not_compile_anew():
+    _run(5, 8, 0.02)
+    with compiles_nothing():
+        for num_samples in (5, 9, 13, 1):
+            _run(5, num_samples, 0.02)
+            _run(5, num_samples, 0.02, num_burn_in=3, thin=2)
+            _run(5, num_samples, 0.02, chunk_size=2)

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import funcebm as ebm
-from funcebm import random, reducers, samplers, schedules, transforms, tree
+from funcebm import random, reducers, samplers, schedules, tree
 
 from .cases import quartic, quartic_params
+from .helpers import compiles_nothing
 
-pytestmark = pytest.mark.skipif(not transforms.can_compile(), reason="there is no compiler")
+pytestmark = pytest.mark.compiled
 
 PARAMS = quartic_params()
 DENSE = torch.tensor([[0.8, 0.3, 0.0], [0.3, 0.6, -0.1], [0.0, -0.1, 0.5]])
@@ -74,12 +75,15 @@ def test_the_compiled_run_is_the_eager_one(run):
 
 
 def test_a_second_run_compiles_nothing(run):
-    """Other lengths, keys, numbers and starts; resumed, and in chunks."""
+    """Other lengths, burn-ins, thinnings, keys, numbers and starts; resumed, and in chunks."""
     name, _ = run
-    with torch.compiler.set_stance("fail_on_recompile"):
+    with compiles_nothing():
         longer = _run(name, 13)
         ebm.resume(longer, num_samples=4)
         _run(name, 12, chunk_size=4)
+        _run(name, 5, num_burn_in=7)
+        if "reduce" not in OPTIONS[name]:
+            _run(name, 3, thin=3)
         params = tree.map(lambda leaf: 1.1 * leaf, PARAMS)
         positions = tree.map(lambda leaf: leaf + 1, _positions(name))
         options = {**OPTIONS[name], "num_samples": 8}
@@ -102,6 +106,15 @@ def test_another_number_of_the_tuning_compiles_nothing():
     sampler = SAMPLERS["hmc"]
     _run("hmc")
     tuning = sampler.tuning._replace(step_size=torch.tensor(0.05))
-    with torch.compiler.set_stance("fail_on_recompile"):
+    with compiles_nothing():
         samples = _run("hmc", tuning=tuning)
     _close(samples.draws, _run("hmc", tuning=tuning, jit=False).draws)
+
+
+def test_a_sampler_built_anew_with_other_numbers_compiles_nothing():
+    _run("hmc")
+    anew = samplers.hmc(quartic, step_size=0.1, num_leapfrog=4, inverse_mass=DENSE / 2, jitter=0.5)
+    with compiles_nothing():
+        samples = ebm.sample(random.key(2), anew, PARAMS, _positions("hmc"), num_samples=8)
+    eager = ebm.sample(random.key(2), anew, PARAMS, _positions("hmc"), num_samples=8, jit=False)
+    _close(samples.draws, eager.draws)

@@ -9,6 +9,10 @@ from torch.func import grad, vmap
 import funcebm as ebm
 from funcebm import loops, random, transforms, tree
 
+from .helpers import compiles_nothing
+
+compiled_tests = pytest.mark.compiled
+
 XS = {"a": random.normal(random.key(0), (5, 2)), "b": torch.arange(5)}
 
 
@@ -86,11 +90,10 @@ def _everything(init, xs, scale):
 
 @pytest.fixture(scope="module")
 def compiled():
-    if not transforms.can_compile():
-        pytest.skip("there is no compiler")
     return ebm.jit(_everything)
 
 
+@compiled_tests
 def test_compiled_loops_are_the_python_loops(compiled):
     scale = torch.tensor(0.7)
     expected, got = _everything(INIT, XS, scale), compiled(INIT, XS, scale)
@@ -99,11 +102,74 @@ def test_compiled_loops_are_the_python_loops(compiled):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=lambda text, path=path: f"{path}: {text}")
 
 
+@compiled_tests
 def test_a_second_call_with_other_numbers_compiles_nothing(compiled):
     compiled(INIT, XS, torch.tensor(0.7))
-    with torch.compiler.set_stance("fail_on_recompile"):
+    with compiles_nothing():
         other = compiled(INIT, XS, torch.tensor(0.2))
     torch.testing.assert_close(other["fold"], loops.fold(lambda carry, x: _body(carry, x)[0], INIT, XS))
+
+
+OUTSIDE = torch.tensor([0.5, -1.0])
+
+
+def _tangled(carry, x):
+    """Leaves that swap, stay, are what is read or what lies outside, and are emitted as they are."""
+    a, b, fixed, last, flag, count = carry
+    new = (b, a + 0.5 * x, fixed, OUTSIDE, ~flag, count + 1)
+    return new, {"carry": a, "x": x, "new": new[1], "outside": OUTSIDE, "last": last, "flag": flag, "view": fixed[:1] * count}
+
+
+TANGLED = (torch.ones(2), torch.zeros(2), torch.tensor([3.0, 4.0]), torch.zeros(2), torch.tensor(True), torch.tensor(2))
+
+
+@compiled_tests
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_leaves_of_a_carry_may_swap_stay_and_be_anything(length):
+    xs = torch.arange(2.0 * length).reshape(length, 2)
+    for got, expected in zip(
+        tree.leaves(ebm.jit(lambda init, xs: loops.scan(_tangled, init, xs))(TANGLED, xs)),
+        tree.leaves(loops.scan(_tangled, TANGLED, xs)),
+        strict=True,
+    ):
+        assert torch.equal(got, expected)
+
+
+@compiled_tests
+def test_a_loop_of_any_length_is_one_program():
+    """``jit_scan``, whatever is stacked: each of ``every``, or the last one."""
+
+    def body(shared, carry, x):
+        carry, y = _tangled(carry, x)
+        return carry, {**y, "shared": shared + x}
+
+    loop, shared = transforms.jit_scan(body), torch.tensor(10.0)
+    loop(shared, TANGLED, torch.ones(4, 2))
+    with compiles_nothing():
+        for length, every, is_kept in ((1, 1, True), (2, 1, True), (7, 1, True), (6, 2, True), (6, 6, True), (5, 1, False)):
+            xs = torch.arange(2.0 * length).reshape(length, 2)
+            carry, ys = loop(shared, TANGLED, xs, every, is_kept)
+            last, all_ys = loops.scan(lambda carry, x: body(shared, carry, x), TANGLED, xs)
+            kept = slice(every - 1, None, every) if is_kept else slice(-1, None)
+            for got, expected in zip(tree.leaves(carry), tree.leaves(last), strict=True):
+                assert torch.equal(got, expected)
+            for got, expected in zip(tree.leaves(ys), tree.leaves(all_ys), strict=True):
+                assert torch.equal(got, expected[kept])
+
+
+@compiled_tests
+@pytest.mark.usefixtures("op_by_op")
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (lambda carry, x: (torch.cat([carry, carry]), x), r"leaf 0: \(4,\) torch.float32 in place of \(2,\) torch.float32"),
+        (lambda carry, x: (carry.double(), x), r"leaf 0: \(2,\) torch.float64 in place of \(2,\) torch.float32"),
+    ],
+    ids=["shape", "dtype"],
+)
+def test_a_carry_that_changes_is_an_error_that_names_it(body, words):
+    with pytest.raises(ValueError, match="the carry of a loop must keep its shapes and dtypes. Got " + words):
+        ebm.jit(lambda x: loops.scan(body, x, torch.zeros(3)))(torch.ones(2))
 
 
 def test_a_while_loop_that_is_not_masked_leaves_the_ended_to_its_body():

@@ -5,10 +5,9 @@ import torch
 from torch.func import vmap
 
 import funcebm as ebm
-from funcebm import energies, loops, random, samplers
-from funcebm.transforms import can_compile
+from funcebm import energies, loops, random, samplers, tree
 
-pytestmark = pytest.mark.skipif(not can_compile(), reason="needs a compiler")
+pytestmark = pytest.mark.compiled
 
 
 def test_scan_maps_a_carry_that_starts_unmapped():
@@ -59,3 +58,21 @@ def test_what_a_loop_in_a_mapped_loop_closes_over_stays_as_it_is():
 
     arguments = random.normal(random.key(0), (3, 8)), random.split(random.key(1), 3)
     torch.testing.assert_close(ebm.jit(vmap(draws))(*arguments), vmap(draws)(*arguments), rtol=1e-4, atol=1e-4)
+
+
+def test_scans_in_scans_with_products_and_sums_are_those_of_python():
+    def function(matrix, x):
+        def inner(x, _):
+            y = torch.tanh(x @ matrix)
+            return x + torch.softmax(y, -1) * y.sum(-1, keepdim=True), y.sum()
+
+        def outer(x, _):
+            x, sums = loops.scan(inner, x, torch.zeros(3))
+            return torch.cos(x @ matrix) / (1 + x.square().sum(-1, keepdim=True)), (sums, x)
+
+        return loops.scan(outer, x, torch.zeros(4))
+
+    matrix, x = random.normal(random.key(0), (8, 8)), random.normal(random.key(1), (3, 5, 8))
+    got, expected = ebm.jit(vmap(function, (None, 0)))(matrix, x), vmap(function, (None, 0))(matrix, x)
+    for a, b in zip(tree.leaves(got), tree.leaves(expected), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -35,11 +35,7 @@ def test_twelve_closures_of_one_factory_are_all_traced():
     """Dynamo compiled eight functions of one code object, and then ran the others eagerly without a word."""
 
     def scaled(k):
-        def function(x):
-            assert loops.is_compiling()
-            return k * x
-
-        return function
+        return lambda x: k * x if loops.is_compiling() else torch.full_like(x, torch.nan)
 
     with counted() as counts:
         for k in range(12):
@@ -202,7 +198,6 @@ def test_jit_keeps_the_name_and_the_words_of_its_function():
 
 
 @compiled
-@pytest.mark.usefixtures("op_by_op")
 def test_results_carry_no_graph_of_derivatives_and_are_no_arguments():
     x = torch.ones(3, requires_grad=True)
     result, same = ebm.jit(lambda x: (2 * x, x))(x)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from funcebm import jit, loops, transforms
+from funcebm import jit, loops
 
 NUM_STEPS = torch.tensor([[1, 4, 0, 7], [2, 2, 9, 0], [0, 0, 0, 0]])
 FACTORS = torch.tensor([0.9, 0.7])
@@ -55,7 +55,7 @@ def test_one_loop_under_vmap_with_leaves_that_are_not_mapped():
     assert counts.tolist() == [0, 3, 7]
 
 
-@pytest.mark.skipif(not transforms.can_compile(), reason="there is no compiler")
+@pytest.mark.compiled
 @pytest.mark.parametrize("is_mapped", [False, True])
 def test_compiled_loops_stop_one_by_one(is_mapped):
     function = jit(vmap(_in_lock_step) if is_mapped else _in_lock_step)
@@ -63,7 +63,7 @@ def test_compiled_loops_stop_one_by_one(is_mapped):
     torch.testing.assert_close(got, EXPECTED)
 
 
-@pytest.mark.skipif(not transforms.can_compile(), reason="there is no compiler")
+@pytest.mark.compiled
 def test_compiled_loops_of_no_turn_keep_their_carry_for_what_comes_after():
     """Bit for bit, also where the memory of the carry could be used again."""
 
@@ -80,7 +80,7 @@ def test_compiled_loops_of_no_turn_keep_their_carry_for_what_comes_after():
     assert float(nan[1]) == 2
 
 
-@pytest.mark.skipif(not transforms.can_compile(), reason="there is no compiler")
+@pytest.mark.compiled
 def test_compiled_loops_carry_one_number_in_two_places():
     def doublings(x):
         def body(carry, _):

@@ -19,20 +19,24 @@ from .types import Key, Params, Position, Sampler, Tree, step_of_chains
 
 __all__ = [
     "chain_axis",
+    "chain_blocks",
     "chains_first",
     "chunk_sizes",
     "compiled_part",
     "draw_noise",
     "draw_step",
     "is_traced",
+    "join_blocks",
     "make_body",
     "numbers_to_flags",
     "over_chains",
     "summary",
+    "take_block",
     "to_inside",
 ]
 
 _SMALL_POSITION = 16
+_BLOCK, _LARGE_BLOCK = 64, 256  # chains
 _CHUNK_BYTES, _CHUNK_STEPS = 2**24, 4096  # of positions and steps in one call, after which Ctrl-C is heard
 _CUDA_CHUNK_STEPS = 256  # a call is recorded before it can be replayed
 
@@ -58,6 +62,54 @@ def chain_axis(positions: Position) -> int:
     """Where the chain axis is inside a run: -1 for small positions, 0 for large ones."""
     num_chains = tree.batch_size(positions)
     return -1 if sum(leaf.numel() for leaf in tree.leaves(positions)) <= _SMALL_POSITION * num_chains else 0
+
+
+def chain_blocks(num_chains: int) -> list[tuple[int, int, int]]:
+    """Parts of the chains that a compiled run makes one by one, or at once in threads: ``(first, last, size)``.
+
+    Sizes are few, so that other numbers of chains compile nothing: a part that is smaller than its size is filled up with copies
+    of its last chain. What a part works on stays in the fast caches.
+
+    >>> chain_blocks(100), chain_blocks(600)[-2:]
+    ([(0, 64, 64), (64, 100, 64)], [(512, 576, 64), (576, 600, 32)])
+    """
+    blocks, first = [], 0
+    for size in (_LARGE_BLOCK, _BLOCK):
+        while num_chains - first >= size:
+            blocks.append((first, first + size, size))
+            first += size
+    if first < num_chains:
+        blocks.append((first, num_chains, 1 << (num_chains - first - 1).bit_length()))
+    return blocks
+
+
+def take_block(value: Tree, block: tuple[int, int, int], axis: int) -> Tree:
+    """The chains of a block, contiguous, filled up to its size."""
+    first, last, size = block
+
+    def take(leaf: Tensor) -> Tensor:
+        part = leaf.narrow(axis, first, last - first)
+        if size > last - first:
+            filler = leaf.narrow(axis, last - 1, 1).expand(*_with(leaf.shape, axis, size - (last - first)))
+            part = torch.cat([part, filler], axis)
+        return part.contiguous()
+
+    return tree.map(take, value)
+
+
+def join_blocks(values: list[Tree], blocks: list[tuple[int, int, int]], axis: int) -> Tree:
+    """All chains again, without what filled the blocks up."""
+    counts = [last - first for first, last, _ in blocks]
+    if len(blocks) == 1 and counts[0] == blocks[0][2]:
+        return values[0]
+    parts = [tree.map(lambda leaf: leaf.narrow(axis, 0, count), value) for value, count in zip(values, counts, strict=True)]  # noqa: B023
+    return tree.map(lambda *leaves: torch.cat(leaves, axis), *parts)
+
+
+def _with(shape: torch.Size, axis: int, size: int) -> list[int]:
+    sizes = list(shape)
+    sizes[axis] = size
+    return sizes
 
 
 def to_inside(value: Tree, axis: int) -> Tree:

@@ -18,20 +18,23 @@ from torch.func import vmap
 from . import chain_checks, checks, loops, random, reducers, tree
 from .chain_loop import (
     chain_axis,
+    chain_blocks,
     chains_first,
     chunk_sizes,
     compiled_part,
     draw_noise,
     draw_step,
     is_traced,
+    join_blocks,
     make_body,
     numbers_to_flags,
     summary,
+    take_block,
     to_inside,
 )
 from .progress import progress_bar
 from .reducers import Reducer
-from .transforms import jit_scan
+from .transforms import jit_scan, run_all
 from .types import Key, Params, Position, Sampler, Tree
 
 __all__ = ["Run", "Samples", "resume", "sample"]
@@ -221,15 +224,25 @@ def _advance(
     body = make_body(compiled_part(run.sampler), schedule, run.collect, run.reducer, axis)
     name = f"{run.sampler.step.__qualname__.split('.')[0]}, {tree.batch_size(state.position)} chains, its state"
     loop = jit_scan(body, name=name) if run.jit else partial(_plain_loop, run.sampler, body, axis)
-    shared = (run.params, () if callable(run.tuning) else run.tuning, run.chain_keys)
-    carry = to_inside((state, run.accumulator), axis)
+    num_chains = tree.batch_size(state.position)
+    is_whole = not run.jit or tree.first(state.position).device.type != "cpu"
+    blocks = [(0, num_chains, num_chains)] if is_whole else chain_blocks(num_chains)
+    tuning = () if callable(run.tuning) else run.tuning
+    shared = [(run.params, tuning, take_block(run.chain_keys, block, 0)) for block in blocks]
+    carries = [take_block(to_inside((state, run.accumulator), axis), block, axis) for block in blocks]
     for size in chunk_sizes(state.position, num_draws, thin, run.chunk_size) if num_draws > 0 else ():
         num_steps = size * thin
         indices = torch.arange(run.num_steps, run.num_steps + num_steps, device=run.chain_keys.device)
         is_masked = run.thin > 1 and run.reducer is not None
         is_draw = (indices - run.num_steps) % thin == thin - 1 if is_masked else ()
-        carry, ys = loop(shared, carry, (indices, is_draw, ()), thin, is_kept)
-        state, accumulator = chains_first(carry, axis)
+        calls = [
+            partial(loop, one, carry, (indices, is_draw, ()), thin, is_kept)
+            for one, carry in zip(shared, carries, strict=True)
+        ]
+        results = run_all(calls)
+        carries = [carry for carry, _ in results]
+        ys = join_blocks([y for _, y in results], blocks, -1 if axis == -1 else 1)
+        state, accumulator = chains_first(join_blocks(carries, blocks, axis), axis)
         run = run._replace(num_steps=run.num_steps + num_steps, accumulator=accumulator)
         yield run, state, ys, size
 

@@ -154,7 +154,10 @@ def _compiled_blocks(device: torch.device) -> Callable[..., Tensor]:
     """On CUDA the plain operations are 150 launches: there they are one kernel, compiled once a process."""
     if device.type != "cuda" or not hasattr(torch, "compile"):
         return plain_blocks
-    return torch.compile(plain_blocks, dynamic=True)
+    before = torch.distributions.Distribution._validate_args
+    compiled = torch.compile(plain_blocks, dynamic=True)
+    torch.distributions.Distribution.set_default_validate_args(before)  # torch.compile switches it off for everybody
+    return compiled
 
 
 if hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_vmap"):

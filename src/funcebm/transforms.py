@@ -21,6 +21,7 @@ __all__ = [
     "jit_once",
     "jit_scan",
     "log_compiles",
+    "run_all",
     "use_cuda_graphs",
     "use_jit",
 ]
@@ -156,6 +157,17 @@ def jit_scan(
             return jitting.call_scan(body, shared, carry, xs, every, is_kept, name)
 
     return run
+
+
+def run_all(calls: list[Callable[[], Any]]) -> list[Any]:
+    """The results of some calls of compiled functions; several threads make them where torch may use several.
+
+    Each call then uses one thread, and none waits for another: on a busy machine that costs no more than its share.
+
+    >>> run_all([lambda: 1, lambda: 2])
+    [1, 2]
+    """
+    return jitting.run_all(calls)
 
 
 def _eager_scan(body: Any, shared: Any, carry: Any, xs: Any, every: int, is_kept: bool) -> tuple[Any, Any]:

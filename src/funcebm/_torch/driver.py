@@ -271,7 +271,7 @@ class _Writer:
             str(domain),
             self.pointer(out),
             *map(str, out.strides),
-            "omp_get_max_threads()",
+            "threads",
         ]
         self.write(f"draw({', '.join(args)});")
 
@@ -509,10 +509,13 @@ typedef void (*draw_t)(int, int64_t, int64_t, const int32_t*, int64_t, int64_t, 
                        int64_t, int64_t, int64_t, int);
 typedef int (*operate_t)(int, char**);
 static draw_t draw;
+static int (*mkl_threads)(int);
+static thread_local int threads;
 static operate_t operate;
 """
 
 _KERNEL_HEAD = re.compile(r'extern "C"\s+void\s+kernel\(')
+_THREADS = re.compile(r"omp parallel num_threads\(\d+\)")
 _INCLUDE = "#include <torch/csrc/inductor/cpp_prefix.h>"
 
 
@@ -535,15 +538,20 @@ def make_plan(body: Body, fake_mode: Any, *, is_dynamic: bool = False) -> Plan:
     writer.graph(body.graph, inputs, [f"out[{index}]" for index in range(len(outputs))], dynamic=is_dynamic)
     text = [_INCLUDE, _HELPERS, products.HELPERS]
     for source, name in writer.kernels.items():
-        text.append(_KERNEL_HEAD.sub(f"static void {name}(", source.replace(_INCLUDE, "")))
+        source = _THREADS.sub("omp parallel num_threads(threads) if(threads > 1)", source.replace(_INCLUDE, ""))
+        text.append(_KERNEL_HEAD.sub(f"static void {name}(", source))
     text.append('extern "C" void funcebm_init(void** f) {')
-    text.append("    draw = (draw_t)f[0]; operate = (operate_t)f[1]; sgemm = (sgemm_t)f[2]; dgemm = (dgemm_t)f[3];\n}")
+    text.append("    draw = (draw_t)f[0]; operate = (operate_t)f[1]; sgemm = (sgemm_t)f[2]; dgemm = (dgemm_t)f[3];\n    mkl_threads = (int (*)(int))f[4];\n}")
     text.append("static int run(char** in, char** out, const int64_t* n, char* arena) {")
     text.extend(writer.lines)
     text.append("    return 0;\n}")
     text.append('extern "C" int funcebm_run(char** in, char** out, const int64_t* n, char* arena, char* error, int64_t room) {')
-    text.append("    try { return run(in, out, n, arena); }")
-    text.append("    catch (const std::exception& e) { std::strncpy(error, e.what(), room - 1); return 2; }\n}")
+    text.append("    threads = n[3];")
+    text.append("    const int before = threads == 1 && mkl_threads ? mkl_threads(1) : -1;")
+    text.append("    int status = 2;")
+    text.append("    try { status = run(in, out, n, arena); }")
+    text.append("    catch (const std::exception& e) { std::strncpy(error, e.what(), room - 1); }")
+    text.append("    if (before >= 0) mkl_threads(before);\n    return status;\n}")
     source = "\n".join(text).replace("{num_inputs}", str(len(inputs)))
     shapes = [(tuple(value.shape), value.dtype) for value in outputs]
     stacked = [False] * len(shapes)

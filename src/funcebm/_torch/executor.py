@@ -68,7 +68,12 @@ class _Graph:
             part.run(values)
             if stage < len(self.loops):
                 self._loop(stage, values)
-        return tuple(values[node] for node in self.outputs)
+        seen = set(self.inputs)  # an input that is handed on, or a result that comes twice, is a copy
+        results = []
+        for node in self.outputs:
+            results.append(values[node].clone() if node in seen else values[node])
+            seen.add(node)
+        return tuple(results)
 
     def _loop(self, stage: int, values: dict[torch.fx.Node, Tensor]) -> None:
         node, bodies = self.loops[stage], self.bodies[stage]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import functools
+import itertools
 import linecache
 import os
 import sys
@@ -23,7 +25,7 @@ from .meaning import _is_library_file as is_library_file
 from .meaning import meaning
 from .tracing import is_mapped
 
-__all__ = ["TracedValueError", "call", "call_scan", "clear", "is_inside", "log_compiles", "warn_once"]
+__all__ = ["TracedValueError", "call", "call_scan", "clear", "is_inside", "log_compiles", "run_all", "warn_once"]
 
 _KEPT = 512  # traced functions
 _SECONDS = 2.0  # a compilation that takes longer is told
@@ -57,6 +59,7 @@ _log = os.environ.get("FUNCEBM_LOG_COMPILES", "0") not in ("0", "", "false")
 def _new_lock() -> None:
     global _lock
     _lock = threading.RLock()
+    _workers.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -95,7 +98,7 @@ def call(function: Callable[..., Any], leaves: list[Any], structure: Any) -> Any
     statics = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
     is_tensor = tuple(isinstance(leaf, Tensor) for leaf in leaves)
     known = meaning((function, statics))
-    key = (known.key, structure, is_tensor, _shapes(tensors), torch.get_default_dtype(), torch.get_num_threads() > 1)
+    key = (known.key, structure, is_tensor, _shapes(tensors), torch.get_default_dtype())
 
     def flat(*given: Tensor) -> tuple[list[Any], Any]:
         rest = iter(given)
@@ -122,7 +125,7 @@ def call_scan(
     shapes = (_shapes(tensors[:second]), tuple((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in x_leaves))
     known = meaning(body)
     structures = (shared_structure, carry_structure, x_structure)
-    key = (known.key, structures, shapes, torch.get_default_dtype(), torch.get_num_threads() > 1)
+    key = (known.key, structures, shapes, torch.get_default_dtype())
 
     def flat(*given: Tensor) -> tuple[list[Any], Any]:
         y_structures = []
@@ -162,6 +165,34 @@ def _shown(tensors: list[Tensor]) -> str:
 
 def _outside(traced: _Traced, known: Any) -> list[Tensor]:
     return [_plain(known.tensors[source] if isinstance(source, int) else source) for source in traced.sources]
+
+
+def run_all(calls: list[Callable[[], Any]]) -> list[Any]:
+    """See :func:`funcebm.transforms.run_all`."""
+    num_workers = min(torch.get_num_threads(), len(calls))
+    if num_workers == 1 or recorder.current() is not None:
+        return [call() for call in calls]
+    results: list[Any] = [None] * len(calls)
+    numbers = itertools.count()
+
+    def work() -> None:
+        with programs.one_thread():
+            while (number := next(numbers)) < len(calls):
+                results[number] = calls[number]()
+
+    others = [_workers().submit(work) for _ in range(num_workers - 1)]
+    try:
+        work()
+    finally:
+        concurrent.futures.wait(others)
+    for other in others:
+        other.result()
+    return results
+
+
+@functools.cache
+def _workers() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 1), thread_name_prefix="funcebm")
 
 
 # -- tracing ------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from typing import Any, Callable, NamedTuple
 import torch
 from torch import Tensor
 
+from . import patches
 from .graph_passes import improve
 from .recorder import Recorder
 
@@ -360,7 +361,8 @@ def _generate(graph: torch.fx.Graph, examples: list[Tensor], fake_mode: Any, tab
     options = {
         "cpp_wrapper": False,
         "cpp.min_chunk_size": 4096,  # a second thread for less costs more than it does
-        "cpp.dynamic_threads": True,
+        "cpp.threads": max(2, torch.get_num_threads()),
+        "cpp.dynamic_threads": False,
         "cpp.vec_isa_ok": True,
         "cpp.descriptive_names": False,
         "size_asserts": False,
@@ -382,6 +384,7 @@ def _generate(graph: torch.fx.Graph, examples: list[Tensor], fake_mode: Any, tab
         stack.enter_context(config.patch(_known(options)))
         stack.enter_context(V.set_fake_mode(fake_mode))
         stack.enter_context(DebugContext())
+        stack.enter_context(patches.applied())
         lowering = GraphLowering(module, example_inputs=examples, is_inference=True, **extra)
         stack.enter_context(V.set_graph_handler(lowering))
         stack.enter_context(V.set_extern_kernel_nodes([]))

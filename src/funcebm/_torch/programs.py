@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -11,7 +12,7 @@ import pickle
 import threading
 import time
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Iterator
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from .driver import Plan, make_plan
 from .lowering import Buffer, isa
 from .recorder import Body
 
-__all__ = ["Program", "clear", "digest", "program_of", "why_not"]
+__all__ = ["Program", "clear", "digest", "one_thread", "program_of", "why_not"]
 
 _FORMAT = 1  # of what is kept on disk
 _KEPT = 256  # programs
@@ -40,9 +41,8 @@ class Program:
         # the library keeps the address of this function: it must live as long
         self._operate = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_void_p))(self._call_operator)
         blas = _blas()
-        functions = (ctypes.c_void_p * 4)(
-            threefry_kernels.address(), ctypes.cast(self._operate, ctypes.c_void_p).value, blas["sgemm_"], blas["dgemm_"]
-        )
+        operate = ctypes.cast(self._operate, ctypes.c_void_p).value
+        functions = (ctypes.c_void_p * 5)(threefry_kernels.address(), operate, *blas.values())
         self.library.funcebm_init(functions)
         self._run = self.library.funcebm_run
         self._run.restype = ctypes.c_int
@@ -54,7 +54,7 @@ class Program:
     ) -> list[Tensor]:
         """The outputs, new tensors. All inputs are contiguous, those captured included."""
         plan = self.plan
-        sizes = (ctypes.c_int64 * 3)(length or 0, every, int(is_kept))
+        sizes = (ctypes.c_int64 * 4)(length or 0, every, int(is_kept), _num_threads())
         outputs = []
         for (shape, dtype), is_stacked in zip(plan.outputs, plan.stacked, strict=True):
             if is_stacked:
@@ -96,6 +96,21 @@ class Program:
 _local = threading.local()
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, calls from this thread use no other threads."""
+    before = getattr(_local, "is_alone", False)
+    _local.is_alone = True
+    try:
+        yield
+    finally:
+        _local.is_alone = before
+
+
+def _num_threads() -> int:
+    return 1 if getattr(_local, "is_alone", False) else torch.get_num_threads()
+
+
 def _error_buffer() -> Any:
     if not hasattr(_local, "error"):
         _local.error = ctypes.create_string_buffer(_ROOM)
@@ -131,14 +146,15 @@ def _operator(name: str) -> Any:
 
 @functools.cache
 def _blas() -> dict[str, int]:
-    """Addresses of the matrix products of torch's BLAS, 0 where it exports none."""
+    """Addresses of the functions of torch's BLAS that programs call, 0 where it exports none."""
     path = os.path.join(os.path.dirname(torch.__file__), "lib", "libtorch_cpu.so")
-    found = {"sgemm_": 0, "dgemm_": 0}
+    found = {"sgemm_": 0, "dgemm_": 0, "MKL_Set_Num_Threads_Local": 0}
     try:
         library = ctypes.CDLL(path)
         for name in found:
-            found[name] = ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
-    except (OSError, AttributeError):
+            if hasattr(library, name):
+                found[name] = ctypes.cast(getattr(library, name), ctypes.c_void_p).value or 0
+    except OSError:
         pass
     return found
 
@@ -178,7 +194,7 @@ def _flags() -> tuple[str, ...]:
 
 def digest(body: Body, is_dynamic: bool) -> str:
     """What tells two recorded functions apart; equal ones share machine code, in memory and on disk."""
-    text: list[str] = [str(_FORMAT), torch.__version__, str(is_dynamic), str(torch.get_num_threads() > 1)]
+    text: list[str] = [str(_FORMAT), torch.__version__, str(is_dynamic)]
     _describe(body.graph, text)
     return hashlib.sha256("\n".join(text).encode()).hexdigest()
 

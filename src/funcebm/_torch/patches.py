@@ -1,0 +1,105 @@
+"""Changes of torch's compiler, as data: what each repairs, on which torch, and whether it takes effect. In force while we compile.
+
+Most of what had to be repaired in torch is no longer used: loops, memory between kernels and tracing are funcebm's own. What
+is left concerns the kernels that inductor writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import os
+import threading
+from typing import Any, Callable, Iterator, NamedTuple
+
+__all__ = ["PATCHES", "Patch", "applied", "switched_on"]
+
+_lock = threading.RLock()
+
+
+class Patch(NamedTuple):
+    """One change of torch.
+
+    Attributes:
+        name: in ``FUNCEBM_TORCH_PATCHES``.
+        kind: ``"bug"`` or ``"speed"``.
+        repairs: what goes wrong without it.
+        upstream: the issue of torch that it is about, or what to report.
+        seen_on: the torches on which that was seen.
+        find: the object and the name of its attribute that is replaced, or None where this torch has no such thing.
+        wrap: the new attribute, from the old one.
+    """
+
+    name: str
+    kind: str
+    repairs: str
+    upstream: str
+    seen_on: str
+    find: Callable[[], tuple[Any, str] | None]
+    wrap: Callable[[Any], Any]
+
+
+def _loop_nest() -> tuple[Any, str] | None:
+    try:
+        from torch._inductor.codegen.cpp import LoopNest
+    except ImportError:
+        return None
+    return (LoopNest, "max_parallel_depth") if hasattr(LoopNest, "max_parallel_depth") else None
+
+
+def _threads_outside(choose: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Threads go inside only where the outer loops, counted right, have few steps for each of the inner one."""
+    from torch._inductor.codegen.cpp import ParallelDepth
+
+    @functools.wraps(choose)
+    def choose_outside(self: Any) -> Any:
+        depth = choose(self)
+        start = getattr(depth, "start_depth", 0)
+        if start == 0:
+            return depth
+        steps = [-(-loop.size // loop.steps) for loop in self.loops[: start + 1]]
+        are_known = all(getattr(count, "is_number", True) for count in steps)
+        if are_known and 300 * math.prod(steps[:-1]) < steps[-1]:
+            return depth
+        return ParallelDepth(parallel_depth=start, start_depth=0)
+
+    return choose_outside
+
+
+PATCHES = (
+    Patch(
+        name="threads_outside",
+        kind="speed",
+        repairs="For a loop shorter than a vector inductor counts no iterations, and opens the parallel region inside of the "
+        "outer loops: 32 regions for the sums over a batch of the gradients of 32 networks of 8 units.",
+        upstream="none yet: LoopNest.max_parallel_depth divides the size by the vector length and rounds down",
+        seen_on="2.11, 2.13, 2.14",
+        find=_loop_nest,
+        wrap=_threads_outside,
+    ),
+)
+
+
+def switched_on() -> tuple[Patch, ...]:
+    """The patches that ``FUNCEBM_TORCH_PATCHES`` leaves on: all, ``none``, or those it names, with commas."""
+    names = os.environ.get("FUNCEBM_TORCH_PATCHES", "all")
+    if names == "all":
+        return PATCHES
+    wanted = {name.strip() for name in names.split(",")}
+    return tuple(patch for patch in PATCHES if patch.name in wanted)
+
+
+@contextlib.contextmanager
+def applied() -> Iterator[None]:
+    """Inside, torch's compiler is as the patches make it; afterwards as it was. One thread at a time."""
+    with _lock, contextlib.ExitStack() as stack:
+        for patch in switched_on():
+            found = patch.find()
+            if found is None:
+                continue
+            owner, name = found
+            before = getattr(owner, name)
+            setattr(owner, name, patch.wrap(before))
+            stack.callback(setattr, owner, name, before)
+        yield
