@@ -29,12 +29,17 @@ class Counts:
     def programs(self) -> int:
         return self._program.call_count
 
+    @property
+    def sources(self) -> list[str]:
+        """The C++ of the programs."""
+        return [call.args[0].source for call in self._program.call_args_list]
+
 
 @contextlib.contextmanager
 def counted() -> Iterator[Counts]:
     """Counts traces and programs inside."""
     with (
-        mock.patch.object(jitting, "_trace", wraps=jitting._trace) as trace,
+        mock.patch.object(jitting, "_record", wraps=jitting._record) as trace,
         mock.patch.object(programs, "Program", wraps=programs.Program) as program,
     ):
         yield Counts(trace, program)
@@ -55,8 +60,9 @@ def op_by_op() -> Iterator[None]:
     For statements about traces, which are many and would each take seconds of a C++ compiler.
     """
 
-    def interpreted(body: Any, fake_mode: Any, *, is_dynamic: bool = False, times: Any = None) -> Callable[..., list[Tensor]]:
-        return executor.executor_of(body, fake_mode, is_dynamic=is_dynamic)
+    def interpreted(parts: list[Any], times: Any = None) -> Callable[..., list[Tensor]]:
+        runs = [executor.executor_of(part.body, part.fake_mode, is_dynamic=part.is_dynamic) for part in parts]
+        return lambda index, *arguments: runs[index](*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jitting, "_cache", OrderedDict())

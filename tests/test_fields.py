@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from funcebm import fields, random, tree
+from funcebm import fields, jit, random, tree
 from tests.cases_energies import ENERGIES, quadratic_of_dict
 
 DOUBLE = torch.float64
@@ -137,14 +137,14 @@ def test_maps_over_particles_and_stacked_params_at_once():
             torch.testing.assert_close((both[0][i, j], both[1][i, j]), one)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("name", ["laplacian", "hessian", "hvp", "hutchinson_laplacian", "value_and_gradient"])
-def test_mapped_fields_compile_into_one_graph(name):
+def test_mapped_fields_are_compiled_to_the_same(name):
     positions = {"a": torch.ones(4, 2), "b": torch.linspace(0, 1, 12).reshape(4, 1, 3)}
     params = ENERGIES["dict"][1]
     extra = (positions,) if name in ("hvp", "hutchinson_laplacian") else ()
     function = vmap(getattr(fields, name)(quadratic_of_dict), (None, 0) + (0,) * len(extra))
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(params, positions, *extra), function(params, positions, *extra))
+    torch.testing.assert_close(jit(function)(params, positions, *extra), function(params, positions, *extra))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import vmap
 
-from funcebm import random, threefry, transforms
+from funcebm import jit, random
+from funcebm._torch import threefry_kernels
 
 from .laws import assert_mean
 
@@ -229,27 +230,33 @@ def test_a_shape_only_reshapes(seed, rows, columns):
         assert torch.equal(draw(key, (rows, columns)), draw(key, rows * columns).reshape(rows, columns))
 
 
-# -- the compiled kernels -----------------------------------------------------------------------------------------
+# -- kernels and compiled functions -------------------------------------------------------------------------------
 
 
-def test_the_compiled_kernels_give_the_same_words_and_the_same_normals(monkeypatch):
-    """Both layouts of the grid; words bit for bit, normals to the rounding of log and cos."""
-    if not transforms.can_compile():
-        pytest.skip("there is no compiler")
-    monkeypatch.setattr(threefry, "_FEW", 1)
+@each_draw
+def test_without_kernels_all_is_the_same(name, monkeypatch):
+    """Words bit for bit, floats to the rounding of log and cos."""
     keys = random.split(KEY, 20)
-    draws = {
-        "words": lambda: random.bits(KEY, (101,)),
-        "normals": lambda: random.normal(KEY, (101,)),
-        "words of keys": lambda: vmap(lambda key: random.bits(key, (6,)))(keys),
-        "normals of keys": lambda: vmap(lambda key: random.normal(key, (6,)))(keys),
-    }
-    plain = {name: draw() for name, draw in draws.items()}
-    with random.compiled_draws():
-        compiled = {name: draw() for name, draw in draws.items()}
-    assert {(True, 0), (False, 0), (True, 1), (False, 1)} <= {which[:2] for which in threefry._kernels}
-    for name, expected in plain.items():
-        _same(compiled[name], expected)
+    draws = [DRAWS[name](KEY), vmap(DRAWS[name])(keys)]
+    monkeypatch.setattr(threefry_kernels, "draw_blocks", lambda *_: False)
+    for got, expected in zip([DRAWS[name](KEY), vmap(DRAWS[name])(keys)], draws, strict=True):
+        _same(got, expected)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("num", [None, 20])
+def test_compiled_draws_are_the_draws(num):
+    """Words and normals bit for bit, what is made of them by log to its rounding."""
+
+    def draw_all(key):
+        return {name: draw(key) for name, draw in DRAWS.items()}
+
+    function, keys = (draw_all, KEY) if num is None else (vmap(draw_all), random.split(KEY, num))
+    got, expected = jit(function)(keys), function(keys)
+    for name in DRAWS:
+        _same(got[name], expected[name])
+        if name not in ("exponential", "gumbel"):
+            assert torch.equal(got[name], expected[name]), name
 
 
 # -- errors -------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from funcebm import schedules
+from funcebm import jit, schedules
 
 COUNTS = torch.arange(25)
 
@@ -65,11 +65,13 @@ def test_a_float64_step_gives_a_float64_value(name):
     assert TABLE[name][0](torch.tensor(3.0, dtype=torch.float64)).dtype == torch.float64
 
 
-def test_all_compile_into_one_graph():
+@pytest.mark.compiled
+@pytest.mark.usefixtures("op_by_op")
+def test_all_are_traced_into_one_graph():
     def everything(step):
         return torch.stack([schedule(step) for schedule, _ in TABLE.values()])
 
-    compiled = torch.compile(everything, fullgraph=True, backend="aot_eager")
+    compiled = jit(everything)
     for step in (torch.tensor(0), torch.tensor(7)):
         torch.testing.assert_close(compiled(step), everything(step), atol=0, rtol=0)
 

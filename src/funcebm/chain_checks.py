@@ -28,7 +28,8 @@ def positions(positions: Position) -> None:
     checks.require(bool(found), "positions must hold a tensor", "an empty tree", fix)
     for name, leaf in zip(tree.paths(positions), found, strict=True):
         where = f"leaf {name!r}, " if name else ""
-        checks.require(isinstance(leaf, Tensor), "positions must hold tensors", where + repr(leaf), fix, TypeError)
+        if not isinstance(leaf, Tensor):
+            raise TypeError(checks.message("positions must hold tensors", where + repr(leaf), fix))
         checks.require(leaf.ndim > 0, "positions must lead with a chain axis", where + "a 0-d tensor", fix)
         got = f"{where}{leaf.dtype}"
         checks.require(
@@ -45,7 +46,8 @@ def tuning(tuning: Any, default: Tree, position: Position) -> None:
         tuning = tuning(torch.zeros((), dtype=torch.int64, device=tree.first(position).device))
     checks.one_structure("tuning", _without_metrics(tuning), "sampler.tuning", _without_metrics(default))
     for name, leaf in zip(tree.paths(tuning), tree.leaves(tuning), strict=True):
-        checks.require(isinstance(leaf, Tensor), "tuning must hold tensors", f"{name} = {leaf!r}", "Use torch.tensor.")
+        if not isinstance(leaf, Tensor):
+            raise ValueError(checks.message("tuning must hold tensors", f"{name} = {leaf!r}", "Use torch.tensor."))
         if name.endswith("step_size"):
             checks.positive(name, leaf, "Try a smaller number above zero.")
     if isinstance(getattr(tuning, "metric", None), (metrics.Diagonal, metrics.Dense)):

@@ -27,6 +27,7 @@ __all__ = [
     "draw_step",
     "is_traced",
     "join_blocks",
+    "make_begin",
     "make_body",
     "numbers_to_flags",
     "over_chains",
@@ -86,6 +87,8 @@ def chain_blocks(num_chains: int) -> list[tuple[int, int, int]]:
 def take_block(value: Tree, block: tuple[int, int, int], axis: int) -> Tree:
     """The chains of a block, contiguous, filled up to its size."""
     first, last, size = block
+    if first == 0 and last == size == tree.leaves(value)[0].shape[axis]:
+        return value
 
     def take(leaf: Tensor) -> Tensor:
         part = leaf.narrow(axis, first, last - first)
@@ -174,6 +177,16 @@ def summary(collect: Callable[[Any, Any], Tree], reducer: Reducer) -> Reducer:
         lambda a, x: (infos.update(a[0], x[1]), reducer.update(a[1], collect(*x))),
         lambda a: (infos.final(a[0]), reducer.final(a[1])),
     )
+
+
+def make_begin(init: Callable[[Params, Position], Any], axis: int) -> Callable[..., Any]:
+    """The start of a compiled run: ``(params, positions) -> (carry, whether all of it is finite)``."""
+
+    def begin(params: Params, positions: Position) -> tuple[Tree, Tensor]:
+        state = vmap(init, (None, 0))(params, positions)
+        return (tree.map(lambda leaf: leaf.movedim(0, axis), state), ()), tree.all_finite(state)
+
+    return begin
 
 
 def make_body(

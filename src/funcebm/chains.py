@@ -26,6 +26,7 @@ from .chain_loop import (
     draw_step,
     is_traced,
     join_blocks,
+    make_begin,
     make_body,
     numbers_to_flags,
     summary,
@@ -34,7 +35,7 @@ from .chain_loop import (
 )
 from .progress import progress_bar
 from .reducers import Reducer
-from .transforms import jit_scan, run_all
+from .transforms import jit_begin, jit_scan, run_all
 from .types import Key, Params, Position, Sampler, Tree
 
 __all__ = ["Run", "Samples", "resume", "sample"]
@@ -76,6 +77,9 @@ class Samples(NamedTuple):
     reduced: Tree
     is_complete: bool | tuple[()]
     run: Run | tuple[()]
+
+
+_THREADS_FROM = 2**15  # numbers that a chunk computes; for fewer a thread would not be worth its start
 
 
 def _collect_position(state: Any, info: Any) -> Position:
@@ -142,14 +146,13 @@ def sample(
         chain_checks.outermost(jit, (key, params, positions, () if callable(tuning) else tuning))
         chain_checks.positions(positions)
         checks.same_device(params=params, positions=positions)
-        chain_checks.tuning(tuning, sampler.tuning, tree.map(lambda leaf: leaf[0], positions))
+        if tuning is not sampler.tuning:
+            chain_checks.tuning(tuning, sampler.tuning, tree.map(lambda leaf: leaf[0], positions))
     like = tree.first(positions)
     tuning = tuning if callable(tuning) else tree.cast_like(tuning, like)
 
     with _gradients(jit):
         chain_keys = random.split(key.to(like.device), tree.batch_size(positions))
-        state = vmap(sampler.init, (None, 0))(params, positions)
-        chain_checks.start(state, partial(sampler.init, params), positions)
         reducer = reducers.combine(reduce) if isinstance(reduce, dict) else reduce
         collect = _collect_position if collect is None else collect
         run = Run(
@@ -166,9 +169,9 @@ def sample(
             progress=progress,
             chunk_size=chunk_size,
         )
-        run = _prepare(run, state)
-        state, run = _burn_in(run, state, num_burn_in)
-        return _sample(run, state, num_samples)
+        run, chains = _start(run, positions)
+        run, chains = _burn_in(run, chains, num_burn_in)
+        return _sample(run, chains, num_samples)
 
 
 def resume(samples: Samples, *, num_samples: int) -> Samples:
@@ -192,7 +195,7 @@ def resume(samples: Samples, *, num_samples: int) -> Samples:
         fix = "Call funcebm.sample outside of vmap, grad and jit, and resume what it returns."
         raise ValueError(checks.message("samples must hold what a run needs to go on", "samples of a transform", fix))
     with _gradients(samples.run.jit):
-        return _sample(samples.run, samples.state, num_samples)
+        return _sample(samples.run, _split(samples.run, samples.state), num_samples)
 
 
 def _gradients(jit: bool) -> contextlib.AbstractContextManager[Any]:
@@ -203,48 +206,95 @@ def _gradients(jit: bool) -> contextlib.AbstractContextManager[Any]:
 # -- the run ------------------------------------------------------------------------------------------------------
 
 
-def _prepare(run: Run, state: Any) -> Run:
-    """Makes the accumulator of a run that reduces, from one step that is thrown away."""
-    if run.reducer is None:
-        return run
-    first = torch.zeros((), dtype=torch.int64, device=run.chain_keys.device)
-    noise = draw_step(run.sampler, run.chain_keys, state.position, first)
-    tuning = run.tuning(first) if callable(run.tuning) else run.tuning
-    example = vmap(run.sampler.step, (None, None, 0, 0))(run.params, tuning, state, noise)
-    accumulator = vmap(summary(run.collect, run.reducer).init)(example)
-    return run._replace(accumulator=tree.map(torch.clone, accumulator))
+class _Chains(NamedTuple):
+    """All chains on their way, in the blocks that are run together; each carry is ``(state, accumulator)``, its axis inside."""
+
+    axis: int
+    blocks: list[tuple[int, int, int]]
+    program: _Program
+    carries: list[Tree]
+
+
+class _Program(NamedTuple):
+    """The loop of a run, and what is the same in all its iterations, for each block."""
+
+    body: Callable[..., Any]
+    loop: Callable[..., tuple[Tree, Tree]]
+    shared: list[Tree]
+    name: str
+
+
+def _blocks(run: Run, positions: Position) -> list[tuple[int, int, int]]:
+    num_chains = tree.batch_size(positions)
+    is_split = run.jit and tree.first(positions).device.type == "cpu"
+    return chain_blocks(num_chains) if is_split else [(0, num_chains, num_chains)]
+
+
+def _split(run: Run, state: Any) -> _Chains:
+    axis, blocks = chain_axis(state.position), _blocks(run, state.position)
+    inside = to_inside((state, run.accumulator), axis)
+    carries = [take_block(inside, block, axis) for block in blocks]
+    return _Chains(axis, blocks, _program(run, axis, blocks), carries)
+
+
+def _joined(chains: _Chains) -> tuple[Any, Tree]:
+    """The state and the accumulator of all chains, ``(C, ...)``."""
+    return chains_first(join_blocks(chains.carries, chains.blocks, chains.axis), chains.axis)
+
+
+def _start(run: Run, positions: Position) -> tuple[Run, _Chains]:
+    """The states at the start, which must be finite, and the accumulator of a run that reduces."""
+    init, axis, blocks = run.sampler.init, chain_axis(positions), _blocks(run, positions)
+    if run.jit and run.reducer is None:
+        program = _program(run, axis, blocks)
+        begin = jit_begin(make_begin(init, axis), program.body, name=program.name)
+        first = torch.zeros(1, dtype=torch.int64, device=run.chain_keys.device)
+        starts = [take_block(positions, block, 0) for block in blocks]
+        pairs = zip(starts, program.shared, strict=True)
+        results = [begin((run.params, start), shared, (first, (), ())) for start, shared in pairs]
+        if all(bool(is_finite) for _, is_finite in results):
+            return run, _Chains(axis, blocks, program, [carry for carry, _ in results])
+    state = vmap(init, (None, 0))(run.params, positions)
+    chain_checks.start(state, partial(init, run.params), positions)
+    if run.reducer is not None:  # one step, which is thrown away, shows what there is to reduce
+        index = torch.zeros((), dtype=torch.int64, device=run.chain_keys.device)
+        noise = draw_step(run.sampler, run.chain_keys, state.position, index)
+        tuning = run.tuning(index) if callable(run.tuning) else run.tuning
+        example = vmap(run.sampler.step, (None, None, 0, 0))(run.params, tuning, state, noise)
+        accumulator = vmap(summary(run.collect, run.reducer).init)(example)
+        run = run._replace(accumulator=tree.map(torch.clone, accumulator))
+    return run, _split(run, state)
+
+
+def _program(run: Run, axis: int, blocks: list[tuple[int, int, int]]) -> _Program:
+    schedule = run.tuning if callable(run.tuning) else None
+    body = make_body(compiled_part(run.sampler), schedule, run.collect, run.reducer, axis)
+    name = f"{run.sampler.step.__qualname__.split('.')[0]}, {blocks[-1][1]} chains, blocks"
+    loop = jit_scan(body, name=name) if run.jit else partial(_plain_loop, run.sampler, body, axis)
+    tuning = () if callable(run.tuning) else run.tuning
+    shared = [(run.params, tuning, take_block(run.chain_keys, block, 0)) for block in blocks]
+    return _Program(body, loop, shared, name)
 
 
 def _advance(
-    run: Run, state: Any, num_draws: int, thin: int, is_kept: bool = True
-) -> Iterator[tuple[Run, Any, Tree, int]]:
-    """Makes draws chunk by chunk: the run and the state so far, what the chunk emitted ``(n, ...)``, and ``n``."""
-    axis = chain_axis(state.position)
-    schedule = run.tuning if callable(run.tuning) else None
-    body = make_body(compiled_part(run.sampler), schedule, run.collect, run.reducer, axis)
-    name = f"{run.sampler.step.__qualname__.split('.')[0]}, {tree.batch_size(state.position)} chains, its state"
-    loop = jit_scan(body, name=name) if run.jit else partial(_plain_loop, run.sampler, body, axis)
-    num_chains = tree.batch_size(state.position)
-    is_whole = not run.jit or tree.first(state.position).device.type != "cpu"
-    blocks = [(0, num_chains, num_chains)] if is_whole else chain_blocks(num_chains)
-    tuning = () if callable(run.tuning) else run.tuning
-    shared = [(run.params, tuning, take_block(run.chain_keys, block, 0)) for block in blocks]
-    carries = [take_block(to_inside((state, run.accumulator), axis), block, axis) for block in blocks]
-    for size in chunk_sizes(state.position, num_draws, thin, run.chunk_size) if num_draws > 0 else ():
+    run: Run, chains: _Chains, num_draws: int, thin: int, is_kept: bool = True
+) -> Iterator[tuple[Run, _Chains, Tree, int]]:
+    """Makes draws chunk by chunk: the run and the chains so far, what the chunk emitted ``(n, ...)``, and ``n``."""
+    axis, blocks, program, carries = chains
+    num_values = sum(leaf.numel() for leaf in tree.leaves(carries))
+    for size in chunk_sizes(chains_first(carries[0][0].position, axis), num_draws, thin, run.chunk_size):
         num_steps = size * thin
         indices = torch.arange(run.num_steps, run.num_steps + num_steps, device=run.chain_keys.device)
         is_masked = run.thin > 1 and run.reducer is not None
         is_draw = (indices - run.num_steps) % thin == thin - 1 if is_masked else ()
-        calls = [
-            partial(loop, one, carry, (indices, is_draw, ()), thin, is_kept)
-            for one, carry in zip(shared, carries, strict=True)
-        ]
-        results = run_all(calls)
-        carries = [carry for carry, _ in results]
+        xs = (indices, is_draw, ())
+        pairs = zip(program.shared, chains.carries, strict=True)
+        calls = [partial(program.loop, one, carry, xs, thin, is_kept) for one, carry in pairs]
+        results = run_all(calls) if num_steps * num_values > _THREADS_FROM else [call() for call in calls]
+        chains = chains._replace(carries=[carry for carry, _ in results])
         ys = join_blocks([y for _, y in results], blocks, -1 if axis == -1 else 1)
-        state, accumulator = chains_first(join_blocks(carries, blocks, axis), axis)
-        run = run._replace(num_steps=run.num_steps + num_steps, accumulator=accumulator)
-        yield run, state, ys, size
+        run = run._replace(num_steps=run.num_steps + num_steps)
+        yield run, chains, ys, size
 
 
 def _plain_loop(
@@ -272,25 +322,29 @@ def _plain_loop(
     return loops.scan(draw, carry, tree.map(lambda leaf: leaf.unflatten(0, (num_steps // every, every)), xs))
 
 
-def _burn_in(run: Run, state: Any, num_burn_in: int) -> tuple[Any, Run]:
+def _burn_in(run: Run, chains: _Chains, num_burn_in: int) -> tuple[Run, _Chains]:
     """Steps whose draws and statistics are dropped."""
-    accumulator = run.accumulator
-    for run, state, _, _ in _advance(run, state, num_burn_in, 1, is_kept=False):  # noqa: B020
-        pass
-    return state, run._replace(accumulator=accumulator)
+    if num_burn_in > 0:
+        accumulators = [carry[1] for carry in chains.carries]
+        for run, chains, _, _ in _advance(run, chains, num_burn_in, 1, is_kept=False):  # noqa: B020
+            pass
+        carries = [(carry[0], before) for carry, before in zip(chains.carries, accumulators, strict=True)]
+        chains = chains._replace(carries=carries)
+    return run, chains
 
 
-def _sample(run: Run, state: Any, num_samples: int) -> Samples:
+def _sample(run: Run, chains: _Chains, num_samples: int) -> Samples:
     buffer: Tree = ()
-    num_done = 0
-    axis = chain_axis(state.position)
+    num_done, axis = 0, chains.axis
     with progress_bar(num_samples, "sampling", run.progress) as bar:
         # an interrupt loses the chunk that is being made, and nothing else
         with contextlib.suppress(KeyboardInterrupt):
-            for run, state, ys, size in _advance(run, state, num_samples, run.thin):  # noqa: B020
+            for run, chains, ys, size in _advance(run, chains, num_samples, run.thin):  # noqa: B020
                 buffer = _keep(buffer, ys, num_done, num_samples)
                 num_done += size
                 bar.update(size)
+    state, accumulator = _joined(chains)
+    run = run._replace(accumulator=accumulator)
     if num_done < num_samples:
         buffer = tree.map(lambda leaf: leaf[:num_done], buffer)
     draws, info, reduced = (), (), ()

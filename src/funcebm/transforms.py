@@ -12,12 +12,14 @@ from . import tree
 from ._torch import jitting, native, programs
 from ._torch.cuda_graphs import use_cuda_graphs
 from ._torch.jitting import TracedValueError
+from ._torch.meaning import Meaning, meaning
 
 __all__ = [
     "TracedValueError",
     "can_compile",
     "clear_cache",
     "jit",
+    "jit_begin",
     "jit_once",
     "jit_scan",
     "log_compiles",
@@ -150,11 +152,43 @@ def jit_scan(
     (tensor(12), tensor([0, 0, 2, 6]))
     """
 
+    known: list[Meaning] = []  # one run is of one meaning
+
     def run(shared: Any, carry: Any, xs: Any, every: int = 1, is_kept: bool = True) -> tuple[Any, Any]:
         with torch.no_grad():
             if _is_eager():
                 return _eager_scan(body, shared, carry, xs, every, is_kept)
-            return jitting.call_scan(body, shared, carry, xs, every, is_kept, name)
+            if not known:
+                known.append(meaning(body))
+            return jitting.call_scan(body, known[0], shared, carry, xs, every, is_kept, name)
+
+    return run
+
+
+def jit_begin(
+    begin: Callable[..., tuple[Any, Any]], body: Callable[..., Any], *, name: str = "a loop"
+) -> Callable[..., tuple[Any, Any]]:
+    """A compiled ``begin``, whose result is ``(carry, other)``, together with the loop of ``body`` that goes on from the carry.
+
+    Args:
+        begin: ``(*given) -> (carry, other)``.
+        body: as for :func:`jit_scan`, which later finds it compiled.
+        name: what messages call it.
+
+    Returns:
+        ``(given, shared, xs) -> (carry, other)``, with ``shared`` and ``xs`` as the loop will have them; the length of ``xs``
+        does not matter.
+    """
+
+    known: list[tuple[Meaning, Meaning]] = []
+
+    def run(given: Any, shared: Any, xs: Any) -> tuple[Any, Any]:
+        with torch.no_grad():
+            if _is_eager():
+                return begin(*given)
+            if not known:
+                known.append((meaning(begin), meaning(body)))
+            return jitting.call_begin(begin, body, known[0], given, shared, xs, name)
 
     return run
 

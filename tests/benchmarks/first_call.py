@@ -2,7 +2,7 @@
 
 Each row is a small piece of work as a user writes it, in funcebm and in JAX (BlackJAX, optax). Each library has a process
 of its own, only one of them is busy at a time, and they take turns, call by call. A cell is ``CPU / wall``, in seconds: CPU
-counts all threads, compilers and other children of the process, which other work on the machine hardly changes. A call
+counts all threads, compilers and other children of the process; other work on the machine changes it less than wall. A call
 contains all from the text of the energy to numbers that are there; Python's start is in no cell.
 
 - import: of torch and funcebm, or of JAX and BlackJAX; it is in no other cell.

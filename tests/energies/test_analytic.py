@@ -9,7 +9,7 @@ import torch
 from tests.cases_energies import ENERGIES
 from torch.func import vmap
 
-from funcebm import energies, fields, tree
+from funcebm import energies, fields, jit, tree
 
 DOUBLE = torch.float64
 
@@ -51,7 +51,8 @@ def test_map_over_particles_and_params_is_the_loop(name):
             torch.testing.assert_close(tree.map(lambda leaf, i=i, j=j: leaf[i, j], slopes), slope)
 
 
-def test_all_compile_into_one_graph():
+@pytest.mark.compiled
+def test_all_are_compiled_in_one_function_to_the_same():
     def everything(params, positions):
         return {
             name: vmap(fields.value_and_gradient(energy), (None, 0))(params[name], positions[name])
@@ -62,8 +63,7 @@ def test_all_compile_into_one_graph():
     positions = {
         name: tree.map(lambda leaf: torch.stack([leaf, 0.5 * leaf]), case[2]) for name, case in ENERGIES.items()
     }
-    compiled = torch.compile(everything, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(params, positions), everything(params, positions))
+    torch.testing.assert_close(jit(everything)(params, positions), everything(params, positions))
 
 
 def test_values_by_hand():

@@ -18,7 +18,7 @@ from . import products
 from .lowering import Buffer, Call, lower
 from .recorder import Body, scan_loop, while_loop
 
-__all__ = ["Plan", "make_plan", "stages_of"]
+__all__ = ["Entry", "Part", "Plan", "make_plan", "stages_of"]
 
 _C_TYPES = {
     torch.bool: "bool",
@@ -35,27 +35,49 @@ _C_TYPES = {
 _ALIGN = 64
 
 
+class Entry(NamedTuple):
+    """One function of a plan.
+
+    Attributes:
+        outputs: shape and dtype of each output; what the outermost loop stacks has no leading axis here.
+        arena: bytes of memory that a call needs.
+        stacked: which outputs the outermost loop stacks, where its length is an argument.
+        constants: tensors that are further inputs, after those of the function.
+    """
+
+    outputs: list[tuple[tuple[int, ...], torch.dtype]]
+    arena: int
+    stacked: list[bool]
+    constants: list[torch.Tensor]
+
+
 class Plan(NamedTuple):
-    """A compiled function before it is compiled; plain data, which is kept on disk.
+    """Compiled functions before they are compiled; plain data, which is kept on disk.
 
     Attributes:
         source: the C++ text.
-        outputs: shape and dtype of each output.
-        arena: bytes of memory that a call needs.
+        entries: its functions, which share kernels and are compiled together.
         operators: calls of operators that have no kernel, ``(name, args, outs)``.
-        constants: tensors that are further inputs, after those of the function.
-        is_dynamic: whether the length of the outermost loop is an argument; then a leading axis of an output that it stacks
-            is not part of its shape here.
-        stacked: which outputs the outermost loop stacks, where it is dynamic.
     """
 
     source: str
-    outputs: list[tuple[tuple[int, ...], torch.dtype]]
-    arena: int
+    entries: list[Entry]
     operators: list[tuple[str, Any, Any]]
-    constants: list[torch.Tensor]
+
+
+class Part(NamedTuple):
+    """A recorded function that becomes an entry.
+
+    Attributes:
+        body: from :func:`recorder.record`; what it captured is further inputs.
+        fake_mode: of its values.
+        is_dynamic: the function is one scan and nothing else, whose length comes with each call, as do how many iterations
+            share a place in what it stacks, and whether that is kept: ``n = [length, every, 0 or 1, threads]``.
+    """
+
+    body: Body
+    fake_mode: Any
     is_dynamic: bool
-    stacked: list[bool]
 
 
 class _Arena:
@@ -91,11 +113,9 @@ class _Arena:
 
 
 class _Writer:
-    def __init__(self, fake_mode: Any) -> None:
-        self.fake_mode = fake_mode
+    def __init__(self, fake_mode: Any, kernels: dict[str, str], operators: list[tuple[str, Any, Any]]) -> None:
+        self.fake_mode, self.kernels, self.operators = fake_mode, kernels, operators
         self.lines: list[str] = []
-        self.kernels: dict[str, str] = {}
-        self.operators: list[tuple[str, Any, Any]] = []
         self.constants: list[torch.Tensor] = []
         self.arena = _Arena()
         self.numbers = itertools.count()
@@ -519,44 +539,59 @@ _THREADS = re.compile(r"omp parallel num_threads\(\d+\)")
 _INCLUDE = "#include <torch/csrc/inductor/cpp_prefix.h>"
 
 
-def make_plan(body: Body, fake_mode: Any, *, is_dynamic: bool = False) -> Plan:
-    """The C++ of a recorded function.
+_INIT = r"""
+extern "C" void funcebm_init(void** f) {
+    draw = (draw_t)f[0]; operate = (operate_t)f[1]; sgemm = (sgemm_t)f[2]; dgemm = (dgemm_t)f[3]; mkl_threads = (int (*)(int))f[4];
+}
+typedef int (*run_t)(char**, char**, const int64_t*, char*);
+static const run_t runs[] = {RUNS};
+extern "C" int funcebm_run(int entry, char** in, char** out, const int64_t* n, char* arena, char* error, int64_t room) {
+    threads = n[3];
+    const int before = threads == 1 && mkl_threads ? mkl_threads(1) : -1;
+    int status = 2;
+    try { status = runs[entry](in, out, n, arena); }
+    catch (const std::exception& e) { std::strncpy(error, e.what(), room - 1); }
+    if (before >= 0) mkl_threads(before);
+    return status;
+}
+"""
 
-    Args:
-        body: from :func:`recorder.record`; what it captured is further inputs.
-        fake_mode: of its values.
-        is_dynamic: the function is one scan and nothing else, whose length comes with each call, as do how many iterations
-            share a place in what it stacks, and whether that is kept: ``n = [length, every, 0 or 1]``.
-    """
-    writer = _Writer(fake_mode)
-    placeholders = [node for node in body.graph.nodes if node.op == "placeholder"]
-    inputs = []
-    for index, node in enumerate(placeholders):
-        value = node.meta["val"]
-        inputs.append(writer.block_at(f"in[{index}]", value.shape, value.dtype))
-    outputs = [node.meta["val"] for node in body.graph.output_node().args[0]]
-    writer.graph(body.graph, inputs, [f"out[{index}]" for index in range(len(outputs))], dynamic=is_dynamic)
+
+def make_plan(parts: list[Part]) -> Plan:
+    """The C++ of recorded functions, in one text."""
+    kernels: dict[str, str] = {}
+    operators: list[tuple[str, Any, Any]] = []
+    entries, functions = [], []
+    for index, part in enumerate(parts):
+        writer = _Writer(part.fake_mode, kernels, operators)
+        entries.append(_entry(writer, part))
+        functions.append(f"static int run{index}(char** in, char** out, const int64_t* n, char* arena) {{")
+        functions.extend(line.replace("{num_inputs}", str(_num_inputs(part))) for line in writer.lines)
+        functions.append("    return 0;\n}")
     text = [_INCLUDE, _HELPERS, products.HELPERS]
-    for source, name in writer.kernels.items():
+    for source, name in kernels.items():
         source = _THREADS.sub("omp parallel num_threads(threads) if(threads > 1)", source.replace(_INCLUDE, ""))
         text.append(_KERNEL_HEAD.sub(f"static void {name}(", source))
-    text.append('extern "C" void funcebm_init(void** f) {')
-    text.append("    draw = (draw_t)f[0]; operate = (operate_t)f[1]; sgemm = (sgemm_t)f[2]; dgemm = (dgemm_t)f[3];\n    mkl_threads = (int (*)(int))f[4];\n}")
-    text.append("static int run(char** in, char** out, const int64_t* n, char* arena) {")
-    text.extend(writer.lines)
-    text.append("    return 0;\n}")
-    text.append('extern "C" int funcebm_run(char** in, char** out, const int64_t* n, char* arena, char* error, int64_t room) {')
-    text.append("    threads = n[3];")
-    text.append("    const int before = threads == 1 && mkl_threads ? mkl_threads(1) : -1;")
-    text.append("    int status = 2;")
-    text.append("    try { status = run(in, out, n, arena); }")
-    text.append("    catch (const std::exception& e) { std::strncpy(error, e.what(), room - 1); }")
-    text.append("    if (before >= 0) mkl_threads(before);\n    return status;\n}")
-    source = "\n".join(text).replace("{num_inputs}", str(len(inputs)))
-    shapes = [(tuple(value.shape), value.dtype) for value in outputs]
-    stacked = [False] * len(shapes)
-    if is_dynamic:
-        loop = next(node for node in body.graph.nodes if node.target is scan_loop)
-        stacked = [node.args[1] >= len(loop.args[1]) for node in body.graph.output_node().args[0]]
-        shapes = [(shape[1:] if s else shape, dtype) for (shape, dtype), s in zip(shapes, stacked, strict=True)]
-    return Plan(source, shapes, writer.arena.end, writer.operators, writer.constants, is_dynamic, stacked)
+    text.extend(functions)
+    text.append(_INIT.replace("RUNS", ", ".join(f"run{index}" for index in range(len(parts)))))
+    return Plan("\n".join(text), entries, operators)
+
+
+def _num_inputs(part: Part) -> int:
+    return sum(node.op == "placeholder" for node in part.body.graph.nodes)
+
+
+def _entry(writer: _Writer, part: Part) -> Entry:
+    graph = part.body.graph
+    inputs = []
+    for index, node in enumerate(node for node in graph.nodes if node.op == "placeholder"):
+        inputs.append(writer.block_at(f"in[{index}]", node.meta["val"].shape, node.meta["val"].dtype))
+    results = list(graph.output_node().args[0])
+    writer.graph(graph, inputs, [f"out[{index}]" for index in range(len(results))], dynamic=part.is_dynamic)
+    outputs = [(tuple(node.meta["val"].shape), node.meta["val"].dtype) for node in results]
+    stacked = [False] * len(outputs)
+    if part.is_dynamic:
+        loop = next(node for node in graph.nodes if node.target is scan_loop)
+        stacked = [node.args[1] >= len(loop.args[1]) for node in results]
+        outputs = [(shape[1:] if flag else shape, dtype) for (shape, dtype), flag in zip(outputs, stacked, strict=True)]
+    return Entry(outputs, writer.arena.end, stacked, writer.constants)

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from .. import tree
 from . import executor, programs, recorder, traced_loops
+from .driver import Part
 from .meaning import _is_library_file as is_library_file
-from .meaning import meaning
+from .meaning import Meaning, meaning
 from .tracing import is_mapped
 
-__all__ = ["TracedValueError", "call", "call_scan", "clear", "is_inside", "log_compiles", "run_all", "warn_once"]
+__all__ = ["TracedValueError", "call", "call_begin", "call_scan", "clear", "is_inside", "log_compiles", "run_all", "warn_once"]
 
 _KEPT = 512  # traced functions
 _SECONDS = 2.0  # a compilation that takes longer is told
@@ -112,39 +113,68 @@ def call(function: Callable[..., Any], leaves: list[Any], structure: Any) -> Any
     return tree.unflatten(out_structure, [next(results) if part is _TENSOR else part for part in constants])
 
 
-def call_scan(
-    body: Callable[..., Any], shared: Any, carry: Any, xs: Any, every: int, is_kept: bool, name: str
-) -> tuple[Any, Any]:
-    """A compiled scan of any length."""
-    shared_leaves, shared_structure = tree.flatten(shared)
-    carry_leaves, carry_structure = tree.flatten(carry)
-    x_leaves, x_structure = tree.flatten(xs)
-    tensors = [_plain(leaf) for leaf in (*shared_leaves, *carry_leaves, *x_leaves)]
-    first, second = len(shared_leaves), len(shared_leaves) + len(carry_leaves)
-    length = x_leaves[0].shape[0]
-    shapes = (_shapes(tensors[:second]), tuple((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in x_leaves))
-    known = meaning(body)
-    structures = (shared_structure, carry_structure, x_structure)
-    key = (known.key, structures, shapes, torch.get_default_dtype())
+class _Scan:
+    """The flat form of a scan ``(shared, carry, x) -> (carry, y)``."""
 
-    def flat(*given: Tensor) -> tuple[list[Any], Any]:
+    def __init__(self, body: Callable[..., Any], shared: Any, carry: Any, xs: Any) -> None:
+        shared_leaves, self.shared = tree.flatten(shared)
+        carry_leaves, self.carry = tree.flatten(carry)
+        x_leaves, self.x = tree.flatten(xs)
+        self.body, self.first, self.count = body, len(shared_leaves), len(carry_leaves)
+        self.tensors = [_plain(leaf) for leaf in (*shared_leaves, *carry_leaves, *x_leaves)]
+        self.length = x_leaves[0].shape[0]
+        fixed = _shapes(self.tensors[: self.first + self.count])
+        moving = tuple((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in x_leaves)
+        self.key = (self.shared, self.carry, self.x, fixed, moving, torch.get_default_dtype())
+
+    def __call__(self, *given: Tensor) -> tuple[list[Any], Any]:
+        """Traces it: the leaves of its results, and the structure of ``y``."""
         y_structures = []
-        outside = tree.unflatten(shared_structure, list(given[:first]))
+        outside = tree.unflatten(self.shared, list(given[: self.first]))
+        start = self.first + self.count
 
         def one(*leaves: Tensor) -> list[Tensor]:
-            before = tree.unflatten(carry_structure, list(leaves[: second - first]))
-            after, y = body(outside, before, tree.unflatten(x_structure, list(leaves[second - first :])))
+            before = tree.unflatten(self.carry, list(leaves[: self.count]))
+            after, y = self.body(outside, before, tree.unflatten(self.x, list(leaves[self.count :])))
             y_leaves, y_structure = tree.flatten(y)
             y_structures.append(y_structure)
             return [*tree.leaves(after), *y_leaves]
 
-        results = traced_loops.scan(one, list(given[first:second]), list(given[second:]))
-        return results, (y_structures[-1], len(results))
+        return traced_loops.scan(one, list(given[self.first : start]), list(given[start:])), y_structures[-1]
 
-    traced = _traced(key, known, flat, tensors, True, lambda: f"{name}{_shown(tensors[first:second])}")
-    results = traced.run([*tensors, *_outside(traced, known)], length, every, is_kept)
-    y_structure, _ = traced.outputs[0]
-    return tree.unflatten(carry_structure, results[: second - first]), tree.unflatten(y_structure, results[second - first :])
+
+def call_scan(
+    body: Callable[..., Any], known: Meaning, shared: Any, carry: Any, xs: Any, every: int, is_kept: bool, name: str
+) -> tuple[Any, Any]:
+    """A compiled scan of any length; ``known`` is what its body means."""
+    scan = _Scan(body, shared, carry, xs)
+    shapes = scan.tensors[scan.first : scan.first + scan.count]
+    traced = _traced((known.key, scan.key), known, scan, scan.tensors, True, lambda: f"{name}{_shown(shapes)}")
+    results = traced.run([*scan.tensors, *_outside(traced, known)], scan.length, every, is_kept)
+    return tree.unflatten(scan.carry, results[: scan.count]), tree.unflatten(traced.outputs[0], results[scan.count :])
+
+
+def call_begin(
+    begin: Callable[..., Any], body: Callable[..., Any], both: tuple[Meaning, Meaning], given: Any, shared: Any, xs: Any, name: str
+) -> tuple[Any, Any]:
+    """``begin(*given) -> (carry, other)``, compiled together with the scan that goes on from its carry."""
+    leaves, structure = tree.flatten(given)
+    tensors = [_plain(leaf) for leaf in leaves]
+    known, scan_known = both
+    moving = tuple((leaf.shape[1:], leaf.dtype, leaf.device) for leaf in tree.leaves(xs))
+    shapes = (_shapes(tensors), _shapes(tree.leaves(shared)), moving, torch.get_default_dtype())
+    key = (known.key, scan_known.key, structure, tree.structure((shared, xs)), shapes)
+
+    def flat(*leaves: Tensor) -> tuple[list[Any], Any]:
+        return tree.flatten(begin(*tree.unflatten(structure, list(leaves))))
+
+    def follow(leaves: list[Any], out_structure: Any) -> tuple[Any, ...]:
+        carry, _ = tree.unflatten(out_structure, leaves)
+        scan = _Scan(body, shared, carry, xs)
+        return (scan_known.key, scan.key), scan_known, scan, scan.tensors
+
+    traced = _traced(key, known, flat, tensors, False, lambda: f"{name}{_shown(tensors)}", follow)
+    return tree.unflatten(traced.outputs[0], traced.run([*tensors, *_outside(traced, known)]))
 
 
 _TENSOR = object()
@@ -199,9 +229,18 @@ def _workers() -> concurrent.futures.ThreadPoolExecutor:
 
 
 def _traced(
-    key: Any, known: Any, flat: Callable[..., Any], tensors: list[Tensor], is_dynamic: bool, name: Callable[[], str]
+    key: Any,
+    known: Any,
+    flat: Callable[..., Any],
+    tensors: list[Tensor],
+    is_dynamic: bool,
+    name: Callable[[], str],
+    follow: Callable[..., Any] | None = None,
 ) -> _Traced:
-    """The compiled function of this meaning; traced where it is not known, or cannot be known for certain."""
+    """The compiled function of this meaning; traced where it is not known, or cannot be known for certain.
+
+    ``follow`` gives a scan that is compiled with it, from its results.
+    """
     if known.is_certain:
         with _lock:
             if key in _cache:
@@ -210,17 +249,23 @@ def _traced(
     with _lock:
         if known.is_certain and key in _cache:  # another thread was faster
             return _cache[key]
-        traced, is_repeatable = _trace(known, flat, tensors, is_dynamic, name())
-        if known.is_certain and is_repeatable:
-            _cache[key] = traced
-            while len(_cache) > _KEPT:
-                _cache.popitem(last=False)
-    return traced
+        pieces = [(key, known, flat, tensors, is_dynamic)]
+        with _told(name()) as times:
+            start = time.perf_counter()
+            records = [_record(flat, tensors)]
+            if follow is not None:
+                body, recorded, outputs = records[0]
+                values = [node.meta["val"] for node in body.graph.output_node().args[0]]
+                with recorded.paused():
+                    pieces.append((*follow(values, outputs[0]), True))
+                records.append(_record(pieces[1][2], pieces[1][3]))
+            times["traced"] = time.perf_counter() - start
+            runs = _compiled(records, [piece[-1] for piece in pieces], tensors, times)
+        results = [_keep(*piece[:2], *record, run) for piece, record, run in zip(pieces, records, runs, strict=True)]
+    return results[0]
 
 
-def _trace(
-    known: Any, flat: Callable[..., Any], tensors: list[Tensor], is_dynamic: bool, name: str
-) -> tuple[_Traced, bool]:
+def _record(flat: Callable[..., Any], tensors: list[Tensor]) -> tuple[Any, Any, tuple[Any, list[Any]]]:
     outputs: list[Any] = []
 
     def function(*given: Tensor) -> list[Tensor]:
@@ -228,19 +273,34 @@ def _trace(
         outputs[:] = [structure, [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]]
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
-    with _told(name) as times:
-        start = time.perf_counter()
-        with _explained(name):
-            body, record = recorder.record(function, tensors)
-        times["traced"] = time.perf_counter() - start
-        devices = {tensor.device.type for tensor in (*tensors, *body.captured)} - {"cpu"}
-        if devices:
-            run = executor.executor_of(body, record.fake_mode, is_dynamic=is_dynamic)
-        else:
-            run = programs.program_of(body, record.fake_mode, is_dynamic=is_dynamic, times=times)
+    with _explained():
+        body, recorded = recorder.record(function, tensors)
+    return body, recorded, (outputs[0], outputs[1])
+
+
+def _compiled(records: list[Any], are_dynamic: list[bool], tensors: list[Tensor], times: dict[str, Any]) -> list[Any]:
+    captured = [tensor for body, _, _ in records for tensor in body.captured]
+    if {tensor.device.type for tensor in (*tensors, *captured)} - {"cpu"}:
+        return [
+            executor.executor_of(body, recorded.fake_mode, is_dynamic=flag)
+            for (body, recorded, _), flag in zip(records, are_dynamic, strict=True)
+        ]
+    parts = [
+        Part(body, recorded.fake_mode, flag) for (body, recorded, _), flag in zip(records, are_dynamic, strict=True)
+    ]
+    program = programs.program_of(parts, times)
+    return [functools.partial(program, index) for index in range(len(parts))]
+
+
+def _keep(key: Any, known: Any, body: Any, recorded: Any, outputs: Any, run: Callable[..., Any]) -> _Traced:
     places = {id(tensor): index for index, tensor in enumerate(known.tensors)}
     sources: list[int | Tensor] = [places.get(id(tensor), tensor) for tensor in body.captured]
-    return _Traced(run, sources, (outputs[0], outputs[1]), known.kept), not record.values_read
+    traced = _Traced(run, sources, outputs, known.kept)
+    if known.is_certain and not recorded.values_read:
+        _cache[key] = traced
+        while len(_cache) > _KEPT:
+            _cache.popitem(last=False)
+    return traced
 
 
 @contextlib.contextmanager
@@ -262,7 +322,7 @@ def _told(name: str) -> Iterator[dict[str, float]]:
 
 
 @contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
+def _explained() -> Iterator[None]:
     """An error of a traced number that is asked for its value says where, and what to write; others stay as they are."""
     try:
         yield

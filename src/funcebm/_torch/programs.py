@@ -1,4 +1,4 @@
-"""Compiled functions: from a recorded graph to a shared library, and its calls."""
+"""Compiled functions: from recorded graphs to a shared library, and its calls."""
 
 from __future__ import annotations
 
@@ -18,57 +18,55 @@ import torch
 from torch import Tensor
 
 from . import native, threefry_kernels
-from .driver import Plan, make_plan
+from .driver import Part, Plan, make_plan
 from .lowering import Buffer, isa
-from .recorder import Body
 
 __all__ = ["Program", "clear", "digest", "one_thread", "program_of", "why_not"]
 
-_FORMAT = 1  # of what is kept on disk
+_FORMAT = 2  # of what is kept on disk
 _KEPT = 256  # programs
 _ROOM = 2048  # bytes, for the text of an error
 
 
 class Program:
-    """A loaded library with the one function of a :class:`Plan`; calls may come from several threads."""
+    """A loaded library with the functions of a :class:`Plan`; calls may come from several threads."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.library = native.load(plan.source, name="program", language="c++", flags=_flags())
-        self.constants = plan.constants
         self._operators = [_operator(name) for name, _, _ in plan.operators]
         self._errors = threading.local()
         # the library keeps the address of this function: it must live as long
         self._operate = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_void_p))(self._call_operator)
-        blas = _blas()
         operate = ctypes.cast(self._operate, ctypes.c_void_p).value
-        functions = (ctypes.c_void_p * 5)(threefry_kernels.address(), operate, *blas.values())
+        functions = (ctypes.c_void_p * 5)(threefry_kernels.address(), operate, *_blas().values())
         self.library.funcebm_init(functions)
         self._run = self.library.funcebm_run
         self._run.restype = ctypes.c_int
-        self._run.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64]
+        self._run.argtypes = [ctypes.c_int] + [ctypes.c_void_p] * 5 + [ctypes.c_int64]
         self._arenas: list[Tensor] = []
+        self._arena_size = max(entry.arena for entry in plan.entries)
 
     def __call__(
-        self, inputs: list[Tensor], length: int | None = None, every: int = 1, is_kept: bool = True
+        self, index: int, inputs: list[Tensor], length: int | None = None, every: int = 1, is_kept: bool = True
     ) -> list[Tensor]:
-        """The outputs, new tensors. All inputs are contiguous, those captured included."""
-        plan = self.plan
+        """The outputs of a function, new tensors. All inputs are contiguous, those captured included."""
+        entry = self.plan.entries[index]
         sizes = (ctypes.c_int64 * 4)(length or 0, every, int(is_kept), _num_threads())
         outputs = []
-        for (shape, dtype), is_stacked in zip(plan.outputs, plan.stacked, strict=True):
+        for (shape, dtype), is_stacked in zip(entry.outputs, entry.stacked, strict=True):
             if is_stacked:
                 shape = ((length or 0) // every if is_kept else 1, *shape)
             outputs.append(torch.empty(shape, dtype=dtype))
-        given = [tensor.data_ptr() for tensor in inputs] + [tensor.data_ptr() for tensor in self.constants]
+        given = [tensor.data_ptr() for tensor in inputs] + [tensor.data_ptr() for tensor in entry.constants]
         pointers = (ctypes.c_void_p * max(len(given), 1))(*given)
         places = (ctypes.c_void_p * max(len(outputs), 1))(*[tensor.data_ptr() for tensor in outputs])
         try:
             arena = self._arenas.pop()
         except IndexError:
-            arena = torch.empty(plan.arena, dtype=torch.uint8)
+            arena = torch.empty(self._arena_size, dtype=torch.uint8)
         error = _error_buffer()
-        status = self._run(pointers, places, sizes, arena.data_ptr(), error, _ROOM)
+        status = self._run(index, pointers, places, sizes, arena.data_ptr(), error, _ROOM)
         self._arenas.append(arena)
         if status == 1:
             raise self._errors.raised
@@ -192,10 +190,12 @@ def _flags() -> tuple[str, ...]:
 # -- what is the same ---------------------------------------------------------------------------------------------
 
 
-def digest(body: Body, is_dynamic: bool) -> str:
-    """What tells two recorded functions apart; equal ones share machine code, in memory and on disk."""
-    text: list[str] = [str(_FORMAT), torch.__version__, str(is_dynamic)]
-    _describe(body.graph, text)
+def digest(parts: list[Part]) -> str:
+    """What tells recorded functions apart; equal ones share machine code, in memory and on disk."""
+    text = [str(_FORMAT), torch.__version__]
+    for part in parts:
+        text.append(f"is_dynamic {part.is_dynamic}")
+        _describe(part.body.graph, text)
     return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
 
@@ -227,12 +227,10 @@ def _describe(graph: torch.fx.Graph, text: list[str]) -> None:
 _programs: OrderedDict[str, Program] = OrderedDict()
 
 
-def program_of(
-    body: Body, fake_mode: Any, *, is_dynamic: bool = False, times: dict[str, Any] | None = None
-) -> Program:
-    """The compiled function: from memory, from disk, or made; ``times`` is told which, and how long it took."""
+def program_of(parts: list[Part], times: dict[str, Any] | None = None) -> Program:
+    """The compiled functions: from memory, from disk, or made; ``times`` is told which, and how long it took."""
     times = {} if times is None else times
-    name = digest(body, is_dynamic)
+    name = digest(parts)
     if name in _programs:
         times["from"] = "an equal graph in memory"
         _programs.move_to_end(name)
@@ -241,7 +239,7 @@ def program_of(
     plan = _kept_plan(name)
     times["from"] = "disk" if plan is not None else "scratch"
     if plan is None:
-        plan = make_plan(body, fake_mode, is_dynamic=is_dynamic)
+        plan = make_plan(parts)
         native.write(f"plan-{name}", pickle.dumps(plan))
     times["generated"] = time.perf_counter() - start
     start = time.perf_counter()
