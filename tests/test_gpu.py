@@ -10,12 +10,17 @@ import torch
 from torch.func import grad_and_value, vmap
 
 import funcebm as ebm
-from funcebm import cuda_graphs, losses, optimizers, random, threefry, training, tree
+from funcebm import losses, optimizers, random, threefry, training, transforms, tree
+from funcebm._torch import cuda_graphs
 
 from . import cases_losses
 from .cases import LOSSES, SAMPLERS, quartic, quartic_params
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.compiled,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
 
 COMPILED = (
     "adjusted_mclmc", "barker_dense", "cycle", "dynamic_hmc", "elliptical_slice", "ghmc_three_steps", "hmc", "hmc_multinomial",
@@ -120,26 +125,35 @@ def test_a_warm_up_finds_what_it_finds_on_the_cpu(name):
         _assert_close(got, expected, 1e-4)
 
 
-def test_a_compiled_chunk_does_not_wait_for_the_host():
+def test_a_compiled_chunk_does_not_wait_for_the_host(monkeypatch):
+    """A run makes the calls of its loops by itself; what is watched here are those calls."""
+    calls = []
+
+    def watched(function: Any, **options: Any) -> Any:
+        loop = jit_scan(function, **options)
+
+        def call(*arguments: Any) -> Any:
+            calls.append((loop, arguments))
+            return loop(*arguments)
+
+        return call
+
+    jit_scan = transforms.jit_scan
+    monkeypatch.setattr(ebm.chains, "jit_scan", watched)
     positions = torch.zeros(64, 3, device="cuda")
     sampler, params = SAMPLERS["mala"](quartic, positions[0].cpu()), _cuda(quartic_params())
-    run = ebm.sample(random.key(0), sampler, params, positions, num_samples=4).run
-    chunk = ebm.chains._chunk_function(run, -1)
-    state = vmap(sampler.init, (None, 0))(params, positions)
-    carry = ebm.chain_loop.to_inside((state, ()), -1)
-    arguments = (run.params, run.tuning, carry, run.chain_keys)
-    indices = ebm.transforms.dynamic_axis(torch.arange(10, device="cuda").reshape(10, 1))
-    with random.compiled_draws():
-        for _ in range(2):
-            chunk(*arguments, indices)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            chunk(*arguments, indices)
-            ebm.transforms.use_cuda_graphs(False)
-            chunk(*arguments, indices)
-        finally:
-            ebm.transforms.use_cuda_graphs(True)
-            torch.cuda.set_sync_debug_mode("default")
+    ebm.sample(random.key(0), sampler, params, positions, num_samples=4)
+    loop, arguments = calls[-1]
+    for _ in range(2):
+        loop(*arguments)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loop(*arguments)
+        transforms.use_cuda_graphs(False)
+        loop(*arguments)
+    finally:
+        transforms.use_cuda_graphs(True)
+        torch.cuda.set_sync_debug_mode("default")
 
 
 # -- replays ------------------------------------------------------------------------------------------------------

@@ -167,15 +167,18 @@ def test_trees_and_chunks(monkeypatch):
     )
     truth = settings["reference"].log_normalizer(()) - 1.5 * math.log(2)
     assert abs(float(run.log_normalizer - truth)) < SIGMAS * float(run.standard_error)
-    monkeypatch.setattr("funcebm.annealing._CHUNK_BYTES", 300 * 16 * 2)
+    monkeypatch.setattr("funcebm.chain_loop._CHUNK_BYTES", 300 * 16 * 2)
     again = normalizers.annealed_importance_sampling(
         random.key(0), energy, {"k": torch.tensor(2.0)}, num_particles=300, **settings
     )
     assert torch.allclose(run.log_weights, again.log_weights, rtol=1e-4, atol=1e-5)
 
 
-def test_compiled_is_eager():
+@pytest.mark.compiled
+def test_compiled_is_eager_and_other_lengths_compile_nothing():
     eager, compiled = (_forwards("mixture", 70, 64, jit=jit) for jit in (False, True))
+    with compiles_nothing():
+        _forwards("mixture", 70, 50, jit=True)
     torch.testing.assert_close(compiled.log_weights, eager.log_weights, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(compiled.positions, eager.positions, rtol=1e-6, atol=1e-6)
 

@@ -175,7 +175,7 @@ class AnnealedPath(NamedTuple):
         loop = jit_scan(self.annealing.iterate, name=f"annealing, {num_particles} particles, its state")
         for size in chunk_sizes(particles.positions, num_steps, 1, None):
             at = slice(first, first + size)
-            indices = torch.arange(first, first + size, device=keys.device)
+            indices = torch.arange(first, first + size, device=keys.device, dtype=torch.int32)
             steps = Step(weights[at], betas[at], log_step_sizes[at], rates[at], ())
             if self.is_jitted:
                 particles, output = loop((self.both_params, tuning, keys), particles, (indices, steps))

@@ -248,7 +248,7 @@ def _start(run: Run, positions: Position) -> tuple[Run, _Chains]:
     if run.jit and run.reducer is None:
         program = _program(run, axis, blocks)
         begin = jit_begin(make_begin(init, axis), program.body, name=program.name)
-        first = torch.zeros(1, dtype=torch.int64, device=run.chain_keys.device)
+        first = torch.zeros(1, dtype=_index_dtype(run), device=run.chain_keys.device)
         starts = [take_block(positions, block, 0) for block in blocks]
         pairs = zip(starts, program.shared, strict=True)
         results = [begin((run.params, start), shared, (first, (), ())) for start, shared in pairs]
@@ -264,6 +264,11 @@ def _start(run: Run, positions: Position) -> tuple[Run, _Chains]:
         accumulator = vmap(summary(run.collect, run.reducer).init)(example)
         run = run._replace(accumulator=tree.map(torch.clone, accumulator))
     return run, _split(run, state)
+
+
+def _index_dtype(run: Run) -> torch.dtype:
+    """Keys take 32 bits of the index of a step; a schedule is given what it would be given elsewhere."""
+    return torch.int64 if callable(run.tuning) else torch.int32
 
 
 def _program(run: Run, axis: int, blocks: list[tuple[int, int, int]]) -> _Program:
@@ -284,7 +289,8 @@ def _advance(
     num_values = sum(leaf.numel() for leaf in tree.leaves(carries))
     for size in chunk_sizes(chains_first(carries[0][0].position, axis), num_draws, thin, run.chunk_size):
         num_steps = size * thin
-        indices = torch.arange(run.num_steps, run.num_steps + num_steps, device=run.chain_keys.device)
+        last = run.num_steps + num_steps
+        indices = torch.arange(run.num_steps, last, device=run.chain_keys.device, dtype=_index_dtype(run))
         is_masked = run.thin > 1 and run.reducer is not None
         is_draw = (indices - run.num_steps) % thin == thin - 1 if is_masked else ()
         xs = (indices, is_draw, ())

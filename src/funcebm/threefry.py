@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 
 from ._torch import threefry_kernels
+from ._torch.recorder import real_arange
+from ._torch.tracing import is_tracing
 from .types import Key
 
 __all__ = [
@@ -200,4 +202,19 @@ def blocks(key: Key, counter: Tensor, domain: int, kind: int) -> Tensor:
 
 def numbered_blocks(key: Key, num: int, domain: int, kind: int) -> Tensor:
     """The first ``num`` blocks of one key. ``(2, num)``."""
-    return blocks(key, torch.arange(num, dtype=torch.int32, device=key.device), domain, kind)
+    return blocks(key, _counters(num, key.device), domain, kind)
+
+
+_COUNTERS_KEPT = 1 << 16  # numbers
+
+
+def _counters(num: int, device: torch.device) -> Tensor:
+    """``0 .. num - 1``; in a trace short ones are constants that are made once."""
+    if num > _COUNTERS_KEPT or not is_tracing() or device.type == "meta":
+        return torch.arange(num, dtype=torch.int32, device=device)
+    return _kept_counters(num, device)
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_counters(num: int, device: torch.device) -> Tensor:
+    return real_arange(num, device)

@@ -9,7 +9,13 @@ from funcebm import losses, optimizers, random, samplers, tree
 from funcebm.training import fit
 
 DATA = 0.5 * random.normal(random.key(40), (37, 3))
-OPTIMIZER = optimizers.chain(optimizers.clip_by_global_norm(5.0), optimizers.adam(0.02))
+
+
+def optimizer():
+    return optimizers.chain(optimizers.clip_by_global_norm(5.0), optimizers.adam(0.02))
+
+
+OPTIMIZER = optimizer()
 
 
 def pcd():

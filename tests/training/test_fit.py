@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from tests import cases_losses as cases
-from tests.training.runs import DATA, OPTIMIZER, assert_close, assert_same, evolved, pcd, train
+from tests.helpers import compiles_nothing
+from tests.training.runs import DATA, OPTIMIZER, assert_close, assert_same, evolved, optimizer, pcd, train
 
 from funcebm import losses, optimizers, random, tree
 from funcebm.training import TrainState, fit, train_step
@@ -21,6 +22,7 @@ def compiled():
     return loss, train(loss, jit=True)
 
 
+@pytest.mark.compiled
 def test_jit_changes_nothing_but_rounding(compiled):
     loss, result = compiled
     eager = train(loss)
@@ -30,11 +32,13 @@ def test_jit_changes_nothing_but_rounding(compiled):
     assert_close(evolved(result), evolved(eager), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.compiled
 def test_chunks_change_nothing_when_compiled(compiled):
     loss, result = compiled
     assert_same(evolved(train(loss, jit=True, chunk_size=11)), evolved(result))  # 11, 11 and a single one
 
 
+@pytest.mark.compiled
 def test_a_compiled_run_goes_on_bit_for_bit(compiled):
     loss, result = compiled
     first = train(loss, num_steps=11, jit=True)
@@ -43,6 +47,7 @@ def test_a_compiled_run_goes_on_bit_for_bit(compiled):
     assert_same(evolved(second), evolved(result))
 
 
+@pytest.mark.compiled
 def test_an_interrupted_compiled_run_gives_back_what_it_has(compiled):
     loss, _ = compiled
 
@@ -54,6 +59,19 @@ def test_an_interrupted_compiled_run_gives_back_what_it_has(compiled):
     assert (result.num_steps, result.is_complete) == (10, False)
     assert result.metrics["loss"].shape == (10,)
     assert_same(result.params, train(loss, num_steps=10, jit=True).params)
+
+
+@pytest.mark.compiled
+def test_a_second_run_compiles_nothing(compiled):
+    """Other lengths, chunks, keys, starts and data; a loss and an optimizer that are built anew."""
+    loss, result = compiled
+    with compiles_nothing():
+        train(loss, num_steps=7, jit=True)
+        train(loss, jit=True, chunk_size=4)
+        train(loss, jit=True, data=DATA + 1)
+        assert_same(evolved(train(pcd(), jit=True)), evolved(result))
+        settings = {"optimizer": optimizer(), "batch_size": 8, "ema_decay": 0.9, "num_steps": 5}
+        fit(random.key(1), pcd(), tree.map(lambda leaf: leaf + 0.1, cases.params()), DATA, **settings)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 4, 23, 100])
@@ -158,11 +176,23 @@ def test_rows_left_over_are_others_in_other_epochs():
     assert len(result.metrics["first"][::2].unique()) > 5
 
 
+@pytest.mark.compiled
 def test_a_compiled_loss_may_close_over_the_data():
+    """And sees other data in their place, or a change of them in place, without compiling."""
     data = random.normal(random.key(0), (100, 2))
-    part = data[:20]
-    kernels = losses.score_matching(lambda params, x: -(-params * ((x - part) ** 2).sum(1)).logsumexp(0))
     options = {"optimizer": optimizers.sgd(0.01), "num_steps": 3, "batch_size": 10}
-    runs = [fit(random.key(1), kernels, torch.tensor(1.0), data, jit=jit, **options) for jit in (True, False)]
-    torch.testing.assert_close(runs[0].params, runs[1].params, rtol=1e-4, atol=0)
-    assert abs(runs[0].params - 1) > 1e-3
+
+    def params_after(part, jit):
+        kernels = losses.score_matching(lambda params, x: -(-params * ((x - part) ** 2).sum(1)).logsumexp(0))
+        return fit(random.key(1), kernels, torch.tensor(1.0), data, jit=jit, **options).params
+
+    first, part = params_after(data[:20], True), data[20:40].clone()
+    torch.testing.assert_close(first, params_after(data[:20], False), rtol=1e-4, atol=0)
+    assert abs(first - 1) > 1e-3
+    with compiles_nothing():
+        second = params_after(part, True)
+        part.mul_(3)
+        third = params_after(part, True)
+    torch.testing.assert_close(third, params_after(part, False), rtol=1e-4, atol=0)
+    torch.testing.assert_close(second, params_after(part / 3, False), rtol=1e-4, atol=0)
+    assert len({float(first), float(second), float(third)}) == 3

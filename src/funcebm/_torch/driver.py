@@ -18,7 +18,7 @@ from . import products
 from .lowering import Buffer, Call, lower
 from .recorder import Body, scan_loop, while_loop
 
-__all__ = ["Entry", "Part", "Plan", "make_plan", "stages_of"]
+__all__ = ["INCLUDE", "Entry", "Part", "Plan", "make_plan", "stages_of"]
 
 _C_TYPES = {
     torch.bool: "bool",
@@ -238,10 +238,10 @@ class _Writer:
         for block, value in constants:
             self.base[block] = f"in[{{num_inputs}} + {len(self.constants)}]"
             self.constants.append(value)
-        allocated = {step.args[0].block for step in steps if step.kind == "alloc"}
+        allocated = {step.args[0].block: _span(step.args[0]) for step in steps if step.kind == "alloc"}
         for node, buffer in zip(results, buffers, strict=True):
             values[node] = buffer
-            is_whole = buffer.block in allocated and buffer.block not in self.base and buffer.offset == 0
+            is_whole = allocated.get(buffer.block) == _span(buffer) and buffer.block not in self.base and buffer.offset == 0
             if node in wanted and is_whole and _is_contiguous(buffer):
                 self.base[buffer.block] = wanted[node]
         for step in steps:
@@ -536,7 +536,7 @@ static operate_t operate;
 
 _KERNEL_HEAD = re.compile(r'extern "C"\s+void\s+kernel\(')
 _THREADS = re.compile(r"omp parallel num_threads\(\d+\)")
-_INCLUDE = "#include <torch/csrc/inductor/cpp_prefix.h>"
+INCLUDE = "#include <torch/csrc/inductor/cpp_prefix.h>"
 
 
 _INIT = r"""
@@ -568,9 +568,9 @@ def make_plan(parts: list[Part]) -> Plan:
         functions.append(f"static int run{index}(char** in, char** out, const int64_t* n, char* arena) {{")
         functions.extend(line.replace("{num_inputs}", str(_num_inputs(part))) for line in writer.lines)
         functions.append("    return 0;\n}")
-    text = [_INCLUDE, _HELPERS, products.HELPERS]
+    text = [INCLUDE, _HELPERS, products.HELPERS]
     for source, name in kernels.items():
-        source = _THREADS.sub("omp parallel num_threads(threads) if(threads > 1)", source.replace(_INCLUDE, ""))
+        source = _THREADS.sub("omp parallel num_threads(threads) if(threads > 1)", source.replace(INCLUDE, ""))
         text.append(_KERNEL_HEAD.sub(f"static void {name}(", source))
     text.extend(functions)
     text.append(_INIT.replace("RUNS", ", ".join(f"run{index}" for index in range(len(parts)))))

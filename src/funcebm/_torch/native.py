@@ -20,9 +20,10 @@ import subprocess
 import tempfile
 import threading
 import warnings
+from typing import Callable
 from ctypes import CDLL
 
-__all__ = ["CompilerError", "cache_dir", "compiler", "load", "read", "why_not", "write"]
+__all__ = ["CompilerError", "cache_dir", "compiler", "digest_of", "load", "read", "why_not", "write"]
 
 Flags = tuple[str, ...]
 
@@ -146,7 +147,8 @@ def _processor() -> str:
     return f"{platform.system()} {platform.machine()} {features}"
 
 
-def _digest(what: object, command: list[str]) -> str:
+def digest_of(what: object, command: list[str]) -> str:
+    """A name for what depends on ``what``, the compiler and the processor."""
     binaries = [os.path.realpath(path) for path in map(shutil.which, command) if path]  # ccache's compiler too
     identity = [(path, os.stat(path).st_mtime_ns, os.stat(path).st_size) for path in binaries]
     return hashlib.sha256(repr((what, identity, _processor())).encode()).hexdigest()[:32]
@@ -169,7 +171,15 @@ def _compile(source: str, command: list[str], language: str, flags: Flags, path:
         raise CompilerError(f"{path.name} could not be made or loaded: {error}") from error
 
 
-def load(source: str, *, name: str, language: str = "c", flags: Flags = (), or_flags: tuple[Flags, ...] = ()) -> CDLL:
+def load(
+    source: str,
+    *,
+    name: str,
+    language: str = "c",
+    flags: Flags = (),
+    or_flags: tuple[Flags, ...] = (),
+    hints: Callable[[], Flags] = tuple,
+) -> CDLL:
     """The shared library of a source text, compiled if the cache does not hold it.
 
     Args:
@@ -178,6 +188,7 @@ def load(source: str, *, name: str, language: str = "c", flags: Flags = (), or_f
         language: ``"c"`` or ``"c++"``.
         flags: more arguments for the compiler, also those that optimise; they follow the source.
         or_flags: what to try, one after the other, where the compiler refuses ``flags``.
+        hints: gives flags that change how long it takes and not what comes out; asked only where something is compiled.
 
     Raises:
         CompilerError: there is no compiler, or it refused the source, or what it made cannot be loaded.
@@ -185,7 +196,7 @@ def load(source: str, *, name: str, language: str = "c", flags: Flags = (), or_f
     if (command := compiler(language)) is None:
         raise CompilerError(why_not(language))
     variants = (flags, *or_flags)
-    digest = _digest((source, command, language, variants), command)
+    digest = digest_of((source, command, language, variants), command)
     with _lock(digest):
         if digest in _libraries:
             return _libraries[digest]
@@ -196,4 +207,7 @@ def load(source: str, *, name: str, language: str = "c", flags: Flags = (), or_f
         for tried in variants[:-1]:
             with contextlib.suppress(CompilerError):
                 return _libraries.setdefault(digest, _compile(source, command, language, tried, path))
+        if hinted := hints():
+            with contextlib.suppress(CompilerError):
+                return _libraries.setdefault(digest, _compile(source, command, language, (*hinted, *flags), path))
         return _libraries.setdefault(digest, _compile(source, command, language, variants[-1], path))

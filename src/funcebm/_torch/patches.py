@@ -67,7 +67,35 @@ def _threads_outside(choose: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return choose_outside
 
 
+def _dtype_handler() -> tuple[Any, str] | None:
+    try:
+        from torch._inductor.dtype_propagation import DtypePropagationOpsHandler
+    except ImportError:
+        return None
+    return DtypePropagationOpsHandler, "__init__"
+
+
+def _once(initialise: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The rules do not change: an object that has them keeps them."""
+
+    @functools.wraps(initialise)
+    def initialise_once(self: Any) -> None:
+        if not vars(self):
+            initialise(self)
+
+    return initialise_once
+
+
 PATCHES = (
+    Patch(
+        name="one_dtype_handler",
+        kind="speed",
+        repairs="Inductor sets the 300 rules of a singleton anew for each operator that it writes: a seventh of its time.",
+        upstream="none yet: DtypePropagationOpsHandler.__new__ gives one object, whose __init__ runs at each call",
+        seen_on="2.11, 2.13, 2.14",
+        find=_dtype_handler,
+        wrap=_once,
+    ),
     Patch(
         name="threads_outside",
         kind="speed",

@@ -17,8 +17,8 @@ from typing import Any, Iterator
 import torch
 from torch import Tensor
 
-from . import native, threefry_kernels
-from .driver import Part, Plan, make_plan
+from . import headers, native, threefry_kernels
+from .driver import INCLUDE, Part, Plan, make_plan
 from .lowering import Buffer, isa
 
 __all__ = ["Program", "clear", "digest", "one_thread", "program_of", "why_not"]
@@ -33,7 +33,10 @@ class Program:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.library = native.load(plan.source, name="program", language="c++", flags=_flags())
+        flags = _flags()
+        self.library = native.load(
+            plan.source, name="program", language="c++", flags=flags, hints=lambda: headers.precompiled(INCLUDE, flags)
+        )
         self._operators = [_operator(name) for name, _, _ in plan.operators]
         self._errors = threading.local()
         # the library keeps the address of this function: it must live as long

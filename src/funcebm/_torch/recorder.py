@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Body", "Recorder", "ValueAsked", "current", "record", "scan_loop", "while_loop"]
+__all__ = ["Body", "Recorder", "ValueAsked", "current", "real_arange", "record", "scan_loop", "while_loop"]
 
 aten = torch.ops.aten
 
@@ -393,6 +393,14 @@ def _item(value: Tensor) -> Any:
     """The number of a real tensor, whatever modes are active."""
     with torch.utils._python_dispatch._disable_current_modes():
         return value.item()
+
+
+def real_arange(num: int, device: torch.device) -> Tensor:
+    """``0 .. num - 1`` as int32 numbers that exist, also in a trace, where they are read from outside."""
+    if current() is None:  # torch.compile's trace
+        return torch.arange(num, dtype=torch.int32, device=device)
+    with torch.utils._python_dispatch._disable_current_modes():
+        return torch.arange(num, dtype=torch.int32, device=device)
 
 
 def _is_real(value: Any) -> bool:

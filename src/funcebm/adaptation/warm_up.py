@@ -186,7 +186,7 @@ def _run(
             # leaves of their own: compiled code is made for what is one tensor and what are two
             carry = (to_inside(state, axis), tree.map(torch.clone, memory), late)
             for size in chunk_sizes(state.position, length, 1, None) if length > 0 else ():
-                indices = torch.arange(done, done + size, device=chain_keys.device)
+                indices = torch.arange(done, done + size, device=chain_keys.device, dtype=torch.int32)
                 xs = (indices, (indices >= start_of_late).to(late.dtype), ())
                 carry, trace = loop((params, chain_keys), carry, xs)
                 traces.append(trace)

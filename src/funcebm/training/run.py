@@ -106,7 +106,7 @@ class _Run:
 
     def inputs(self, rows: Tree, first: int, num: int) -> Tree:
         """What the loop goes through: the indices of steps, their rows, and their noise where it is not drawn in the loop."""
-        steps = torch.arange(first, first + num, device=self.key_steps.device)
+        steps = torch.arange(first, first + num, device=self.key_steps.device, dtype=torch.int32)
         if self.options.jit or loops.is_compiling():
             return steps, rows, ()
         arguments = (self.recipe, self.key_steps, self.num_members, self.source.example, steps, self.hyper)
