@@ -323,7 +323,10 @@ def lower(
             values.append(value)
     graph = recorder.finish(values).graph
     improve(graph)
-    source, constants = _generate(graph, examples, fake_mode, table)
+    try:
+        source, constants = _generate(graph, examples, fake_mode, table)
+    except Exception:  # inductor has faults of its own in vector code (2.13: a scatter into an axis of length 1)
+        source, constants = _generate(graph, examples, fake_mode, table, {"cpp.simdlen": 1})
     trace = _Trace(numbers, fake_mode, constants)
     namespace = _namespace(trace)
     exec(compile(source, "<inductor>", "exec"), namespace)
@@ -351,7 +354,9 @@ def _contiguous_strides(shape: Any) -> tuple[int, ...]:
     return tuple(reversed(strides))
 
 
-def _generate(graph: torch.fx.Graph, examples: list[Tensor], fake_mode: Any, table: dict[Any, Any]) -> tuple[str, Any]:
+def _generate(
+    graph: torch.fx.Graph, examples: list[Tensor], fake_mode: Any, table: dict[Any, Any], others: dict[str, Any] | None = None
+) -> tuple[str, Any]:
     """Inductor's Python wrapper, kernels included, as text; and its constants by name."""
     from torch._inductor import config
     from torch._inductor.debug import DebugContext
@@ -371,6 +376,7 @@ def _generate(graph: torch.fx.Graph, examples: list[Tensor], fake_mode: Any, tab
         "max_autotune": False,
         "graph_partition": False,
         "freezing": False,
+        **(others or {}),
     }
     end = graph.output_node()
     values = [node.meta["val"] for node in end.args[0]]
