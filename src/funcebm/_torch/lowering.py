@@ -163,6 +163,8 @@ def _buffers(value: Any) -> Any:
 def _map(value: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(value, _Stand):
         return function(value)
+    if isinstance(value, _Anything):
+        raise RuntimeError("inductor's wrapper hands on what funcebm does not know")
     if isinstance(value, (tuple, list)):
         return type(value)(_map(part, function) for part in value)
     if isinstance(value, dict):
@@ -208,16 +210,9 @@ class _Over:
 
 def _namespace(trace: _Trace) -> dict[str, Any]:
     """The globals in which the wrapper runs: its imports give stand-ins."""
-    guards = _Over(
-        object(),
-        assert_size_stride=lambda *_: None,
-        assert_alignment=lambda *_: None,
-        _empty_strided_cpu=trace.empty,
-        _reinterpret_tensor=trace.reinterpret,
-        **{f"_empty_strided_{name}": None for name in ("cpu_pinned", "cuda", "xpu", "mtia", "hpu", "mps")},
-    )
+    anything = _Anything()  # checks of sizes and alignment, memory of other devices
+    guards = _Over(anything, _empty_strided_cpu=trace.empty, _reinterpret_tensor=trace.reinterpret)
     ops = _Names(trace, (), torch.ops)
-    anything = _Anything()
     stand_in = _Over(torch, ops=ops, _C=_Over(anything, _dynamo=_Over(anything, guards=guards)))
     compiler = types.SimpleNamespace(
         cpp_pybinding=lambda kinds, source, *_, **__: trace.kernel(kinds, source), wait=lambda _: None
@@ -235,7 +230,7 @@ def _namespace(trace: _Trace) -> dict[str, Any]:
 
 
 class _Anything:
-    """A name that the wrapper binds and does not use."""
+    """A name that the wrapper binds and whose results it does not use."""
 
     def __getattr__(self, name: str) -> Any:
         return self
