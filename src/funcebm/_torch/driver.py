@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import operator
 import re
 from typing import Any, NamedTuple
 
@@ -462,6 +463,9 @@ def stages_of(graph: torch.fx.Graph) -> tuple[list[list[torch.fx.Node]], list[to
         else:
             users = [len(loops) if user.op == "output" else stage_of[user] for user in node.users]
             stage_of[node] = max(min(users, default=earliest[node]), earliest[node])
+    for node in graph.nodes:  # a part of several results is where they are
+        if node.target is operator.getitem and node.args[0] not in index:
+            stage_of[node] = stage_of[node.args[0]]
     stages: list[list[torch.fx.Node]] = [[] for _ in range(len(loops) + 1)]
     for node in graph.nodes:
         is_part = bool(node.all_input_nodes) and node.all_input_nodes[0] in index

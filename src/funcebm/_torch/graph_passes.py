@@ -96,7 +96,7 @@ def _is_slow(product: torch.fx.Node, is_transposed: bool) -> bool:
 def _goes_by_strides(node: torch.fx.Node) -> bool:
     """Whether the node, or a view of it, is read by its strides."""
     for user in node.users:
-        if user.target is aten.as_strided.default:
+        if user.target in (aten.as_strided.default, aten.as_strided_scatter.default):
             return True
         if _is_view(user.target) and _goes_by_strides(user):
             return True

@@ -82,7 +82,7 @@ class Recorder(TorchDispatchMode):
         self.places: dict[int, torch.fx.Node] = {}  # of tensors, by id
         self.fakes: dict[int, Tensor] = {}  # of real tensors, by id
         self.kept: list[Any] = []  # whatever is known by its id
-        self.roots: dict[int, tuple[Tensor, int]] = {}  # by storage: the tensor that was there first, and how often it changed
+        self.storages: dict[int, _Storage] = {}
         self.versions: dict[int, int] = {}  # of tensors, by id: the version of their storage that their node has
         self.last_input: torch.fx.Node | None = None
         self.num_inputs = 0
@@ -130,10 +130,10 @@ class Recorder(TorchDispatchMode):
     def _set_place(self, tensor: Tensor, node: torch.fx.Node) -> None:
         self.places[id(tensor)] = node
         self.kept.append(tensor)
-        storage = _storage(tensor)
-        if storage is not None:
-            root, version = self.roots.setdefault(storage, (tensor, 0))
-            self.versions[id(tensor)] = version
+        self.versions[id(tensor)] = self._storage_of(tensor).version
+
+    def _storage_of(self, tensor: Tensor) -> _Storage:
+        return self.storages.setdefault(tensor.untyped_storage()._cdata, _Storage(tensor))
 
     def fake(self, tensor: Tensor) -> Tensor:
         """The fake tensor that stands for a tensor of any kind."""
@@ -162,14 +162,11 @@ class Recorder(TorchDispatchMode):
             self.captured.append(captured)
             self.kept.append(tensor)
             return node
-        storage = _storage(tensor)
-        if storage is None or storage not in self.roots:
-            return node
-        root, version = self.roots[storage]
-        if self.versions.get(id(tensor), 0) != version and tensor is not root:
-            node = self._view_of(root, tensor)
+        storage = self._storage_of(tensor) if not _is_real(tensor) else None
+        if storage is not None and self.versions.get(id(tensor), 0) != storage.version:
+            node = self._view_of(storage, tensor)
             self.places[id(tensor)] = node
-            self.versions[id(tensor)] = version
+            self.versions[id(tensor)] = storage.version
         return node
 
     def resolve(self, tensor: Tensor) -> Tensor:
@@ -177,10 +174,36 @@ class Recorder(TorchDispatchMode):
         self.place(tensor)
         return tensor
 
-    def _view_of(self, root: Tensor, tensor: Tensor) -> torch.fx.Node:
-        arguments = (self.places[id(root)], list(tensor.shape), list(tensor.stride()), tensor.storage_offset())
+    def _view_of(self, storage: _Storage, tensor: Tensor) -> torch.fx.Node:
+        """A tensor as it is now, of a storage that has changed."""
+        arguments = (storage.flat, list(tensor.shape), list(tensor.stride()), tensor.storage_offset())
         node = self.graph.call_function(aten.as_strided.default, arguments)
         node.meta["val"] = tensor
+        return node
+
+    def _flat(self, storage: _Storage) -> torch.fx.Node:
+        """All numbers of a storage in the order of memory, before its first change."""
+        root = storage.root
+        order = sorted(range(root.ndim), key=lambda axis: (-root.stride(axis), axis))
+        node = self.places[id(root)]
+        with self.paused():
+            value = root.permute(order)
+            if root.numel() * root.element_size() != root.untyped_storage().nbytes() or not value.is_contiguous():
+                raise RuntimeError(f"a view of memory that a function does not make is changed in place. {_WITHOUT}")
+        return self._ordered(self._noted(aten.permute.default, (node, order), value), value)
+
+    def _ordered(self, node: torch.fx.Node, value: Tensor) -> torch.fx.Node:
+        with self.paused():
+            flat = value.reshape(-1)
+            copy = flat.clone()
+        node = self._noted(aten.reshape.default, (node, [-1]), flat)
+        node = self._noted(aten.clone.default, (node,), copy)
+        node.kwargs = {"memory_format": torch.contiguous_format}
+        return node
+
+    def _noted(self, func: Any, args: Any, value: Any) -> torch.fx.Node:
+        node = self.graph.call_function(func, args)
+        node.meta["val"] = value
         return node
 
     # -- operators -----------------------------------------------------------------------------------------------
@@ -201,8 +224,9 @@ class Recorder(TorchDispatchMode):
                 return out
         schema = func._schema
         fake_args, fake_kwargs = _map((args, kwargs), self.fake)
-        # an operator may look at its arguments before they change
         nodes_args, nodes_kwargs = _map((args, kwargs), self.place)
+        if schema.is_mutable and func.overloadpacket.__name__ in _RESHAPED:
+            self.places[id(args[0])].meta["val"] = self._as_it_is(fake_args[0])
         _state.stack.append(None)
         try:
             out = func(*fake_args, **fake_kwargs)
@@ -218,6 +242,10 @@ class Recorder(TorchDispatchMode):
         elif isinstance(out, (tuple, list)) and any(isinstance(part, Tensor) for part in out):
             self._note_many(func, nodes_args, nodes_kwargs, out)
         return out
+
+    def _as_it_is(self, fake: Tensor) -> Tensor:
+        with self.paused():
+            return torch.empty_strided(fake.shape, fake.stride(), dtype=fake.dtype, device=fake.device)
 
     def _note(self, func: Any, args: Any, kwargs: Any, out: Tensor) -> torch.fx.Node:
         node = self.graph.call_function(func, args, kwargs)
@@ -240,29 +268,30 @@ class Recorder(TorchDispatchMode):
         changed = args[0] if args else None
         functional = _functional_of(func)
         if functional is None or not isinstance(changed, Tensor) or not _changes_first_only(func):
-            raise RuntimeError(
-                f"{func} changes tensors in place in a way that cannot be compiled. Write it without, or pass jit=False."
-            )
-        storage = _storage(changed)
-        root = self.roots[storage][0] if storage in self.roots else changed  # type: ignore[index]
-        root_node = self.places[id(root)]
-        if root_node.op == "placeholder" and not root_node.meta.get("is_copied"):
+            raise RuntimeError(f"{func} changes tensors in place in a way that cannot be compiled. {_WITHOUT}")
+        storage = self._storage_of(changed)
+        if self.places[id(storage.root)].op == "placeholder":
             raise ValueError(
                 "a function that is compiled must not change its arguments, or what it reads from outside, in place. "
                 f"Got {func.name()}. Write x = x + 1 in place of x += 1, or begin with x = x.clone()."
             )
         node = self.graph.call_function(functional, node_args, node_kwargs)
+        if func.overloadpacket.__name__ in _RESHAPED:  # only its shape has changed, that of its fake too
+            node.meta["val"] = changed
+            self.places[id(changed)] = node
+            return out
         with self.paused():
-            node.meta["val"] = torch.empty(changed.shape, dtype=changed.dtype, device=changed.device)
-        if changed is not root:
-            scattered = (root_node, node, list(changed.shape), list(changed.stride()), changed.storage_offset())
-            node = self.graph.call_function(aten.as_strided_scatter.default, scattered)
-            node.meta["val"] = root
-        self.places[id(root)] = node
-        if storage is not None:
-            version = self.roots[storage][1] + 1
-            self.roots[storage] = (root, version)
-            self.versions[id(root)] = version
+            node.meta["val"] = value = torch.empty(changed.shape, dtype=changed.dtype, device=changed.device)
+        before = storage.flat or self._flat(storage)
+        is_whole = changed.is_contiguous() and changed.numel() * changed.element_size() == changed.untyped_storage().nbytes()
+        if is_whole:
+            storage.flat = self._ordered(node, value)
+        else:
+            where = (list(changed.shape), list(changed.stride()), changed.storage_offset())
+            storage.flat = self._noted(aten.as_strided_scatter.default, (before, node, *where), before.meta["val"])
+        storage.version += 1
+        self.places[id(changed)] = node
+        self.versions[id(changed)] = storage.version
         return changed if isinstance(out, Tensor) else out
 
     def constant(self, value: Tensor) -> Tensor:
@@ -362,6 +391,18 @@ class Recorder(TorchDispatchMode):
         return Body(self.graph, self.num_inputs, self.captured)
 
 
+class _Storage:
+    """Memory of fake tensors: the tensor that was there first, how often it changed, and its numbers since."""
+
+    def __init__(self, root: Tensor) -> None:
+        self.root, self.version = root, 0
+        self.flat: torch.fx.Node | None = None
+
+
+_WITHOUT = "Write it without, or pass jit=False."
+_RESHAPED = ("squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_")
+
+
 class _Like(NamedTuple):
     shape: Any
     dtype: torch.dtype
@@ -409,13 +450,6 @@ def _is_real(value: Any) -> bool:
     return isinstance(value, Tensor) and not isinstance(value, FakeTensor)
 
 
-def _storage(tensor: Tensor) -> int | None:
-    try:
-        return tensor.untyped_storage()._cdata
-    except (RuntimeError, NotImplementedError):
-        return None
-
-
 def _map(value: Any, function: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, Tensor):
         return function(value)
@@ -428,8 +462,9 @@ def _map(value: Any, function: Callable[[Tensor], Any]) -> Any:
 
 def _functional_of(func: Any) -> Any:
     """The operator that makes a new value where ``func`` changes its first argument, or None."""
-    if func is aten.copy_.default:
-        return aten.copy.default
+    others = {aten.copy_.default: aten.copy.default, aten.transpose_.default: aten.transpose.int}
+    if func in others:
+        return others[func]
     packet, overload = func.overloadpacket.__name__, func._overloadname
     if not packet.endswith("_") or packet.endswith("__"):
         return None

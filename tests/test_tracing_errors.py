@@ -1,0 +1,456 @@
+"""What a function that is compiled may do, and what is said where it may not: in the user's words, with the user's line."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import inspect
+import math
+import re
+import traceback
+
+import numpy as np
+import pytest
+import torch
+from torch.func import vmap
+
+import funcebm as ebm
+from funcebm import loops
+from funcebm.transforms import TracedValueError
+
+from .helpers import counted
+
+pytestmark = [pytest.mark.compiled, pytest.mark.usefixtures("op_by_op")]
+
+X = torch.tensor([0.5, -1.0, 2.0])
+
+
+def _by_jit(energy):
+    return ebm.jit(energy)((), X)
+
+
+def _by_jit_of_gradients(energy):
+    return ebm.jit(vmap(torch.func.grad_and_value(energy, argnums=1), (None, 0)))((), torch.stack([X, -X]))[1]
+
+
+def _by_jit_in_a_loop(energy):
+    return ebm.jit(lambda x: loops.scan(lambda x, _: (x, energy((), x)), x, torch.zeros(2)))(X)[1]
+
+
+def _by_sample(energy):
+    sampler = ebm.samplers.mala(energy, step_size=0.1)
+    return ebm.sample(ebm.random.key(0), sampler, (), torch.stack([X, -X]), num_samples=2).info.energy
+
+
+def _by_warm_up(energy):
+    sampler = ebm.samplers.hmc(energy, num_leapfrog=2)
+    return ebm.warm_up(ebm.random.key(0), sampler, (), torch.stack([X, -X]), num_steps=5).report.acceptance_rate
+
+
+def _by_fit(energy):
+    loss = ebm.losses.denoising_score_matching(lambda params, x: energy((), params * x), 0.1)
+    options = {"optimizer": ebm.optimizers.sgd(0.1), "num_steps": 2, "batch_size": 2}
+    return ebm.fit(ebm.random.key(0), loss, torch.tensor(1.0), torch.stack([X, -X]), **options).params
+
+
+WAYS = {
+    "jit": _by_jit,
+    "gradients": _by_jit_of_gradients,
+    "loop": _by_jit_in_a_loop,
+    "sample": _by_sample,
+    "warm-up": _by_warm_up,
+    "fit": _by_fit,
+}
+ways = pytest.mark.parametrize("way", list(WAYS))
+
+
+# -- numbers that have no value yet -------------------------------------------------------------------------------
+
+
+def branches(params, x):
+    if x[0] > 0:  # the line
+        return (x**2).sum()
+    return (x**4).sum()
+
+
+def chooses(params, x):
+    return (x**2).sum() if x.sum() > 0 else (x**4).sum()  # the line
+
+
+def loops_on(params, x):
+    while x.sum() < 10:  # the line
+        x = x + 1
+    return x.sum()
+
+
+def asserts(params, x):
+    is_large = x.abs().max() < 1e6
+    if not is_large:  # the line
+        raise AssertionError
+    return (x**2).sum()
+
+
+def asks_item(params, x):
+    return (x**2).sum() + x[0].item()  # the line
+
+
+def makes_float(params, x):
+    return (x**2).sum() * float(x[1])  # the line
+
+
+def makes_int(params, x):
+    return (x**2).sum() * int(x[1])  # the line
+
+
+def makes_list(params, x):
+    return torch.tensor(x.tolist()).sum()  # the line
+
+
+def counts_with(params, x):
+    return sum(x[0] for _ in range(x[2].long()))  # the line
+
+
+def goes_to_numpy(params, x):
+    return torch.as_tensor(np.sum(x.numpy() ** 2))  # the line
+
+
+def goes_to_numpy_detached(params, x):
+    return torch.as_tensor(np.sum(x.detach().cpu().numpy() ** 2))  # the line
+
+
+def calls_numpy(params, x):
+    return torch.as_tensor(np.square(x)).sum()  # the line
+
+
+def calls_math(params, x):
+    return x.sum() * math.sin(x[0])  # the line
+
+
+def formats(params, x):
+    text = f"{x[0]:.3f}"  # the line
+    return (x**2).sum() * len(text)
+
+
+def selects_by_a_mask(params, x):
+    return (x[x > 0] ** 2).sum()  # the line
+
+
+def asks_in_a_helper(params, x):
+    return (x**2).sum() * branches(params, x)
+
+
+ASKING = (
+    branches,
+    chooses,
+    loops_on,
+    asserts,
+    asks_item,
+    makes_float,
+    makes_int,
+    makes_list,
+    counts_with,
+    goes_to_numpy,
+    goes_to_numpy_detached,
+    calls_numpy,
+    calls_math,
+    formats,
+    selects_by_a_mask,
+    asks_in_a_helper,
+)
+
+
+def _line(energy):
+    lines, first = inspect.getsourcelines(branches if energy is asks_in_a_helper else energy)
+    return first + next(index for index, line in enumerate(lines) if line.rstrip().endswith("# the line"))
+
+
+def _assert_said(error, energy):
+    text = str(error)
+    assert "torch.where" in text
+    assert "jit=False" in text
+    name = "branches" if energy is asks_in_a_helper else energy.__name__
+    assert f"in {name}, test_tracing_errors.py, line {_line(energy)}" in text, text
+    assert "# the line" in text
+
+
+@pytest.mark.parametrize("energy", ASKING, ids=lambda energy: energy.__name__)
+def test_a_number_that_is_asked_for_its_value_is_an_error_with_the_users_line(energy):
+    with pytest.raises(TracedValueError) as caught:
+        _by_jit(energy)
+    _assert_said(caught.value, energy)
+
+
+@ways
+@pytest.mark.parametrize("energy", [branches, asks_item, goes_to_numpy], ids=lambda energy: energy.__name__)
+def test_so_it_is_wherever_an_energy_is_compiled(energy, way):
+    if way == "fit":
+        pytest.skip("fit calls the loss once, eagerly, before it compiles: errors are as without jit")
+    with pytest.raises(TracedValueError) as caught:
+        WAYS[way](energy)
+    _assert_said(caught.value, energy)
+
+
+def test_a_condition_of_a_while_loop_must_be_a_tensor_and_not_a_branch():
+    with pytest.raises(TracedValueError, match=r"torch.where"):
+        ebm.jit(lambda x: loops.while_loop(lambda x: bool(x.sum() < 9), lambda x: 2 * x, x))(X)
+
+
+def test_after_an_error_everything_goes_on():
+    for _ in range(2):
+        with pytest.raises(TracedValueError):
+            _by_jit_in_a_loop(branches)
+        torch.testing.assert_close(ebm.jit(vmap(lambda x: (x**2).sum()))(X[:, None]), X**2)
+        assert not loops.is_compiling()
+
+
+# -- changes in place ---------------------------------------------------------------------------------------------
+
+
+def _adds(x):
+    x += 1
+    return x
+
+
+def _sets(x):
+    x[0] = 1
+    return x.sum()
+
+
+def _sets_a_view(x):
+    x.reshape(-1)[1:].mul_(2)
+    return x.sum()
+
+
+@pytest.mark.parametrize("function", [_adds, _sets, _sets_a_view])
+def test_an_argument_must_not_be_changed_in_place(function):
+    x = X.clone()
+    with pytest.raises(ValueError, match=r"must not change its arguments, .* Write x = x \+ 1 in place of x \+= 1"):
+        ebm.jit(function)(x)
+    assert torch.equal(x, X)
+
+
+def test_what_lies_outside_must_not_be_changed_in_place():
+    outside = torch.zeros(3)
+
+    def function(x):
+        outside.add_(x)
+        return outside.sum()
+
+    with pytest.raises(ValueError, match="must not change its arguments, or what it reads from outside, in place"):
+        ebm.jit(function)(X)
+    assert outside.tolist() == [0, 0, 0]
+
+
+def test_a_carry_must_not_be_changed_in_place_but_a_copy_may():
+    def body(carry, x):
+        carry = carry.clone()
+        carry[0] = x
+        carry += 1
+        carry[1:].mul_(2)
+        return carry, carry.sum()
+
+    xs = torch.arange(4.0)
+    got, expected = ebm.jit(lambda c: loops.scan(body, c, xs))(X), loops.scan(body, X.clone(), xs)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+# -- errors of the user -------------------------------------------------------------------------------------------
+
+
+class MineError(Exception):
+    pass
+
+
+@ways
+@pytest.mark.parametrize("error", [KeyError("mine"), MineError("mine"), RuntimeError("mine"), ZeroDivisionError("mine")])
+def test_an_error_of_the_user_keeps_its_type_its_words_and_its_place(way, error):
+    def energy(params, x):
+        raise error
+
+    with pytest.raises(type(error), match=r"^'?mine'?$") as caught:
+        WAYS[way](energy)
+    assert caught.value is error
+    assert any(frame.name == "energy" for frame in traceback.extract_tb(caught.value.__traceback__))
+
+
+def test_shapes_that_do_not_fit_are_the_error_of_torch():
+    with pytest.raises(RuntimeError, match=r"size|shape") as caught:
+        ebm.jit(lambda x: x @ torch.ones(4, 2))(torch.ones(3, 3))
+    assert not isinstance(caught.value, TracedValueError)
+
+
+@ways
+@pytest.mark.parametrize(
+    ("energy", "words"),
+    [
+        (lambda params, x: 1.0, "Got a float"),
+        (lambda params, x: None, "Got a NoneType"),
+        (lambda params, x: "low", "Got a str"),
+        (lambda params, x: x**2, r"Got the shape \(3,\)"),
+    ],
+    ids=["float", "None", "str", "vector"],
+)
+def test_an_energy_that_is_no_number_is_told_what_to_return(way, energy, words):
+    if not way.startswith("jit") and way not in ("gradients", "loop", "jit"):
+        with pytest.raises(ValueError, match="must return a 0-d tensor for one particle. " + words):
+            WAYS[way](energy)
+
+
+def test_what_a_function_returns_besides_tensors_is_a_constant():
+    got = ebm.jit(lambda x: {"double": 2 * x, "name": "sum", "num": 3, "none": None, "empty": ()})(X)
+    torch.testing.assert_close(got.pop("double"), 2 * X)
+    assert got == {"name": "sum", "num": 3, "none": None, "empty": ()}
+
+
+def test_a_body_of_a_loop_that_gives_no_tensor_is_a_clear_error():
+    with pytest.raises((TypeError, ValueError), match=r"tensor"):
+        ebm.jit(lambda x: loops.scan(lambda x, _: (x, 1.0), x, torch.zeros(2)))(X)
+    with pytest.raises((TypeError, ValueError), match=r"tensor|structure"):
+        ebm.jit(lambda x: loops.scan(lambda x, _: (1.0, x), x, torch.zeros(2)))(X)
+
+
+# -- what works ---------------------------------------------------------------------------------------------------
+
+
+def _assert_as_eager(energy):
+    torch.testing.assert_close(_by_jit(energy), energy((), X))
+    for way in ("gradients", "sample"):
+        WAYS[way](energy)
+
+
+def test_printing_works(capsys):
+    def energy(params, x):
+        print("here", x.shape, x, params)
+        return (x**2).sum()
+
+    _assert_as_eager(energy)
+    assert "here torch.Size([3])" in capsys.readouterr().out
+
+
+def test_counters_count_traces():
+    count = 0
+
+    def energy(params, x):
+        nonlocal count
+        count += 1
+        return (x**2).sum()
+
+    assert float(_by_jit(energy)) == float((X**2).sum())
+    assert count == 1
+
+
+def test_a_log_of_what_was_seen_works():
+    seen, tallies = [], collections.Counter()
+
+    def energy(params, x):
+        seen.append(x.shape)
+        tallies["calls"] += 1
+        return (x**2).sum()
+
+    _assert_as_eager(energy)
+    assert seen and tallies["calls"] == len(seen)
+
+
+@dataclasses.dataclass
+class Parts:
+    mean: torch.Tensor
+    scale: float = 2.0
+
+    def energy(self, x):
+        return (((x - self.mean) / self.scale) ** 2).sum()
+
+
+def test_classes_and_dataclasses_may_be_made_inside():
+    class Local:
+        def __init__(self, x):
+            self.x = x
+
+        def __add__(self, other):
+            return Local(self.x + other)
+
+    _assert_as_eager(lambda params, x: Parts(x.mean()).energy(x) + ((Local(x) + 1.0).x ** 2).sum())
+
+
+def test_caches_generators_exceptions_and_comprehensions_work():
+    cache = {}
+
+    def energy(params, x):
+        key = x.shape
+        if key not in cache:
+            cache[key] = math.prod(key)
+        try:
+            total = sum(part**2 for part in x.unbind())
+            raise MineError
+        except MineError:
+            return total * cache[key] + torch.stack([x[i] for i in range(len(x)) if i % 2]).sum()
+
+    _assert_as_eager(energy)
+
+
+def test_third_party_code_works():
+    interpolate = pytest.importorskip("scipy.interpolate")
+    special = pytest.importorskip("scipy.special")
+    knots = interpolate.CubicSpline([0.0, 1.0, 2.0], [0.0, 1.0, 4.0])
+    nodes, weights = np.polynomial.hermite.hermgauss(5)
+
+    def energy(params, x):
+        table = torch.as_tensor(knots(np.linspace(0, 2, 3)), dtype=x.dtype)
+        quadrature = torch.tensor(weights, dtype=x.dtype) * (x[0] + torch.tensor(nodes, dtype=x.dtype)) ** 2
+        return (table * x**2).sum() + quadrature.sum() * float(special.gamma(3.0))
+
+    _assert_as_eager(energy)
+
+
+def test_distributions_and_modules_of_torch_work():
+    layer = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU(), torch.nn.LayerNorm(4), torch.nn.Linear(4, 1))
+    normal = torch.distributions.Normal(torch.zeros(3), torch.tensor([1.0, 2.0, 3.0]), validate_args=False)
+
+    def energy(params, x):
+        own = torch.distributions.Gamma(2.0, x.exp(), validate_args=False)
+        return layer(x).squeeze() - normal.log_prob(x).sum() - own.log_prob(x.abs()).sum()
+
+    _assert_as_eager(energy)
+
+
+def test_linear_algebra_sorting_and_fourier_transforms_work():
+    def energy(params, x):
+        matrix = torch.eye(3) + 0.1 * torch.outer(x, x)
+        lower = torch.linalg.cholesky(matrix)
+        waves = torch.fft.rfft(x).abs().square().sum()
+        values, _ = torch.sort(x)
+        return lower.diagonal().log().sum() + torch.linalg.solve(matrix, x) @ x + waves + values[0] * x.max() + x.median()
+
+    _assert_as_eager(energy)
+
+
+def test_numbers_that_do_not_depend_on_the_arguments_may_be_asked_for():
+    scale, power = torch.tensor(2.0), torch.tensor(2)
+
+    def energy(params, x):
+        return (float(scale) * x ** int(power)).sum() if scale.item() > 1 else x.sum() * torch.tensor(3.0).item()
+
+    _assert_as_eager(energy)
+
+
+def test_a_doctest_like_definition_without_a_file_says_its_line_as_well_as_it_can():
+    namespace = {}
+    exec(compile("def energy(params, x):\n    return x if x.sum() > 0 else -x\n", "<stdin>", "exec"), namespace)
+    with pytest.raises(TracedValueError, match=re.escape("in energy, <stdin>, line 2")):
+        _by_jit(namespace["energy"])
+
+
+def test_an_error_is_no_trace_that_is_kept():
+    is_right = False
+
+    def energy(params, x):
+        if not is_right:
+            raise MineError
+        return (x**2).sum()
+
+    with pytest.raises(MineError):
+        _by_jit(energy)
+    is_right = True
+    with counted() as counts:
+        assert float(_by_jit(energy)) == float((X**2).sum())
+    assert counts.traces == 1
