@@ -11,7 +11,7 @@ from torch.func import vmap
 from . import checks, loops, random, samplers, tree
 from .chain_loop import chunk_sizes, draw_noise, draw_step, is_traced
 from .fields import require_scalar
-from .transforms import jit_scan
+from .transforms import is_worth_it, jit_scan
 from .types import Energy, Key, Params, Position, Sampler, Tree, step_of_chains
 
 __all__ = [
@@ -230,12 +230,13 @@ def make_path(
     both_params: tuple[Params, Params],
     betas: Tensor,
     positions: Position,
-    jit: bool,
+    jit: bool | None,
 ) -> AnnealedPath:
     """A path for particles like these; calls the energies once, eagerly, so that their errors come out as they are."""
     annealing = make_annealing(energy, reference, make_sampler)
     annealing.differences(*both_params, tree.map(lambda leaf: leaf[:1], positions))
-    is_jitted = jit and not is_traced((both_params, positions))
+    weight = 1 if annealing.sampler.batched_step is None else 10
+    is_jitted = is_worth_it(jit, len(betas), weight) and not is_traced((both_params, positions))
     return AnnealedPath(annealing, both_params, betas.to(tree.first(positions)), is_jitted)
 
 

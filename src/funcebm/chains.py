@@ -35,7 +35,7 @@ from .chain_loop import (
 )
 from .progress import progress_bar
 from .reducers import Reducer
-from .transforms import jit_begin, jit_scan, run_all
+from .transforms import is_worth_it, jit_begin, jit_scan, run_all
 from .types import Key, Params, Position, Sampler, Tree
 
 __all__ = ["Run", "Samples", "resume", "sample"]
@@ -98,7 +98,7 @@ def sample(
     tuning: Tree | Callable[[Tensor], Tree] | None = None,
     collect: Callable[[Any, Any], Tree] | None = None,
     reduce: Reducer | dict[str, Reducer] | None = None,
-    jit: bool = True,
+    jit: bool | None = None,
     progress: bool = False,
     chunk_size: int | None = None,
 ) -> Samples:
@@ -117,9 +117,11 @@ def sample(
         collect: ``(state, info) -> tree``, what is kept at each draw; by default the position. ``()`` keeps nothing.
         reduce: a streaming :class:`~funcebm.reducers.Reducer` of what ``collect`` gives, or a dict of them; then no
             draws are kept and memory does not grow with ``num_samples``.
-        jit: compile. Without it this is a pure function, through which ``vmap`` and ``grad`` go.
+        jit: compile. With None a run is compiled where that pays, from 2,000 steps on, of which one of a sampler with a loop in
+            it (HMC, NUTS) counts as ten. With ``jit=False`` this is a pure function, which can be used inside ``vmap`` and
+            ``grad``.
         progress: show a bar (tqdm). Ctrl-C then, as always, ends the run and returns what is finished.
-        chunk_size: at most this many draws in one compiled call (but not one alone); it changes speed and memory only.
+        chunk_size: at most this many draws in one call, after which Ctrl-C is heard; it changes speed and memory only.
 
     Returns:
         :class:`Samples`.
@@ -141,7 +143,9 @@ def sample(
     if chunk_size is not None:
         checks.positive_int("chunk_size", chunk_size)
     tuning = sampler.tuning if tuning is None else tuning
-    jit = jit and not loops.is_compiling()  # a compiled function is compiled whole
+    weight = 1 if sampler.batched_step is None else 10
+    is_long = is_worth_it(jit, num_burn_in + num_samples * thin, weight) and (jit or not is_traced((key, positions)))
+    jit = bool(is_long) and not loops.is_compiling()  # a compiled function is compiled whole
     if not loops.is_compiling():  # the checks are for a person, the compiler cannot follow their messages
         chain_checks.outermost(jit, (key, params, positions, () if callable(tuning) else tuning))
         chain_checks.positions(positions)

@@ -53,7 +53,7 @@ def annealed_importance_sampling(
     schedule: Schedule = "sigmoid",
     sampler: MakeSampler | None = None,
     event_shape: Sequence[int] | None = None,
-    jit: bool = True,
+    jit: bool | None = None,
 ) -> AnnealedImportance:
     r"""Annealed importance sampling: the normalizer of an energy, with an error bar.
 
@@ -88,7 +88,7 @@ def annealed_importance_sampling(
         sampler: ``energy -> sampler``, makes the kernels; it must leave ``exp(-energy)`` invariant (no unadjusted Langevin).
             By default MALA.
         event_shape: of a position, where the reference's params do not fix it.
-        jit: compile the path as one loop.
+        jit: compile the path as one loop; None decides as for :func:`funcebm.sample`.
 
     Returns:
         :class:`AnnealedImportance`.
@@ -133,7 +133,7 @@ def reverse_annealed_importance_sampling(
     schedule: Schedule = "sigmoid",
     sampler: MakeSampler | None = None,
     event_shape: Sequence[int] | None = None,
-    jit: bool = True,
+    jit: bool | None = None,
 ) -> AnnealedImportance:
     r"""Annealed importance sampling from the target to the reference: :math:`\log Z` from above.
 
@@ -156,7 +156,7 @@ def reverse_annealed_importance_sampling(
         schedule: as in :func:`annealed_importance_sampling`.
         sampler: as in :func:`annealed_importance_sampling`; kernels must be reversible (HMC, MALA, random walk are).
         event_shape: of a position, where the reference's params do not fix it.
-        jit: compile the path as one loop.
+        jit: compile the path as one loop; None decides as for :func:`funcebm.sample`.
 
     Returns:
         :class:`AnnealedImportance`, with :math:`\log v` as ``log_weights``.

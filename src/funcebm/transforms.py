@@ -18,6 +18,7 @@ __all__ = [
     "TracedValueError",
     "can_compile",
     "clear_cache",
+    "is_worth_it",
     "jit",
     "jit_begin",
     "jit_once",
@@ -81,6 +82,26 @@ def _is_eager() -> bool:
     if why is not None:
         jitting.warn_once(f"funcebm runs eagerly: {why}. Results are the same, chains are slower.")
     return why is not None
+
+
+_COMPILE_FROM = 2000  # steps, by their weight
+
+
+def is_worth_it(jit: bool | None, num_steps: int, weight: int = 1) -> bool:
+    """Whether a run is compiled: what its ``jit`` says, and where it says nothing, the amount of work.
+
+    Compiling takes as long as some thousand eager steps. The steps that are asked for are counted, nothing is timed, so that
+    equal calls give equal bits.
+
+    Args:
+        jit: True, False, or None.
+        num_steps: of the run.
+        weight: of a step: 10 for one with a loop in it, 3 for a step of training.
+
+    >>> is_worth_it(None, 300), is_worth_it(None, 300, 10), is_worth_it(True, 2)
+    (False, True, True)
+    """
+    return num_steps * weight >= _COMPILE_FROM if jit is None else jit
 
 
 def jit(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import funcebm as ebm
-from funcebm import diagnostics, random, samplers, transforms, tree
+from funcebm import diagnostics, random, samplers, tree
 
-pytestmark = pytest.mark.skipif(not transforms.can_compile(), reason="eager trajectories take too long here")
+pytestmark = pytest.mark.compiled  # eager trajectories take too long here
 
 NUM_CHAINS = 4
 

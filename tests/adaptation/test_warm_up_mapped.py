@@ -7,7 +7,7 @@ import torch
 from torch.func import vmap
 
 import funcebm as ebm
-from funcebm import adaptation, random, samplers, transforms, tree
+from funcebm import adaptation, random, samplers, tree
 
 STIFFNESS = torch.tensor([0.25, 1.0, 16.0])
 NUM_CHAINS, NUM_STEPS = 8, 30  # three windows: the metric changes once
@@ -83,11 +83,10 @@ def test_compiling_inside_of_vmap_is_an_error_with_the_fix():
         vmap(lambda params: ebm.warm_up(random.key(0), sampler, params, _starts(params), num_steps=20))(STIFFNESS)
 
 
-@pytest.mark.skipif(not transforms.can_compile(), reason="needs a compiler")
-@pytest.mark.filterwarnings("ignore")
-def test_compiled_whole_it_is_refused_with_the_fix():
-    """Torch 2.13 compiles several windows to a program that crashes."""
-    sampler = samplers.mala(_energy)
-    whole = ebm.jit(vmap(lambda params: _warm_up(sampler, random.key(0), params)))
-    with pytest.raises(Exception, match=r"must not be inside of funcebm.jit.*Map it without"):
-        whole(STIFFNESS)
+@pytest.mark.compiled
+@pytest.mark.usefixtures("op_by_op")
+@pytest.mark.parametrize("name", ["hmc", "nuts", "langevin"])
+def test_inside_of_jit_it_is_compiled_whole(name):
+    sampler, keys = CASES[name](), random.split(random.key(1), 3)
+    whole = vmap(lambda key, params: _warm_up(sampler, key, params))
+    _assert_each_alone(ebm.jit(whole)(keys, STIFFNESS), [_warm_up(sampler, keys[i], STIFFNESS[i]) for i in range(3)])

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import itertools
 import linecache
+import logging
 import os
 import sys
 import threading
@@ -273,7 +274,7 @@ def _record(flat: Callable[..., Any], tensors: list[Tensor]) -> tuple[Any, Any, 
         outputs[:] = [structure, [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]]
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
-    with _explained():
+    with _explained(), _quiet():
         body, recorded = recorder.record(function, tensors)
     return body, recorded, (outputs[0], outputs[1])
 
@@ -330,10 +331,23 @@ def _explained() -> Iterator[None]:
         if not _asks_for_value(error):
             raise
         raise TracedValueError(
-            "an energy, or another function that is compiled, must not ask a number that depends on its arguments for its "
-            f"value. Got {_users_line(error)}. Use torch.where(condition, a, b) in place of if, funcebm.loops.while_loop in "
-            "place of while, tensors in place of numpy, .item() and float(); or pass jit=False, where that helps."
+            "an energy, or another function that is compiled, must not ask a number that is traced for its value, nor make a "
+            f"shape depend on it. Got {_users_line(error)}. Use torch.where(condition, a, b) in place of if and of masks as "
+            "indices, funcebm.loops.while_loop in place of while, tensors in place of numpy, .item() and float(); or pass "
+            "jit=False, where that helps."
         ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch logs the errors of shapes that a function makes, which are raised as well."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _asks_for_value(error: Exception) -> bool:
@@ -342,6 +356,7 @@ def _asks_for_value(error: Exception) -> bool:
     text = str(error)
     words = ("data-dependent control flow", "calling .item() on a Tensor", "Cannot access data pointer", "numpy() is not supported")
     more = ("can't convert a", "Can't call numpy()", "DataDependentOutput", "does not have data", "aten._local_scalar_dense")
+    more = (*more, "DynamicOutputShape", "format string passed to FakeTensor")
     return any(word in text or word in type(error).__name__ for word in (*words, *more))
 
 

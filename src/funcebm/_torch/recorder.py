@@ -362,6 +362,11 @@ class Recorder(TorchDispatchMode):
         inputs = [inner.add_input(example) for example in examples]
         with inner:
             outs = list(body(*inputs))
+        for index, out in enumerate(outs):
+            if not isinstance(out, Tensor):
+                raise TypeError(
+                    f"the body of a loop must return tensors. Got {out!r} in place of leaf {index}. Write torch.tensor({out!r})."
+                )
         return inner.finish(outs), outs
 
     def _contiguous_place(self, tensor: Tensor) -> torch.fx.Node:

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import chain_checks, checks, loops, random, tree
-from ..chain_loop import chain_axis, chains_first, chunk_sizes, compiled_part, draw_noise, draw_step, over_chains, to_inside
+from ..chain_loop import chain_axis, chains_first, chunk_sizes, compiled_part, draw_noise, draw_step, is_traced, over_chains, to_inside
 from ..progress import progress_bar
-from ..transforms import jit_scan
+from ..transforms import is_worth_it, jit_scan
 from ..types import Adaptation, Key, Params, Position, Sampler, Tree, step_of_chains
 from .default import default
 
@@ -98,7 +98,7 @@ def warm_up(
     *,
     num_steps: int,
     adaptation: Adaptation | None = None,
-    jit: bool = True,
+    jit: bool | None = None,
     progress: bool = False,
 ) -> WarmUp:
     """Moves chains towards the bulk of the density, and finds good numbers for the sampler on the way.
@@ -113,17 +113,16 @@ def warm_up(
         positions: where the chains start; every leaf leads with the chain axis ``C``.
         num_steps: steps of the warm-up, of each chain.
         adaptation: how; by default what suits the sampler, :func:`funcebm.adaptation.default`.
-        jit: compile. Without it this is a pure function, through which ``vmap`` goes, over params, keys, starts or the
-            numbers of the sampler: many energies are warmed up at once, each as it would be alone. A warm-up in windows
-            cannot be compiled whole, inside of :func:`funcebm.jit`.
+        jit: compile; None decides as for :func:`funcebm.sample`. With ``jit=False`` this is a pure function, which can be used
+            inside ``vmap`` over params, keys, starts or the tuning of the sampler: many energies are warmed up at once, each as
+            it would be alone, and ``funcebm.jit`` compiles the whole.
         progress: show a bar (tqdm).
 
     Returns:
         :class:`WarmUp`: ``(positions, tuning, report)``.
 
     Raises:
-        ValueError: a bad count or shape, an energy that is not finite at the start, an adaptation for another sampler, a
-            call inside of :func:`funcebm.jit` (torch's compiler shows the message in one of its own).
+        ValueError: a bad count or shape, an energy that is not finite at the start, an adaptation for another sampler.
         TypeError: an adaptation that is not one, positions that are not floating point.
 
     >>> from funcebm import samplers
@@ -135,7 +134,9 @@ def warm_up(
     """
     random.check_key(key)
     checks.positive_int("num_steps", num_steps)
-    jit = jit and not loops.is_compiling()
+    weight = 1 if sampler.batched_step is None else 10
+    is_long = is_worth_it(jit, num_steps, weight) and (jit or not is_traced((key, positions)))
+    jit = bool(is_long) and not loops.is_compiling()
     like = tree.first(positions)
     if not loops.is_compiling():
         chain_checks.outermost(jit, (key, params, positions))

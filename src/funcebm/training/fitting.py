@@ -8,6 +8,8 @@ from typing import Any, Callable, Iterable, Mapping
 from torch import Tensor
 
 from .. import checks, tree
+from ..chain_loop import is_traced
+from ..transforms import is_worth_it
 from ..types import Batch, Key, Loss, Optimizer, Params, Tree
 from .result import Fit
 from .run import Options, run
@@ -28,7 +30,7 @@ def fit(
     optimizer: Optimizer,
     num_steps: int,
     batch_size: int | None = None,
-    jit: bool = True,
+    jit: bool | None = None,
     progress: bool = False,
     callback: Callback | None = None,
     ema_decay: float | Tensor | None = None,
@@ -61,7 +63,7 @@ def fit(
         optimizer: how the params move.
         num_steps: how many steps (more, where a run is resumed).
         batch_size: B, at most N; with a loader it may be left out.
-        jit: compile.
+        jit: compile; None does so for runs of 700 steps or more.
         progress: show a bar (tqdm) with the metrics. Ctrl-C then, as always, ends training and returns what is finished.
         callback: ``(steps done, params, metrics of the chunk) -> stop``, called after each chunk; training ends where
             it returns True (or an array or tensor of it).
@@ -98,7 +100,7 @@ def fit(
     """
     recipe = Recipe(lambda hyper: loss, lambda hyper: optimizer, ema_decay, False)
     options = Options(
-        num_steps, batch_size, jit, progress, callback, chunk_size, validation, limits, max_bad_steps, checkpoint
+        num_steps, batch_size, _decided(jit, num_steps, key, params), progress, callback, chunk_size, validation, limits, max_bad_steps, checkpoint
     )
     return run(recipe, options, key, params, data, (), resume)
 
@@ -113,7 +115,7 @@ def fit_ensemble(
     num_steps: int,
     batch_size: int | None = None,
     hyper: Tree = (),
-    jit: bool = True,
+    jit: bool | None = None,
     progress: bool = False,
     callback: Callback | None = None,
     ema_decay: float | Tensor | None = None,
@@ -145,7 +147,7 @@ def fit_ensemble(
         num_steps: as in :func:`fit`.
         batch_size: as in :func:`fit`.
         hyper: the numbers in which members differ; a tree of tensors ``(M, ...)``. New numbers do not compile anew.
-        jit: compile.
+        jit: compile; None does so for runs of 700 steps or more.
         progress: show a bar, with means over members.
         callback: as in :func:`fit`; params and metrics are of all members.
         ema_decay: as in :func:`fit`.
@@ -187,6 +189,12 @@ def fit_ensemble(
     optimizer_of = (lambda hyper: optimizer) if isinstance(optimizer, Optimizer) else optimizer
     recipe = Recipe(loss_of, optimizer_of, ema_decay, True)
     options = Options(
-        num_steps, batch_size, jit, progress, callback, chunk_size, validation, None, max_bad_steps, checkpoint
+        num_steps, batch_size, _decided(jit, num_steps, key, params), progress, callback, chunk_size, validation, None, max_bad_steps, checkpoint
     )
     return run(recipe, options, key, params, data, hyper, resume)
+
+
+def _decided(jit: bool | None, num_steps: int, key: Key, params: Params) -> bool:
+    """Whether to compile; what was not asked for does not happen inside a transform."""
+    is_long = isinstance(num_steps, int) and is_worth_it(jit, num_steps, 3)
+    return is_long and (bool(jit) or not is_traced((key, params)))
