@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import torch
 
@@ -214,7 +214,7 @@ def jit_begin(
     return run
 
 
-def run_all(calls: list[Callable[[], Any]]) -> list[Any]:
+def run_all(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """The results of some calls of compiled functions; several threads make them where torch may use several.
 
     Each call then uses one thread, and none waits for another: on a busy machine that costs no more than its share.
@@ -226,7 +226,7 @@ def run_all(calls: list[Callable[[], Any]]) -> list[Any]:
 
 
 def _eager_scan(body: Any, shared: Any, carry: Any, xs: Any, every: int, is_kept: bool) -> tuple[Any, Any]:
-    ys = []
+    ys: list[Any] = []
     for index in range(tree.batch_size(xs)):
         carry, y = body(shared, carry, tree.map(lambda leaf: leaf[index], xs))  # noqa: B023
         if (index + 1) % every == 0:

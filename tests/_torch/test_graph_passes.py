@@ -30,7 +30,11 @@ def test_a_matrix_product_that_is_only_read_transposed_is_transposed():
     def function(a, b, c):
         read_both_ways = a @ c
         transposed = (a @ b).permute(1, 0).sin(), (b.permute(1, 0) @ c).permute(1, 0) + 1
-        return *(leaf.contiguous() for leaf in transposed), read_both_ways.permute(1, 0).contiguous(), read_both_ways + 1
+        return (
+            *(leaf.contiguous() for leaf in transposed),
+            read_both_ways.permute(1, 0).contiguous(),
+            read_both_ways + 1,
+        )
 
     products = _products_after_the_pass(function, (3, 4), (4, 5), (4, 2))
     assert [tuple(node.meta["val"].shape) for node in products] == [(3, 2), (5, 3), (2, 5)]

@@ -23,7 +23,7 @@ from torch import nn
 
 import funcebm as ebm
 from funcebm import samplers
-from funcebm._torch import meaning as meanings
+from funcebm._torch import static_facts
 from funcebm._torch.meaning import meaning
 
 
@@ -565,7 +565,7 @@ def test_what_is_known_of_dead_code_is_forgotten():
     for _ in range(3):
         meaning(cell(CLASS)["f"])
         gc.collect()
-        counts.append(len(_entries(meanings._code)) + len(_entries(meanings._layout)))
+        counts.append(len(_entries(static_facts.code_facts)) + len(_entries(static_facts.layout_of)))
     assert counts[1] == counts[2]
 
 
@@ -576,7 +576,7 @@ def _entries(remembered):
 def test_bytecode_is_read_once_for_each_code_object(monkeypatch):
     first, second = factory(1), factory(2)
     meaning(first)
-    monkeypatch.setattr(meanings.dis, "get_instructions", None)
+    monkeypatch.setattr(static_facts.dis, "get_instructions", None)
     assert meaning(first).is_certain and meaning(second).is_certain
     assert not meaning(cell(FUNCTION)["f"]).is_certain
 

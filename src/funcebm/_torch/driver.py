@@ -199,7 +199,10 @@ class _Writer:
                 made += self._loop(loops[stage], values, wanted, dynamic)
             for node in [node for node in values if last_use.get(node) == stage and node not in outputs]:
                 block = values[node].block
-                if not any(other is not node and values[other].block == block and last_use.get(other, 0) > stage for other in values):
+                if not any(
+                    other is not node and values[other].block == block and last_use.get(other, 0) > stage
+                    for other in values
+                ):
                     if not any(values[out].block == block for out in outputs if out in values):
                         self.release(block)
         results = []
@@ -242,7 +245,9 @@ class _Writer:
         allocated = {step.args[0].block: _span(step.args[0]) for step in steps if step.kind == "alloc"}
         for node, buffer in zip(results, buffers, strict=True):
             values[node] = buffer
-            is_whole = allocated.get(buffer.block) == _span(buffer) and buffer.block not in self.base and buffer.offset == 0
+            is_whole = (
+                allocated.get(buffer.block) == _span(buffer) and buffer.block not in self.base and buffer.offset == 0
+            )
             if node in wanted and is_whole and _is_contiguous(buffer):
                 self.base[buffer.block] = wanted[node]
         for step in steps:
@@ -389,7 +394,9 @@ class _Writer:
                 ys.append((name, self.base[place.block], 0))
             else:
                 shape = (node.meta["length"], *value.shape)
-                stacked = self.block_at(wanted[part], shape, value.dtype) if part in wanted else self.new(shape, value.dtype)
+                stacked = (
+                    self.block_at(wanted[part], shape, value.dtype) if part in wanted else self.new(shape, value.dtype)
+                )
                 values[part] = stacked
                 ys.append((name, self.base[stacked.block], num_bytes))
             targets.append(name)
@@ -416,7 +423,16 @@ class _Writer:
                 self.write(f"if ({length} == 0) std::memcpy({result}, {read[index]}, {num_bytes});")
 
     def _while(
-        self, node: Any, values: Any, results: Any, others: Any, moving: Any, read: Any, write: Any, carried: Any, step: str
+        self,
+        node: Any,
+        values: Any,
+        results: Any,
+        others: Any,
+        moving: Any,
+        read: Any,
+        write: Any,
+        carried: Any,
+        step: str,
     ) -> None:
         condition, body = node.meta["bodies"]
         for_condition, for_body = node.args[3]
@@ -495,7 +511,9 @@ def _strides(shape: Any) -> tuple[int, ...]:
 
 def _is_contiguous(buffer: Buffer) -> bool:
     ordered = _strides(buffer.shape)
-    return all(size <= 1 or step == wanted for size, step, wanted in zip(buffer.shape, buffer.strides, ordered, strict=True))
+    return all(
+        size <= 1 or step == wanted for size, step, wanted in zip(buffer.shape, buffer.strides, ordered, strict=True)
+    )
 
 
 def _numel(shape: Any) -> int:

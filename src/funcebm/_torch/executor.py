@@ -41,7 +41,9 @@ def executor_of(body: Body, fake_mode: Any, *, is_dynamic: bool) -> Callable[...
 def _is_replayable(graph: torch.fx.Graph) -> bool:
     """Whether the kernels are the same whatever the numbers: no loop asks them when to end."""
     on_cuda = any(
-        isinstance(node.meta.get("val"), Tensor) and node.meta["val"].is_cuda for node in graph.nodes if node.op == "placeholder"
+        isinstance(node.meta.get("val"), Tensor) and node.meta["val"].is_cuda
+        for node in graph.nodes
+        if node.op == "placeholder"
     )
     return on_cuda and not _asks(graph)
 
@@ -76,7 +78,8 @@ class _Graph:
         return tuple(results)
 
     def _loop(self, stage: int, values: dict[torch.fx.Node, Tensor]) -> None:
-        node, bodies = self.loops[stage], self.bodies[stage]
+        node: Any = self.loops[stage]
+        bodies = self.bodies[stage]
         _, init, xs, captured = node.args
         carry = tuple(values[n] for n in init)
         outside = [tuple(values[n] for n in nodes) for nodes in captured]
@@ -142,4 +145,4 @@ class _Part:
         graph.eliminate_dead_code()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return compile_fx(torch.fx.GraphModule({}, graph), given)  # type: ignore[no-any-return]
+            return compile_fx(torch.fx.GraphModule({}, graph), given)  # type: ignore[return-value]

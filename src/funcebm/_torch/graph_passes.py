@@ -59,15 +59,15 @@ def transpose_products(graph: torch.fx.Graph) -> None:
         if order is None or not product.users:
             continue
         readers = list(product.users)
-        reads_transposed = all(
-            user.target is aten.permute.default and list(user.args[1]) == order for user in readers
-        )
+        reads_transposed = all(user.target is aten.permute.default and list(user.args[1]) == order for user in readers)
         slow, slow_transposed = _is_slow(product, False), _is_slow(product, True)
         if slow or not slow_transposed if reads_transposed else slow and not _goes_by_strides(product):
             _transpose(graph, product, order, readers if reads_transposed else None)
 
 
-def _transpose(graph: torch.fx.Graph, product: torch.fx.Node, order: list[int], readers: list[torch.fx.Node] | None) -> None:
+def _transpose(
+    graph: torch.fx.Graph, product: torch.fx.Node, order: list[int], readers: list[torch.fx.Node] | None
+) -> None:
     with graph.inserting_before(product):
         factors = [graph.call_function(aten.permute.default, (factor, order)) for factor in reversed(product.args)]
         transposed = graph.call_function(cast(Any, product.target), tuple(factors))

@@ -32,7 +32,12 @@ def precompiled(include: str, flags: tuple[str, ...]) -> tuple[str, ...]:
     """
     command = native.compiler("c++")
     is_on = os.environ.get("FUNCEBM_PRECOMPILE", "1") not in ("0", "false", "no")
-    if command is None or not is_on or "g++" not in os.path.basename(os.path.realpath(command[0])) or os.name != "posix":
+    if (
+        command is None
+        or not is_on
+        or "g++" not in os.path.basename(os.path.realpath(command[0]))
+        or os.name != "posix"
+    ):
         return ()
     named = native.digest_of((include, flags), command)
     folder = native.cache_dir() / f"header-{named}"

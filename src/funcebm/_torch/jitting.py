@@ -15,7 +15,7 @@ import time
 import traceback
 import warnings
 from collections import OrderedDict
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, Iterator, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
@@ -23,11 +23,21 @@ from torch import Tensor
 from .. import tree
 from . import executor, programs, recorder, traced_loops
 from .driver import Part
-from .meaning import _is_library_file as is_library_file
 from .meaning import Meaning, meaning
+from .static_facts import is_library_file
 from .tracing import is_mapped
 
-__all__ = ["TracedValueError", "call", "call_begin", "call_scan", "clear", "is_inside", "log_compiles", "run_all", "warn_once"]
+__all__ = [
+    "TracedValueError",
+    "call",
+    "call_begin",
+    "call_scan",
+    "clear",
+    "is_inside",
+    "log_compiles",
+    "run_all",
+    "warn_once",
+]
 
 _KEPT = 512  # traced functions
 _SECONDS = 2.0  # a compilation that takes longer is told
@@ -156,7 +166,13 @@ def call_scan(
 
 
 def call_begin(
-    begin: Callable[..., Any], body: Callable[..., Any], both: tuple[Meaning, Meaning], given: Any, shared: Any, xs: Any, name: str
+    begin: Callable[..., Any],
+    body: Callable[..., Any],
+    both: tuple[Meaning, Meaning],
+    given: Any,
+    shared: Any,
+    xs: Any,
+    name: str,
 ) -> tuple[Any, Any]:
     """``begin(*given) -> (carry, other)``, compiled together with the scan that goes on from its carry."""
     leaves, structure = tree.flatten(given)
@@ -198,7 +214,7 @@ def _outside(traced: _Traced, known: Any) -> list[Tensor]:
     return [_plain(known.tensors[source] if isinstance(source, int) else source) for source in traced.sources]
 
 
-def run_all(calls: list[Callable[[], Any]]) -> list[Any]:
+def run_all(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """See :func:`funcebm.transforms.run_all`."""
     num_workers = min(torch.get_num_threads(), len(calls))
     if num_workers == 1 or recorder.current() is not None:
@@ -318,7 +334,9 @@ def _told(name: str) -> Iterator[dict[str, float]]:
     finally:
         timer.cancel()
     if _log:
-        parts = ", ".join(f"{what} {value:.2f} s" if isinstance(value, float) else value for what, value in times.items())
+        parts = ", ".join(
+            f"{what} {value:.2f} s" if isinstance(value, float) else value for what, value in times.items()
+        )
         print(f"funcebm: compiled {name} in {time.perf_counter() - start:.2f} s ({parts})", file=sys.stderr)
 
 
@@ -354,10 +372,21 @@ def _asks_for_value(error: Exception) -> bool:
     if isinstance(error, recorder.ValueAsked):
         return True
     text = str(error)
-    words = ("data-dependent control flow", "calling .item() on a Tensor", "Cannot access data pointer", "numpy() is not supported")
-    more = ("can't convert a", "Can't call numpy()", "DataDependentOutput", "does not have data", "aten._local_scalar_dense")
+    words = (
+        "data-dependent control flow",
+        "calling .item() on a Tensor",
+        "Cannot access data pointer",
+        "numpy() is not supported",
+    )
+    more = (
+        "can't convert a",
+        "Can't call numpy()",
+        "DataDependentOutput",
+        "does not have data",
+        "aten._local_scalar_dense",
+    )
     more = (*more, "DynamicOutputShape", "format string passed to FakeTensor")
-    return any(word in text or word in type(error).__name__ for word in (*words, *more))
+    return any(word in text or word in type(error).__name__ for word in (*words, *more, *others))
 
 
 def _users_line(error: BaseException) -> str:

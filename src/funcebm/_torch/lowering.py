@@ -70,7 +70,13 @@ class _Stand:
     """A stand-in for a tensor in inductor's wrapper."""
 
     def __init__(self, block: _Block, shape: Any, strides: Any, offset: int, dtype: torch.dtype) -> None:
-        self.block, self.shape, self.strides, self.offset, self.dtype = block, tuple(shape), tuple(strides), offset, dtype
+        self.block, self.shape, self.strides, self.offset, self.dtype = (
+            block,
+            tuple(shape),
+            tuple(strides),
+            offset,
+            dtype,
+        )
 
     @property
     def buffer(self) -> Buffer:
@@ -350,7 +356,11 @@ def _contiguous_strides(shape: Any) -> tuple[int, ...]:
 
 
 def _generate(
-    graph: torch.fx.Graph, examples: list[Tensor], fake_mode: Any, table: dict[Any, Any], others: dict[str, Any] | None = None
+    graph: torch.fx.Graph,
+    examples: list[Tensor],
+    fake_mode: Any,
+    table: dict[Any, Any],
+    others: dict[str, Any] | None = None,
 ) -> tuple[str, Any]:
     """Inductor's Python wrapper, kernels included, as text; and its constants by name."""
     from torch._inductor import config
@@ -375,7 +385,9 @@ def _generate(
     }
     end = graph.output_node()
     values = [node.meta["val"] for node in end.args[0]]
-    end.meta["user_visible_output_idxs"] = list(range(len(values)))  # results lie in memory in the order of their shapes
+    end.meta["user_visible_output_idxs"] = list(
+        range(len(values))
+    )  # results lie in memory in the order of their shapes
     end.meta["original_output_strides"] = [_contiguous_strides(value.shape) for value in values]
     module = torch.fx.GraphModule({}, graph)
     extra = {"get_decomp_fn": lambda: table} if "get_decomp_fn" in inspect.signature(GraphLowering).parameters else {}

@@ -19,18 +19,13 @@ from __future__ import annotations
 
 import array
 import collections
-import dis
 import functools
 import hashlib
-import importlib
-import itertools
 import logging
 import operator
 import os
 import re
-import struct
 import sys
-import sysconfig
 import types
 import typing
 import weakref
@@ -39,6 +34,20 @@ from typing import Any, Callable, NamedTuple
 import optree
 import torch
 from torch import Tensor
+
+from .static_facts import (
+    DYNAMIC_IDS,
+    DYNAMIC_MODULES,
+    MISSING,
+    NO_DATA,
+    code_facts,
+    is_library,
+    is_library_class,
+    layout_of,
+    lineage_of,
+    namespace_of,
+    remembered_once,
+)
 
 __all__ = ["Meaning", "meaning"]
 
@@ -136,16 +145,16 @@ class _Walk:
     def attributes(self, value: Any) -> None:
         """Writes the slots and the ``__dict__`` of an object, read past any property and ``__getattr__``."""
         kind = type(value)
-        layout, lineage = _layout(kind), _mro(kind)
+        layout, lineage = layout_of(kind), lineage_of(kind)
         for index, name in layout.slots:
             try:
-                content = _namespace(lineage[index])[name].__get__(value, kind)
+                content = namespace_of(lineage[index])[name].__get__(value, kind)
             except AttributeError:
                 self.tokens.append("unbound")
             else:
                 self.see(content)
         if layout.dictionary is not None:
-            self.named(_namespace(lineage[layout.dictionary])["__dict__"].__get__(value, kind))
+            self.named(namespace_of(lineage[layout.dictionary])["__dict__"].__get__(value, kind))
 
     def named(self, contents: Any) -> None:
         """Writes a dict whose keys are names."""
@@ -160,128 +169,10 @@ class _Walk:
 
 
 _Handler = Callable[[_Walk, Any], Any]
-_mro: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
-_namespace: Callable[[type], Any] = type.__dict__["__dict__"].__get__
-
-
-def _remembered(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Calls a function once for each object, told apart by identity, for as long as the object lives."""
-    entries: dict[int, tuple[Any, Any]] = {}
-
-    def remembered(thing: Any) -> Any:
-        entry = entries.get(id(thing))
-        if entry is None:
-            key, result = id(thing), make(thing)
-            entry = entries[key] = (result, weakref.ref(thing, lambda _: entries.pop(key, None)))
-        return entry[0]
-
-    return remembered
-
-
-# ---- libraries ----
-
-_IS_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: not a static type of C
-_FOLDERS = [os.path.dirname(os.path.dirname(os.path.abspath(__file__))), os.path.dirname(str(torch.__file__))]
-_FOLDERS += [os.path.dirname(os.__file__), *map(sysconfig.get_paths().__getitem__, ("stdlib", "platstdlib"))]
-_LIBRARIES = ("<frozen", *(path + os.sep for name in _FOLDERS for path in (name, os.path.realpath(name))))
-
-
-@functools.cache
-def _is_library_file(name: str) -> bool:
-    return name.startswith(_LIBRARIES) or not {"site-packages", "dist-packages"}.isdisjoint(re.split(r"[\\/]", name))
-
-
-@_remembered
-def _is_library(module: types.ModuleType) -> bool:
-    contents = vars(module)
-    name = str(contents.get("__name__"))
-    for path in (contents.get("__file__"), *(contents.get("__path__") or ())):
-        if isinstance(path, str) and os.path.isabs(path):
-            return _is_library_file(path)
-    if name in sys.builtin_module_names:
-        return sys.modules.get(name) is module
-    package = sys.modules.get(name.partition(".")[0])  # torch.ops has no file of its own
-    return package is not None and package is not module and _is_library(package)
-
-
-@_remembered
-def _is_library_class(cls: type) -> bool:
-    """Whether a class is one of C, or what a module of a library holds under its name."""
-    found: Any = sys.modules.get(str(_namespace(cls).get("__module__")))
-    if found is None or not _is_library(found):
-        return not cls.__flags__ & _IS_HEAP_TYPE
-    for part in type.__dict__["__qualname__"].__get__(cls).split("."):
-        found = getattr(found, "__dict__", {}).get(part)
-    return found is cls or not cls.__flags__ & _IS_HEAP_TYPE
-
-
-# ---- functions ----
-
-_LOADS_GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
-_LOADS_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
-# what reads more than its name tells: as an attribute of anything, as a module that is passed on, as a value
-_DYNAMIC_NAMES = {"environ", "environb", "getenv", "getenvb", "import_module", "_getframe", "f_globals", "__globals__"}
-_DYNAMIC_MODULES = {"builtins", "importlib", "inspect", "sys"}
-_DYNAMIC: list[Any] = [eval, exec, globals, input, locals, open, vars, __import__]
-_DYNAMIC += [sys.modules, sys._getframe, os.environ, os.getenv, importlib.import_module]
-_DYNAMIC_IDS = {id(getattr(value, "__code__", value)) for value in _DYNAMIC}
-_NUMBERS = itertools.count()
-_FINGERPRINTS: dict[Any, int] = {}
-_MISSING = object()
-_NO_DATA = (types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType, type)
-
-
-class _Code(NamedTuple):
-    """What is known of a code object: a number for what it does, and what it reads by name."""
-
-    number: int
-    reads: tuple[tuple[str, tuple[str, ...]], ...] = ()  # a global, and the attributes that are read from it
-    imports: tuple[tuple[str, int], ...] = ()  # a module, and how many packages up the import starts
-    is_doubtful: bool = False
-
-
-def _constant(value: Any) -> Any:
-    """A constant of a code object, with its type: 1, 1.0 and True are three."""
-    if isinstance(value, types.CodeType):
-        return (types.CodeType, _code(value).number)
-    if isinstance(value, (tuple, frozenset)):
-        return (type(value), type(value)(map(_constant, value)))
-    return (type(value), repr(value) if isinstance(value, (float, complex, slice)) else value)
-
-
-@_remembered
-def _code(code: types.CodeType) -> _Code:
-    is_library = _is_library_file(code.co_filename)
-    counts = (code.co_flags, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)
-    names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
-    body = (code.co_code, getattr(code, "co_exceptiontable", b""), tuple(map(_constant, code.co_consts)))
-    number = _FINGERPRINTS.setdefault((is_library, counts, names, body), next(_NUMBERS))
-    if is_library:
-        return _Code(number, is_doubtful=id(code) in _DYNAMIC_IDS)
-    skipped = ("EXTENDED_ARG", "CACHE", "NOP")
-    steps = [(step.opname, step.argval) for step in dis.get_instructions(code) if step.opname not in skipped]
-    reads: dict[Any, None] = {}
-    imports: dict[Any, None] = {}
-    is_doubtful = False
-    for index, (operation, argument) in enumerate(steps):
-        if operation in _LOADS_GLOBAL:
-            chain = itertools.takewhile(lambda step: step[0] in _LOADS_ATTRIBUTE, steps[index + 1 :])
-            reads[argument, tuple(name for _, name in chain)] = None
-        elif operation == "IMPORT_NAME":
-            imports[argument, steps[index - 2][1]] = None
-        elif operation in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-            is_doubtful = True
-        elif operation in (*_LOADS_ATTRIBUTE, "IMPORT_FROM"):
-            is_doubtful |= argument in _DYNAMIC_NAMES
-    for part in (_code(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)):
-        reads.update(dict.fromkeys(part.reads))
-        imports.update(dict.fromkeys(part.imports))
-        is_doubtful |= part.is_doubtful
-    return _Code(number, tuple(reads), tuple(imports), is_doubtful)
 
 
 def _function(walk: _Walk, function: Any) -> None:
-    code, tokens = _code(function.__code__), walk.tokens
+    code, tokens = code_facts(function.__code__), walk.tokens
     tokens.extend((types.FunctionType, code.number))
     for cell in function.__closure__ or ():
         try:
@@ -303,13 +194,13 @@ def _function(walk: _Walk, function: Any) -> None:
         walk.doubt(function)
     for name, level in code.imports:
         module = sys.modules.get(name)
-        if level != 0 or module is None or name in _DYNAMIC_MODULES or not _is_library(module):
+        if level != 0 or module is None or name in DYNAMIC_MODULES or not is_library(module):
             walk.doubt(name)
     for name, chain in code.reads:
-        value = function.__globals__.get(name, _MISSING)
-        if value is _MISSING:
-            value = function.__builtins__.get(name, _MISSING)
-        if value is _MISSING:
+        value = function.__globals__.get(name, MISSING)
+        if value is MISSING:
+            value = function.__builtins__.get(name, MISSING)
+        if value is MISSING:
             tokens.append("missing")
         else:
             _attribute(walk, value, chain)
@@ -320,25 +211,25 @@ def _attribute(walk: _Walk, value: Any, names: tuple[str, ...]) -> None:
     for depth, name in enumerate(names):
         if not issubclass(type(value), types.ModuleType):
             break
-        content, is_library = vars(value).get(name, _MISSING), _is_library(value)
-        if content is _MISSING:
-            return (walk.identity if is_library else walk.doubt)(value)
+        content, stands_still = vars(value).get(name, MISSING), is_library(value)
+        if content is MISSING:
+            return (walk.identity if stands_still else walk.doubt)(value)
         walk.tokens.extend(("module", depth))
-        if is_library and not issubclass(type(content), _NO_DATA):
-            return (walk.doubt if id(content) in _DYNAMIC_IDS else walk.identity)(content)
+        if stands_still and not issubclass(type(content), NO_DATA):
+            return (walk.doubt if id(content) in DYNAMIC_IDS else walk.identity)(content)
         value = content
     walk.see(value)
 
 
 def _module(walk: _Walk, module: types.ModuleType) -> None:
-    is_dynamic = vars(module).get("__name__") in _DYNAMIC_MODULES
-    (walk.identity if _is_library(module) and not is_dynamic else walk.doubt)(module)
+    is_dynamic = vars(module).get("__name__") in DYNAMIC_MODULES
+    (walk.identity if is_library(module) and not is_dynamic else walk.doubt)(module)
 
 
 def _builtin(walk: _Walk, value: Any) -> None:
     """A function of C, or a method of C bound to an object."""
     owner = value.__self__
-    if id(value) in _DYNAMIC_IDS:
+    if id(value) in DYNAMIC_IDS:
         walk.doubt(value)
     elif owner is None or issubclass(type(owner), types.ModuleType) or type(owner).__name__ == "PyCapsule":
         walk.identity(value)
@@ -413,35 +304,12 @@ _SKIPPED = set(
 
 
 def _class(walk: _Walk, cls: type) -> None:
-    if _is_library_class(cls):
+    if is_library_class(cls):
         return walk.identity(cls)
     walk.tokens.extend((type, type.__dict__["__name__"].__get__(cls)))
     walk.see(type(cls))
     walk.see(type.__dict__["__bases__"].__get__(cls))
-    walk.named({name: content for name, content in _namespace(cls).items() if name not in _SKIPPED})
-
-
-class _Layout(NamedTuple):
-    """Where the objects of a class keep what they hold; ``is_visible`` says that this is all, no state of C beside it."""
-
-    slots: list[tuple[int, str]]  # each in the class at this place of the MRO
-    dictionary: int | None  # likewise
-    is_visible: bool
-
-
-@_remembered
-def _layout(kind: type) -> _Layout:
-    places = {types.MemberDescriptorType: [], types.GetSetDescriptorType: []}  # type: dict[type, list[tuple[int, str]]]
-    for index, base in enumerate(_mro(kind)):
-        for name, content in _namespace(base).items():
-            places.get(type(content), []).append((index, name))
-    members, others = places.values()
-    slots = [(index, name) for index, name in members if name != "__dict__"]
-    dictionaries = [index for index, name in members + others if name == "__dict__"]
-    words = len(slots) + (kind.__dictoffset__ > 0) + (kind.__weakrefoffset__ > 0)
-    is_visible = kind.__itemsize__ == 0 and kind.__basicsize__ == object.__basicsize__ + words * struct.calcsize("P")
-    is_visible = is_visible and all(base.__flags__ & _IS_HEAP_TYPE for base in _mro(kind)[:-1])
-    return _Layout(slots, min(dictionaries, default=None), is_visible)
+    walk.named({name: content for name, content in namespace_of(cls).items() if name not in _SKIPPED})
 
 
 def _instance(walk: _Walk, value: Any) -> None:
@@ -452,9 +320,9 @@ def _instance(walk: _Walk, value: Any) -> None:
 
 def _opaque(walk: _Walk, value: Any) -> None:
     """An object with state of C; certain only if a module of a library holds it under its name, as it does functions."""
-    is_ours = _is_library_class(type(value))  # else its attributes may be properties of the user
+    is_ours = is_library_class(type(value))  # else its attributes may be properties of the user
     module = sys.modules.get(str(getattr(value, "__module__", ""))) if is_ours else None
-    if module is not None and _is_library(module) and vars(module).get(str(getattr(value, "__name__", ""))) is value:
+    if module is not None and is_library(module) and vars(module).get(str(getattr(value, "__name__", ""))) is value:
         return walk.identity(value)
     walk.doubt(value)
 
@@ -496,7 +364,7 @@ _HANDLERS: dict[type, _Handler] = {
     **dict.fromkeys((list, tuple), _sequence),
     **dict.fromkeys((set, frozenset), _set),
     **dict.fromkeys((dict, collections.OrderedDict, types.MappingProxyType), _mapping),
-    types.CodeType: lambda walk, value: walk.tokens.extend((types.CodeType, _code(value).number)),
+    types.CodeType: lambda walk, value: walk.tokens.extend((types.CodeType, code_facts(value).number)),
     types.CellType: _with(lambda value: value.cell_contents),
     **dict.fromkeys((operator.itemgetter, operator.attrgetter, _FIELD), _with(lambda value: value.__reduce__()[1])),
     type(functools.cache(len)): _cached_function,
@@ -529,11 +397,11 @@ _HANDLERS_OF_BASES: dict[Any, _Handler] = {
 }
 
 
-@_remembered
+@remembered_once
 def _handler_of(kind: type) -> _Handler:
     handlers, numpy = _HANDLERS_OF_BASES, sys.modules.get("numpy")
     if numpy is not None:
         handlers = {**handlers, **dict.fromkeys((numpy.ndarray, numpy.generic), _array)}
         handlers |= dict.fromkeys((numpy.ufunc, numpy.dtype), _Walk.identity)
-    found = [handlers[base] for base in _mro(kind) if base in handlers]
-    return found[0] if found else _instance if _layout(kind).is_visible else _opaque
+    found = [handlers[base] for base in lineage_of(kind) if base in handlers]
+    return found[0] if found else _instance if layout_of(kind).is_visible else _opaque

@@ -20,8 +20,8 @@ import subprocess
 import tempfile
 import threading
 import warnings
-from typing import Callable
 from ctypes import CDLL
+from typing import Callable
 
 __all__ = ["CompilerError", "cache_dir", "compiler", "digest_of", "load", "read", "why_not", "write"]
 

@@ -40,7 +40,9 @@ class Program:
         self._operators = [_operator(name) for name, _, _ in plan.operators]
         self._errors = threading.local()
         # the library keeps the address of this function: it must live as long
-        self._operate = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_void_p))(self._call_operator)
+        self._operate = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.POINTER(ctypes.c_void_p))(
+            self._call_operator
+        )
         operate = ctypes.cast(self._operate, ctypes.c_void_p).value
         functions = (ctypes.c_void_p * 5)(threefry_kernels.address(), operate, *_blas().values())
         self.library.funcebm_init(functions)
@@ -218,7 +220,9 @@ def _describe(graph: torch.fx.Graph, text: list[str]) -> None:
         names[node] = f"%{index}"
         value = node.meta.get("val")
         kind = f"{tuple(value.shape)}{value.dtype}{value.device}" if isinstance(value, Tensor) else ""
-        text.append(f"%{index} {node.op if node.op != 'call_function' else node.target} {show(node.args)} {show(node.kwargs)} {kind}")
+        text.append(
+            f"%{index} {node.op if node.op != 'call_function' else node.target} {show(node.args)} {show(node.kwargs)} {kind}"
+        )
         if "bodies" in node.meta:
             text.append(f"length {node.meta['length']}")
             for inner in node.meta["bodies"]:

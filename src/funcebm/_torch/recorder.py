@@ -111,7 +111,11 @@ class Recorder(TorchDispatchMode):
         """A new input of the graph, with the shape of ``value``: a fake tensor."""
         with self.paused():
             fake = torch.empty(value.shape, dtype=value.dtype, device=value.device)
-            fake = fake if strides is None else torch.empty_strided(value.shape, strides, dtype=value.dtype, device=value.device)
+            fake = (
+                fake
+                if strides is None
+                else torch.empty_strided(value.shape, strides, dtype=value.dtype, device=value.device)
+            )
         self._add_placeholder(fake, fake)
         self.num_inputs += 1
         return fake
@@ -283,7 +287,9 @@ class Recorder(TorchDispatchMode):
         with self.paused():
             node.meta["val"] = value = torch.empty(changed.shape, dtype=changed.dtype, device=changed.device)
         before = storage.flat or self._flat(storage)
-        is_whole = changed.is_contiguous() and changed.numel() * changed.element_size() == changed.untyped_storage().nbytes()
+        is_whole = (
+            changed.is_contiguous() and changed.numel() * changed.element_size() == changed.untyped_storage().nbytes()
+        )
         if is_whole:
             storage.flat = self._ordered(node, value)
         else:
@@ -339,7 +345,9 @@ class Recorder(TorchDispatchMode):
         inputs = [self._contiguous_place(tensor) for tensor in (*init, *xs)]
         with self.paused():
             last = [torch.empty(leaf.shape, dtype=leaf.dtype, device=leaf.device) for leaf in init]
-            stacked = [torch.empty((length, *out.shape), dtype=out.dtype, device=out.device) for out in outs[len(init) :]]
+            stacked = [
+                torch.empty((length, *out.shape), dtype=out.dtype, device=out.device) for out in outs[len(init) :]
+            ]
         results = [*last, *stacked]
         self._note_loop(scan_loop, [inner], inputs, len(init), results, length)
         return results

@@ -47,7 +47,9 @@ def _over(interpreter: Any, function: Callable[..., Leaves], in_dims: tuple[Any,
     size = interpreter.batch_size()
 
     def mapped(*leaves: Tensor) -> Leaves:
-        outs, dims = restore_vmap(lambda *given: tuple(function(*given)), in_dims, size, interpreter.randomness())(*leaves)
+        outs, dims = restore_vmap(lambda *given: tuple(function(*given)), in_dims, size, interpreter.randomness())(
+            *leaves
+        )
         return [_leading(out, dim, size) for out, dim in zip(outs, dims, strict=True)]
 
     return mapped

@@ -99,8 +99,9 @@ def fit(
     True
     """
     recipe = Recipe(lambda hyper: loss, lambda hyper: optimizer, ema_decay, False)
+    is_compiled = _decided(jit, num_steps, key, params)
     options = Options(
-        num_steps, batch_size, _decided(jit, num_steps, key, params), progress, callback, chunk_size, validation, limits, max_bad_steps, checkpoint
+        num_steps, batch_size, is_compiled, progress, callback, chunk_size, validation, limits, max_bad_steps, checkpoint
     )
     return run(recipe, options, key, params, data, (), resume)
 
@@ -188,8 +189,9 @@ def fit_ensemble(
     loss_of = (lambda hyper: loss) if isinstance(loss, Loss) else loss
     optimizer_of = (lambda hyper: optimizer) if isinstance(optimizer, Optimizer) else optimizer
     recipe = Recipe(loss_of, optimizer_of, ema_decay, True)
+    is_compiled = _decided(jit, num_steps, key, params)
     options = Options(
-        num_steps, batch_size, _decided(jit, num_steps, key, params), progress, callback, chunk_size, validation, None, max_bad_steps, checkpoint
+        num_steps, batch_size, is_compiled, progress, callback, chunk_size, validation, None, max_bad_steps, checkpoint
     )
     return run(recipe, options, key, params, data, hyper, resume)
 

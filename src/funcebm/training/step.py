@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from ..losses._staged import objective, prepare
 from ..optimizers import apply_updates
 from ..types import Batch, Key, Loss, LossAux, Optimizer, Params, Tree
 
-__all__ = ["Recipe", "TrainState", "begin", "draw_noise", "make_chunk", "train_step"]
+__all__ = ["Recipe", "TrainState", "begin", "draw_noise", "draw_step", "make_body", "train_step"]
 
 
 class TrainState(NamedTuple):
