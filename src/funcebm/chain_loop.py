@@ -105,8 +105,12 @@ def join_blocks(values: list[Tree], blocks: list[tuple[int, int, int]], axis: in
     counts = [last - first for first, last, _ in blocks]
     if len(blocks) == 1 and counts[0] == blocks[0][2]:
         return values[0]
-    parts = [tree.map(lambda leaf: leaf.narrow(axis, 0, count), value) for value, count in zip(values, counts, strict=True)]  # noqa: B023
+    parts = [_first_chains(value, count, axis) for value, count in zip(values, counts, strict=True)]
     return tree.map(lambda *leaves: torch.cat(leaves, axis), *parts)
+
+
+def _first_chains(value: Tree, count: int, axis: int) -> Tree:
+    return tree.map(lambda leaf: leaf.narrow(axis, 0, count), value)
 
 
 def _with(shape: torch.Size, axis: int, size: int) -> list[int]:

@@ -308,7 +308,14 @@ def _advance(
 
 
 def _plain_loop(
-    sampler: Sampler, body: Callable[..., Any], axis: int, shared: Tree, carry: Tree, xs: Tree, every: int, is_kept: bool
+    sampler: Sampler,
+    body: Callable[..., Any],
+    axis: int,
+    shared: Tree,
+    carry: Tree,
+    xs: Tree,
+    every: int,
+    is_kept: bool,
 ) -> tuple[Tree, Tree]:
     """What :func:`jit_scan` does, as a pure function; the noise of many steps is drawn at once where nobody compiles."""
     indices, is_draw, _ = xs

@@ -11,7 +11,16 @@ from . import tree
 from ._torch.tracing import is_concrete
 from .types import Tree
 
-__all__ = ["differences", "is_concrete", "message", "one_structure", "positive", "positive_int", "require", "same_device"]
+__all__ = [
+    "differences",
+    "is_concrete",
+    "message",
+    "one_structure",
+    "positive",
+    "positive_int",
+    "require",
+    "same_device",
+]
 
 
 def message(must: str, got: str, fix: str) -> str:

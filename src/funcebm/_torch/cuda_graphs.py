@@ -45,28 +45,6 @@ _IN_PLACE = {
 }
 
 
-def is_replayable(graph: torch.fx.GraphModule) -> bool:
-    """Whether the kernels of a graph, as dynamo makes it, are the same whatever the numbers, and write to nothing but results.
-
-    So no loop asks the numbers when to end, and nothing is changed in place.
-    """
-    modules = [module for module in graph.modules() if isinstance(module, torch.fx.GraphModule)]
-    nodes = [node for module in modules for node in module.graph.nodes if node.op in ("call_function", "call_method")]
-    return not any(_asks_the_numbers(node) or _is_in_place(node) for node in nodes)
-
-
-def _asks_the_numbers(node: torch.fx.Node) -> bool:
-    return getattr(node.target, "_name", "") in ("while_loop", "cond")
-
-
-def _is_in_place(node: torch.fx.Node) -> bool:
-    if node.target in _IN_PLACE or node.kwargs.get("inplace"):
-        return True
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    is_operator = getattr(node.target, "__module__", "") == "_operator"  # such as and_
-    return name.endswith("_") and not name.endswith("__") and not is_operator
-
-
 class _Place:
     """What the recordings of one device share: the memory that they use in between, and the order in which they do."""
 

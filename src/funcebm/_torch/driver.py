@@ -7,118 +7,37 @@ allocated, copied or asked for in an iteration.
 
 from __future__ import annotations
 
-import bisect
 import itertools
-import operator
-import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from . import products
-from .lowering import Buffer, Call, lower
-from .recorder import Body, scan_loop, while_loop
+from .graphs import results_of, scan_loop
+from .layout import (
+    C_TYPES,
+    Arena,
+    Buffer,
+    Call,
+    braces,
+    contiguous_strides,
+    is_contiguous,
+    item_size,
+    num_elements,
+    span,
+)
+from .lowering import lower
+from .stages import last_uses, stages_of
 
-__all__ = ["INCLUDE", "Entry", "Part", "Plan", "make_plan", "stages_of"]
-
-_C_TYPES = {
-    torch.bool: "bool",
-    torch.uint8: "uint8_t",
-    torch.int8: "int8_t",
-    torch.int16: "int16_t",
-    torch.int32: "int32_t",
-    torch.int64: "int64_t",
-    torch.float16: "c10::Half",
-    torch.bfloat16: "c10::BFloat16",
-    torch.float32: "float",
-    torch.float64: "double",
-}
-_ALIGN = 64
-
-
-class Entry(NamedTuple):
-    """One function of a plan.
-
-    Attributes:
-        outputs: shape and dtype of each output; what the outermost loop stacks has no leading axis here.
-        arena: bytes of memory that a call needs.
-        stacked: which outputs the outermost loop stacks, where its length is an argument.
-        constants: tensors that are further inputs, after those of the function.
-    """
-
-    outputs: list[tuple[tuple[int, ...], torch.dtype]]
-    arena: int
-    stacked: list[bool]
-    constants: list[torch.Tensor]
+__all__ = ["Writer"]
 
 
-class Plan(NamedTuple):
-    """Compiled functions before they are compiled; plain data, which is kept on disk.
-
-    Attributes:
-        source: the C++ text.
-        entries: its functions, which share kernels and are compiled together.
-        operators: calls of operators that have no kernel, ``(name, args, outs)``.
-    """
-
-    source: str
-    entries: list[Entry]
-    operators: list[tuple[str, Any, Any]]
-
-
-class Part(NamedTuple):
-    """A recorded function that becomes an entry.
-
-    Attributes:
-        body: from :func:`recorder.record`; what it captured is further inputs.
-        fake_mode: of its values.
-        is_dynamic: the function is one scan and nothing else, whose length comes with each call, as do how many iterations
-            share a place in what it stacks, and whether that is kept: ``n = [length, every, 0 or 1, threads]``.
-    """
-
-    body: Body
-    fake_mode: Any
-    is_dynamic: bool
-
-
-class _Arena:
-    """Places in one block of memory: first fit, with neighbours merged when they are free again."""
-
-    def __init__(self) -> None:
-        self.free: list[tuple[int, int]] = []  # (start, size), sorted
-        self.end = 0
-
-    def take(self, size: int) -> tuple[int, int]:
-        size = max(-(-size // _ALIGN) * _ALIGN, _ALIGN)
-        for index, (start, length) in enumerate(self.free):
-            if length >= size:
-                self.free[index : index + 1] = [(start + size, length - size)] if length > size else []
-                return start, size
-        if self.free and sum(self.free[-1]) == self.end:  # grow the last one
-            start, _ = self.free.pop()
-        else:
-            start = self.end
-        self.end = start + size
-        return start, size
-
-    def give(self, place: tuple[int, int]) -> None:
-        index = bisect.bisect(self.free, place)
-        self.free.insert(index, place)
-        merged: list[tuple[int, int]] = []
-        for start, size in self.free:
-            if merged and sum(merged[-1]) == start:
-                merged[-1] = (merged[-1][0], merged[-1][1] + size)
-            else:
-                merged.append((start, size))
-        self.free = merged
-
-
-class _Writer:
+class Writer:
     def __init__(self, fake_mode: Any, kernels: dict[str, str], operators: list[tuple[str, Any, Any]]) -> None:
         self.fake_mode, self.kernels, self.operators = fake_mode, kernels, operators
         self.lines: list[str] = []
         self.constants: list[torch.Tensor] = []
-        self.arena = _Arena()
+        self.arena = Arena()
         self.numbers = itertools.count()
         self.base: dict[int, str] = {}  # the C++ expression of a block
         self.places: dict[int, tuple[int, int]] = {}  # of blocks in the arena
@@ -135,7 +54,7 @@ class _Writer:
 
     def pointer(self, buffer: Buffer, dtype: str | None = None) -> str:
         base = self.base[buffer.block]
-        kind = dtype or _C_TYPES[buffer.dtype]
+        kind = dtype or C_TYPES[buffer.dtype]
         offset = f" + {buffer.offset}" if buffer.offset else ""
         return f"(({kind}*){base}{offset})"
 
@@ -143,7 +62,7 @@ class _Writer:
         """A contiguous tensor at a pointer."""
         number = next(self.numbers)
         self.base[number] = expression
-        return Buffer(number, tuple(shape), _strides(shape), 0, dtype)
+        return Buffer(number, tuple(shape), contiguous_strides(shape), 0, dtype)
 
     def new(self, shape: Any, dtype: torch.dtype) -> Buffer:
         """A contiguous tensor in the arena."""
@@ -152,7 +71,7 @@ class _Writer:
         return buffer
 
     def allocate(self, buffer: Buffer) -> None:
-        place = self.arena.take(_span(buffer) * _size(buffer.dtype))
+        place = self.arena.take(span(buffer) * item_size(buffer.dtype))
         self.places[buffer.block] = place
         self.base[buffer.block] = f"(arena + {place[0]})"
 
@@ -162,12 +81,12 @@ class _Writer:
 
     def copy(self, source: Buffer, target: str) -> None:
         """Writes a tensor, whatever its strides, in the order of its shape."""
-        if _is_contiguous(source):
-            num_bytes = _numel(source.shape) * _size(source.dtype)
+        if is_contiguous(source):
+            num_bytes = num_elements(source.shape) * item_size(source.dtype)
             self.write(f"std::memcpy({target}, {self.pointer(source)}, {num_bytes});")
             return
-        kind = f"int{8 * _size(source.dtype)}_t"
-        shape, strides = _braces(source.shape), _braces(source.strides)
+        kind = f"int{8 * item_size(source.dtype)}_t"
+        shape, strides = braces(source.shape), braces(source.strides)
         self.write(
             f"{{ const int64_t s_[] = {shape}, t_[] = {strides}; "
             f"copy_strided<{kind}>(({kind}*){target}, {self.pointer(source, kind)}, {len(source.shape)}, s_, t_); }}"
@@ -186,25 +105,18 @@ class _Writer:
         values: dict[torch.fx.Node, Buffer] = {}
         placeholders = [node for node in graph.nodes if node.op == "placeholder"]
         values.update(zip(placeholders, inputs, strict=True))
-        outputs = list(graph.output_node().args[0])
+        outputs = results_of(graph)
         wanted: dict[torch.fx.Node, str] = {}
         for node, target in zip(outputs, targets, strict=True):
             if target is not None and node not in wanted:
                 wanted[node] = target
         stages, loops, stage_of = stages_of(graph)
-        last_use = _last_uses(graph, stage_of, loops)
+        last_use = last_uses(graph, stage_of, loops)
         for stage in range(len(stages)):
-            made = self._segment(stages[stage], stage, values, wanted, set(outputs), stage_of, loops)
+            self._segment(stages[stage], stage, values, wanted, set(outputs), stage_of, loops)
             if stage < len(loops):
-                made += self._loop(loops[stage], values, wanted, dynamic)
-            for node in [node for node in values if last_use.get(node) == stage and node not in outputs]:
-                block = values[node].block
-                if not any(
-                    other is not node and values[other].block == block and last_use.get(other, 0) > stage
-                    for other in values
-                ):
-                    if not any(values[out].block == block for out in outputs if out in values):
-                        self.release(block)
+                self._loop(loops[stage], values, wanted, dynamic)
+            self._release_after(stage, values, last_use, outputs)
         results = []
         for node, target in zip(outputs, targets, strict=True):
             buffer = values[node]
@@ -213,6 +125,18 @@ class _Writer:
                 buffer = self.block_at(target, buffer.shape, buffer.dtype)
             results.append(buffer)
         return results
+
+    def _release_after(
+        self,
+        stage: int,
+        values: dict[torch.fx.Node, Buffer],
+        last_use: dict[torch.fx.Node, int],
+        outputs: list[torch.fx.Node],
+    ) -> None:
+        """Gives back the memory that nobody reads after this stage."""
+        needed = {values[node].block for node in values if node in outputs or last_use.get(node, stage + 1) > stage}
+        for block in {values[node].block for node in values} - needed:
+            self.release(block)
 
     def _segment(
         self,
@@ -242,18 +166,18 @@ class _Writer:
         for block, value in constants:
             self.base[block] = f"in[{{num_inputs}} + {len(self.constants)}]"
             self.constants.append(value)
-        allocated = {step.args[0].block: _span(step.args[0]) for step in steps if step.kind == "alloc"}
+        allocated = {step.args[0].block: span(step.args[0]) for step in steps if step.kind == "alloc"}
         for node, buffer in zip(results, buffers, strict=True):
             values[node] = buffer
             is_whole = (
-                allocated.get(buffer.block) == _span(buffer) and buffer.block not in self.base and buffer.offset == 0
+                allocated.get(buffer.block) == span(buffer) and buffer.block not in self.base and buffer.offset == 0
             )
-            if node in wanted and is_whole and _is_contiguous(buffer):
+            if node in wanted and is_whole and is_contiguous(buffer):
                 self.base[buffer.block] = wanted[node]
         for step in steps:
             self._step(step)
         for node in results:
-            if not _is_contiguous(values[node]):  # whoever reads it next goes by the order of its shape
+            if not is_contiguous(values[node]):  # whoever reads it next goes by the order of its shape
                 ordered = self.new(values[node].shape, values[node].dtype)
                 self.copy(values[node], self.base[ordered.block])
                 values[node] = ordered
@@ -324,15 +248,15 @@ class _Writer:
     # -- loops ---------------------------------------------------------------------------------------------------
 
     def _loop(
-        self, node: torch.fx.Node, values: dict[torch.fx.Node, Buffer], wanted: dict[torch.fx.Node, str], dynamic: bool
+        self, node: Any, values: dict[torch.fx.Node, Buffer], wanted: dict[torch.fx.Node, str], dynamic: bool
     ) -> list[torch.fx.Node]:
         parts = {user.args[1]: user for user in node.users}
-        _, init_nodes, x_nodes, captured_nodes = node.args
+        init_nodes = node.args[1]
         init = [values[n] for n in init_nodes]
         bodies, count = node.meta["bodies"], len(init)
         body = bodies[-1]
         body_inputs = [n for n in body.nodes if n.op == "placeholder"]
-        body_outputs = list(body.output_node().args[0])
+        body_outputs = results_of(body)
         is_fixed = [body_outputs[index] is body_inputs[index] for index in range(count)]
         results: list[Buffer] = []
         for index in range(count):
@@ -382,10 +306,10 @@ class _Writer:
         for x_node in x_nodes:
             buffer, name = values[x_node], self.variable("x")
             shape = buffer.shape[1:]
-            xs.append((name, self.pointer(buffer), _numel(shape) * _size(buffer.dtype)))
+            xs.append((name, self.pointer(buffer), num_elements(shape) * item_size(buffer.dtype)))
             carried.append(self.block_at(name, shape, buffer.dtype))
         carried.extend(values[n] for n in captured_nodes[0])
-        for index, out in enumerate(list(body.output_node().args[0])[count:], start=count):
+        for index, out in enumerate(results_of(body)[count:], start=count):
             value, name = out.meta["val"], self.variable("y")
             part = parts.get(index)
             num_bytes = value.numel() * value.element_size()
@@ -418,7 +342,7 @@ class _Writer:
         self.write("}")
         if dynamic or node.meta["length"] == 0:
             for index in moving:
-                num_bytes = _numel(results[index].shape) * _size(results[index].dtype)
+                num_bytes = num_elements(results[index].shape) * item_size(results[index].dtype)
                 result = self.base[results[index].block]
                 self.write(f"if ({length} == 0) std::memcpy({result}, {read[index]}, {num_bytes});")
 
@@ -453,167 +377,6 @@ class _Writer:
         self.write("}")
         self.release(flag.block)
         for index in moving:
-            num_bytes = _numel(results[index].shape) * _size(results[index].dtype)
+            num_bytes = num_elements(results[index].shape) * item_size(results[index].dtype)
             result = self.base[results[index].block]
             self.write(f"if ({read[index]} != {result}) std::memcpy({result}, {read[index]}, {num_bytes});")
-
-
-def stages_of(graph: torch.fx.Graph) -> tuple[list[list[torch.fx.Node]], list[torch.fx.Node], dict[torch.fx.Node, int]]:
-    """Operators before the first loop, between the loops, after the last: each as late as those who read it allow."""
-    loops = [node for node in graph.nodes if node.target in (scan_loop, while_loop)]
-    index = {node: place for place, node in enumerate(loops)}
-    earliest: dict[torch.fx.Node, int] = {}
-    for node in graph.nodes:
-        if node in index:
-            earliest[node] = index[node]
-        elif node.all_input_nodes and node.all_input_nodes[0] in index:  # a part of a loop's results
-            earliest[node] = index[node.all_input_nodes[0]] + 1
-        else:
-            earliest[node] = max((earliest[n] for n in node.all_input_nodes), default=0)
-    stage_of: dict[torch.fx.Node, int] = {}
-    for node in reversed(graph.nodes):
-        if node.op in ("placeholder", "output") or node in index:
-            stage_of[node] = len(loops) if node.op == "output" else earliest[node]
-        elif node.all_input_nodes and node.all_input_nodes[0] in index:
-            stage_of[node] = earliest[node]
-        else:
-            users = [len(loops) if user.op == "output" else stage_of[user] for user in node.users]
-            stage_of[node] = max(min(users, default=earliest[node]), earliest[node])
-    for node in graph.nodes:  # a part of several results is where they are
-        if node.target is operator.getitem and node.args[0] not in index:
-            stage_of[node] = stage_of[node.args[0]]
-    stages: list[list[torch.fx.Node]] = [[] for _ in range(len(loops) + 1)]
-    for node in graph.nodes:
-        is_part = bool(node.all_input_nodes) and node.all_input_nodes[0] in index
-        if node.op == "call_function" and node not in index and not is_part:
-            stages[stage_of[node]].append(node)
-    return stages, loops, stage_of
-
-
-def _last_uses(
-    graph: torch.fx.Graph, stage_of: dict[torch.fx.Node, int], loops: list[torch.fx.Node]
-) -> dict[torch.fx.Node, int]:
-    """The stage after which nobody reads a value; inputs are not ours to give back."""
-    last: dict[torch.fx.Node, int] = {}
-    for node in graph.nodes:
-        if node.op == "call_function":
-            last[node] = max([stage_of[node], *(stage_of[user] for user in node.users)])
-    return last
-
-
-def _strides(shape: Any) -> tuple[int, ...]:
-    strides, step = [], 1
-    for size in reversed(tuple(shape)):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
-
-
-def _is_contiguous(buffer: Buffer) -> bool:
-    ordered = _strides(buffer.shape)
-    return all(
-        size <= 1 or step == wanted for size, step, wanted in zip(buffer.shape, buffer.strides, ordered, strict=True)
-    )
-
-
-def _numel(shape: Any) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
-def _span(buffer: Buffer) -> int:
-    """How many elements lie between the first and the last, both included."""
-    if 0 in buffer.shape:
-        return 0
-    return 1 + sum((size - 1) * step for size, step in zip(buffer.shape, buffer.strides, strict=True))
-
-
-def _size(dtype: torch.dtype) -> int:
-    return dtype.itemsize if hasattr(dtype, "itemsize") else torch.empty((), dtype=dtype).element_size()
-
-
-def _braces(numbers: Any) -> str:
-    return "{" + ", ".join(map(str, numbers)) + "}"
-
-
-_HELPERS = r"""
-#include <cstring>
-template <typename T>
-static void copy_strided(T* to, const T* from, int dims, const int64_t* shape, const int64_t* strides) {
-    if (dims == 0) { *to = *from; return; }
-    int64_t inner = 1;
-    for (int d = 1; d < dims; ++d) inner *= shape[d];
-    for (int64_t i = 0; i < shape[0]; ++i) copy_strided(to + i * inner, from + i * strides[0], dims - 1, shape + 1, strides + 1);
-}
-typedef void (*draw_t)(int, int64_t, int64_t, const int32_t*, int64_t, int64_t, const int32_t*, int64_t, int64_t, int32_t, void*,
-                       int64_t, int64_t, int64_t, int);
-typedef int (*operate_t)(int, char**);
-static draw_t draw;
-static int (*mkl_threads)(int);
-static thread_local int threads;
-static operate_t operate;
-"""
-
-_KERNEL_HEAD = re.compile(r'extern "C"\s+void\s+kernel\(')
-_THREADS = re.compile(r"omp parallel num_threads\(\d+\)")
-INCLUDE = "#include <torch/csrc/inductor/cpp_prefix.h>"
-
-
-_INIT = r"""
-extern "C" void funcebm_init(void** f) {
-    draw = (draw_t)f[0]; operate = (operate_t)f[1]; sgemm = (sgemm_t)f[2]; dgemm = (dgemm_t)f[3]; mkl_threads = (int (*)(int))f[4];
-}
-typedef int (*run_t)(char**, char**, const int64_t*, char*);
-static const run_t runs[] = {RUNS};
-extern "C" int funcebm_run(int entry, char** in, char** out, const int64_t* n, char* arena, char* error, int64_t room) {
-    threads = n[3];
-    const int before = threads == 1 && mkl_threads ? mkl_threads(1) : -1;
-    int status = 2;
-    try { status = runs[entry](in, out, n, arena); }
-    catch (const std::exception& e) { std::strncpy(error, e.what(), room - 1); }
-    if (before >= 0) mkl_threads(before);
-    return status;
-}
-"""
-
-
-def make_plan(parts: list[Part]) -> Plan:
-    """The C++ of recorded functions, in one text."""
-    kernels: dict[str, str] = {}
-    operators: list[tuple[str, Any, Any]] = []
-    entries, functions = [], []
-    for index, part in enumerate(parts):
-        writer = _Writer(part.fake_mode, kernels, operators)
-        entries.append(_entry(writer, part))
-        functions.append(f"static int run{index}(char** in, char** out, const int64_t* n, char* arena) {{")
-        functions.extend(line.replace("{num_inputs}", str(_num_inputs(part))) for line in writer.lines)
-        functions.append("    return 0;\n}")
-    text = [INCLUDE, _HELPERS, products.HELPERS]
-    for source, name in kernels.items():
-        source = _THREADS.sub("omp parallel num_threads(threads) if(threads > 1)", source.replace(INCLUDE, ""))
-        text.append(_KERNEL_HEAD.sub(f"static void {name}(", source))
-    text.extend(functions)
-    text.append(_INIT.replace("RUNS", ", ".join(f"run{index}" for index in range(len(parts)))))
-    return Plan("\n".join(text), entries, operators)
-
-
-def _num_inputs(part: Part) -> int:
-    return sum(node.op == "placeholder" for node in part.body.graph.nodes)
-
-
-def _entry(writer: _Writer, part: Part) -> Entry:
-    graph = part.body.graph
-    inputs = []
-    for index, node in enumerate(node for node in graph.nodes if node.op == "placeholder"):
-        inputs.append(writer.block_at(f"in[{index}]", node.meta["val"].shape, node.meta["val"].dtype))
-    results = list(graph.output_node().args[0])
-    writer.graph(graph, inputs, [f"out[{index}]" for index in range(len(results))], dynamic=part.is_dynamic)
-    outputs = [(tuple(node.meta["val"].shape), node.meta["val"].dtype) for node in results]
-    stacked = [False] * len(outputs)
-    if part.is_dynamic:
-        loop = next(node for node in graph.nodes if node.target is scan_loop)
-        stacked = [node.args[1] >= len(loop.args[1]) for node in results]
-        outputs = [(shape[1:] if flag else shape, dtype) for (shape, dtype), flag in zip(outputs, stacked, strict=True)]
-    return Entry(outputs, writer.arena.end, stacked, writer.constants)

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from . import cuda_graphs
-from .driver import stages_of
-from .recorder import Body, Recorder, scan_loop, while_loop
+from .graphs import Body, results_of, scan_loop, while_loop
+from .recorder import Recorder
+from .stages import stages_of
 
 __all__ = ["executor_of"]
 
@@ -59,7 +60,7 @@ class _Graph:
 
     def __init__(self, graph: torch.fx.Graph, fake_mode: Any) -> None:
         self.inputs = [node for node in graph.nodes if node.op == "placeholder"]
-        self.outputs = list(graph.output_node().args[0])
+        self.outputs = results_of(graph)
         stages, self.loops, _ = stages_of(graph)
         self.parts = [_Part(nodes, set(self.outputs), fake_mode) for nodes in stages]
         self.bodies = [[_Graph(inner, fake_mode) for inner in loop.meta["bodies"]] for loop in self.loops]

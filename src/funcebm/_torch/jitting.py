@@ -22,8 +22,9 @@ from torch import Tensor
 
 from .. import tree
 from . import executor, programs, recorder, traced_loops
-from .driver import Part
+from .graphs import results_of
 from .meaning import Meaning, meaning
+from .plans import Part
 from .static_facts import is_library_file
 from .tracing import is_mapped
 
@@ -272,7 +273,7 @@ def _traced(
             records = [_record(flat, tensors)]
             if follow is not None:
                 body, recorded, outputs = records[0]
-                values = [node.meta["val"] for node in body.graph.output_node().args[0]]
+                values = [node.meta["val"] for node in results_of(body.graph)]
                 with recorded.paused():
                     pieces.append((*follow(values, outputs[0]), True))
                 records.append(_record(pieces[1][2], pieces[1][3]))
@@ -371,22 +372,23 @@ def _quiet() -> Iterator[None]:
 def _asks_for_value(error: Exception) -> bool:
     if isinstance(error, recorder.ValueAsked):
         return True
-    text = str(error)
-    words = (
-        "data-dependent control flow",
-        "calling .item() on a Tensor",
-        "Cannot access data pointer",
-        "numpy() is not supported",
-    )
-    more = (
-        "can't convert a",
-        "Can't call numpy()",
-        "DataDependentOutput",
-        "does not have data",
-        "aten._local_scalar_dense",
-    )
-    more = (*more, "DynamicOutputShape", "format string passed to FakeTensor")
-    return any(word in text or word in type(error).__name__ for word in (*words, *more, *others))
+    text = str(error) + type(error).__name__
+    return any(word in text for word in _SIGNS)
+
+
+_SIGNS = (  # of an error that torch raises where a traced number is asked for its value
+    "data-dependent control flow",
+    "calling .item() on a Tensor",
+    "Cannot access data pointer",
+    "numpy() is not supported",
+    "can't convert a",
+    "Can't call numpy()",
+    "DataDependentOutput",
+    "DynamicOutputShape",
+    "does not have data",
+    "aten._local_scalar_dense",
+    "format string passed to FakeTensor",
+)
 
 
 def _users_line(error: BaseException) -> str:

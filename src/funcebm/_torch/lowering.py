@@ -12,47 +12,20 @@ import inspect
 import itertools
 import types
 import warnings
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
 
 from . import patches
 from .graph_passes import improve
+from .graphs import results_of
+from .layout import Buffer, Call, contiguous_strides
 from .recorder import Recorder
 
-__all__ = ["Buffer", "Call", "Step", "isa", "lower", "prepared"]
+__all__ = ["isa", "lower", "prepared"]
 
 aten = torch.ops.aten
-
-
-class Buffer(NamedTuple):
-    """A tensor at a place in memory: ``block`` is a name, the rest as of a tensor, in elements."""
-
-    block: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    offset: int
-    dtype: torch.dtype
-
-
-class Call(NamedTuple):
-    """A call of a kernel or an operator.
-
-    Attributes:
-        kind: ``"kernel"``, ``"alloc"``, ``"free"``, ``"product"``, ``"draw"`` or ``"operator"``.
-        name: of the kernel (its source), of the operator.
-        args: buffers and Python's values, nested; of a kernel with their C++ types.
-        outs: where each result goes, None for one that has its place already.
-    """
-
-    kind: str
-    name: str
-    args: Any
-    outs: tuple[Buffer | None, ...] = ()
-
-
-Step = Call
 
 
 class _Block:
@@ -347,14 +320,6 @@ def _storages(tensors: list[Tensor]) -> set[int]:
     return {tensor.untyped_storage()._cdata for tensor in tensors}
 
 
-def _contiguous_strides(shape: Any) -> tuple[int, ...]:
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
-
-
 def _generate(
     graph: torch.fx.Graph,
     examples: list[Tensor],
@@ -384,13 +349,15 @@ def _generate(
         **(others or {}),
     }
     end = graph.output_node()
-    values = [node.meta["val"] for node in end.args[0]]
+    values = [node.meta["val"] for node in results_of(graph)]
     end.meta["user_visible_output_idxs"] = list(
         range(len(values))
     )  # results lie in memory in the order of their shapes
-    end.meta["original_output_strides"] = [_contiguous_strides(value.shape) for value in values]
+    end.meta["original_output_strides"] = [contiguous_strides(value.shape) for value in values]
     module = torch.fx.GraphModule({}, graph)
-    extra = {"get_decomp_fn": lambda: table} if "get_decomp_fn" in inspect.signature(GraphLowering).parameters else {}
+    extra: dict[str, Any] = (
+        {"get_decomp_fn": lambda: table} if "get_decomp_fn" in inspect.signature(GraphLowering).parameters else {}
+    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
@@ -398,7 +365,7 @@ def _generate(
         stack.enter_context(V.set_fake_mode(fake_mode))
         stack.enter_context(DebugContext())
         stack.enter_context(patches.applied())
-        lowering = GraphLowering(module, example_inputs=examples, is_inference=True, **extra)
+        lowering: Any = GraphLowering(module, example_inputs=examples, is_inference=True, **extra)
         stack.enter_context(V.set_graph_handler(lowering))
         stack.enter_context(V.set_extern_kernel_nodes([]))
         lowering.run(*examples)

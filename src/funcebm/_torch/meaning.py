@@ -10,9 +10,8 @@ the globals that are read by name, classes and the contents of objects. Its rule
 - *Doubt is told*: hidden state (generators, locks, files, random generators), ``eval``, the environment, a module of the
   user that is passed on as a value, and any error on the way: then trace anew.
 
-The walk runs on every call. So what can be known of a code object or a class is found once; and nothing of the user's is
-called, no property, no ``__getattr__``, no ``__eq__``. Not seen: changes inside of libraries, files that libraries read,
-clocks, the state of the random generators of libraries, and modes of torch (the default dtype, autocast).
+The walk runs on every call; nothing of the user's is called, no property, no ``__getattr__``, no ``__eq__``. Not seen: changes
+inside of libraries, files that they read, clocks, the state of their random generators, modes of torch such as autocast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Changes of torch's compiler, as data: what each repairs, on which torch, and whether it takes effect. In force while we compile.
+"""Changes of torch's compiler, as data: what each repairs, and on which torch. They are in force while we compile.
 
 Most of what had to be repaired in torch is no longer used: loops, memory between kernels and tracing are funcebm's own. What
 is left concerns the kernels that inductor writes.

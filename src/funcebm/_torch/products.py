@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .lowering import Buffer, Call
+from .layout import Buffer, Call
 
 __all__ = ["HELPERS", "product"]
 
@@ -78,7 +78,7 @@ def product(writer: Any, step: Call) -> list[str] | None:
 
 
 def _operand(x: Buffer) -> tuple[str, int] | None:
-    """How BLAS reads a matrix of rows: as it is transposed in memory, ``n``, or the other way round, ``t``; its leading dimension."""
+    """How BLAS, which goes by columns, reads a matrix: ``n`` or ``t``, and its leading dimension; None where it cannot."""
     (rows, columns), (row, column) = x.shape[-2:], x.strides[-2:]
     if (column == 1 or columns == 1) and (row >= columns or rows == 1):
         return "n", max(row if rows > 1 else columns, columns, 1)

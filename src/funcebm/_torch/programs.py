@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from . import headers, native, threefry_kernels
-from .driver import INCLUDE, Part, Plan, make_plan
-from .lowering import Buffer, isa
+from .layout import Buffer
+from .lowering import isa
+from .plans import INCLUDE, Part, Plan, make_plan
 
 __all__ = ["Program", "clear", "digest", "one_thread", "program_of", "why_not"]
 

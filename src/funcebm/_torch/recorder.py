@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Body", "Recorder", "ValueAsked", "current", "real_arange", "record", "scan_loop", "while_loop"]
+from .changes import RESHAPED, Storage, change, view_of
+from .graphs import Body, scan_loop, while_loop
+
+__all__ = ["Recorder", "ValueAsked", "current", "real_arange", "record"]
 
 aten = torch.ops.aten
 
@@ -35,30 +38,6 @@ _state = _State()
 def current() -> Recorder | None:
     """The recorder at work in this thread, or None."""
     return _state.stack[-1] if _state.stack else None
-
-
-class Body(NamedTuple):
-    """A recorded function.
-
-    Attributes:
-        graph: placeholders of the inputs, then of what it captures; operators; the flat tuple of outputs.
-        num_inputs: how many placeholders are inputs.
-        captured: what it reads from outside, one tensor for each further placeholder.
-    """
-
-    graph: torch.fx.Graph
-    num_inputs: int
-    captured: list[Tensor]
-
-
-def scan_loop(bodies: Any, init: Any, xs: Any, captured: Any) -> Any:
-    """The target of the node of a scan."""
-    raise RuntimeError("a node of a graph is not called")
-
-
-def while_loop(bodies: Any, init: Any, xs: Any, captured: Any) -> Any:
-    """The target of the node of a while loop."""
-    raise RuntimeError("a node of a graph is not called")
 
 
 class Recorder(TorchDispatchMode):
@@ -82,7 +61,7 @@ class Recorder(TorchDispatchMode):
         self.places: dict[int, torch.fx.Node] = {}  # of tensors, by id
         self.fakes: dict[int, Tensor] = {}  # of real tensors, by id
         self.kept: list[Any] = []  # whatever is known by its id
-        self.storages: dict[int, _Storage] = {}
+        self.storages: dict[int, Storage] = {}
         self.versions: dict[int, int] = {}  # of tensors, by id: the version of their storage that their node has
         self.last_input: torch.fx.Node | None = None
         self.num_inputs = 0
@@ -134,10 +113,10 @@ class Recorder(TorchDispatchMode):
     def _set_place(self, tensor: Tensor, node: torch.fx.Node) -> None:
         self.places[id(tensor)] = node
         self.kept.append(tensor)
-        self.versions[id(tensor)] = self._storage_of(tensor).version
+        self.versions[id(tensor)] = self.storage_of(tensor).version
 
-    def _storage_of(self, tensor: Tensor) -> _Storage:
-        return self.storages.setdefault(tensor.untyped_storage()._cdata, _Storage(tensor))
+    def storage_of(self, tensor: Tensor) -> Storage:
+        return self.storages.setdefault(tensor.untyped_storage()._cdata, Storage(tensor))
 
     def fake(self, tensor: Tensor) -> Tensor:
         """The fake tensor that stands for a tensor of any kind."""
@@ -166,9 +145,9 @@ class Recorder(TorchDispatchMode):
             self.captured.append(captured)
             self.kept.append(tensor)
             return node
-        storage = self._storage_of(tensor) if not _is_real(tensor) else None
+        storage = self.storage_of(tensor) if not _is_real(tensor) else None
         if storage is not None and self.versions.get(id(tensor), 0) != storage.version:
-            node = self._view_of(storage, tensor)
+            node = view_of(self, storage, tensor)
             self.places[id(tensor)] = node
             self.versions[id(tensor)] = storage.version
         return node
@@ -177,38 +156,6 @@ class Recorder(TorchDispatchMode):
         """Makes sure that a tensor that a body captures has a place here too."""
         self.place(tensor)
         return tensor
-
-    def _view_of(self, storage: _Storage, tensor: Tensor) -> torch.fx.Node:
-        """A tensor as it is now, of a storage that has changed."""
-        arguments = (storage.flat, list(tensor.shape), list(tensor.stride()), tensor.storage_offset())
-        node = self.graph.call_function(aten.as_strided.default, arguments)
-        node.meta["val"] = tensor
-        return node
-
-    def _flat(self, storage: _Storage) -> torch.fx.Node:
-        """All numbers of a storage in the order of memory, before its first change."""
-        root = storage.root
-        order = sorted(range(root.ndim), key=lambda axis: (-root.stride(axis), axis))
-        node = self.places[id(root)]
-        with self.paused():
-            value = root.permute(order)
-            if root.numel() * root.element_size() != root.untyped_storage().nbytes() or not value.is_contiguous():
-                raise RuntimeError(f"a view of memory that a function does not make is changed in place. {_WITHOUT}")
-        return self._ordered(self._noted(aten.permute.default, (node, order), value), value)
-
-    def _ordered(self, node: torch.fx.Node, value: Tensor) -> torch.fx.Node:
-        with self.paused():
-            flat = value.reshape(-1)
-            copy = flat.clone()
-        node = self._noted(aten.reshape.default, (node, [-1]), flat)
-        node = self._noted(aten.clone.default, (node,), copy)
-        node.kwargs = {"memory_format": torch.contiguous_format}
-        return node
-
-    def _noted(self, func: Any, args: Any, value: Any) -> torch.fx.Node:
-        node = self.graph.call_function(func, args)
-        node.meta["val"] = value
-        return node
 
     # -- operators -----------------------------------------------------------------------------------------------
 
@@ -229,7 +176,7 @@ class Recorder(TorchDispatchMode):
         schema = func._schema
         fake_args, fake_kwargs = _map((args, kwargs), self.fake)
         nodes_args, nodes_kwargs = _map((args, kwargs), self.place)
-        if schema.is_mutable and func.overloadpacket.__name__ in _RESHAPED:
+        if schema.is_mutable and func.overloadpacket.__name__ in RESHAPED:
             self.places[id(args[0])].meta["val"] = self._as_it_is(fake_args[0])
         _state.stack.append(None)
         try:
@@ -237,7 +184,7 @@ class Recorder(TorchDispatchMode):
         finally:
             _state.stack.pop()
         if schema.is_mutable:
-            return self._change(func, args, kwargs, nodes_args, nodes_kwargs, out)
+            return change(self, func, args, kwargs, nodes_args, nodes_kwargs, out)
         if func is aten._to_copy.default and not isinstance(args[0], Tensor):
             # one of Python's numbers, which the dispatcher wraps
             self._note(aten.full.default, ([], args[0]), {"dtype": out.dtype, "device": out.device}, out)
@@ -266,39 +213,6 @@ class Recorder(TorchDispatchMode):
                 part.meta["val"] = out
                 self._set_place(out, part)
         return node
-
-    def _change(self, func: Any, args: Any, kwargs: Any, node_args: Any, node_kwargs: Any, out: Any) -> Any:
-        """Notes an operator that changes a tensor in place as one that makes a new value."""
-        changed = args[0] if args else None
-        functional = _functional_of(func)
-        if functional is None or not isinstance(changed, Tensor) or not _changes_first_only(func):
-            raise RuntimeError(f"{func} changes tensors in place in a way that cannot be compiled. {_WITHOUT}")
-        storage = self._storage_of(changed)
-        if self.places[id(storage.root)].op == "placeholder":
-            raise ValueError(
-                "a function that is compiled must not change its arguments, or what it reads from outside, in place. "
-                f"Got {func.name()}. Write x = x + 1 in place of x += 1, or begin with x = x.clone()."
-            )
-        node = self.graph.call_function(functional, node_args, node_kwargs)
-        if func.overloadpacket.__name__ in _RESHAPED:  # only its shape has changed, that of its fake too
-            node.meta["val"] = changed
-            self.places[id(changed)] = node
-            return out
-        with self.paused():
-            node.meta["val"] = value = torch.empty(changed.shape, dtype=changed.dtype, device=changed.device)
-        before = storage.flat or self._flat(storage)
-        is_whole = (
-            changed.is_contiguous() and changed.numel() * changed.element_size() == changed.untyped_storage().nbytes()
-        )
-        if is_whole:
-            storage.flat = self._ordered(node, value)
-        else:
-            where = (list(changed.shape), list(changed.stride()), changed.storage_offset())
-            storage.flat = self._noted(aten.as_strided_scatter.default, (before, node, *where), before.meta["val"])
-        storage.version += 1
-        self.places[id(changed)] = node
-        self.versions[id(changed)] = storage.version
-        return changed if isinstance(out, Tensor) else out
 
     def constant(self, value: Tensor) -> Tensor:
         """A tensor that the function makes from Python's numbers: a number in the graph, or one more thing read."""
@@ -404,18 +318,6 @@ class Recorder(TorchDispatchMode):
         return Body(self.graph, self.num_inputs, self.captured)
 
 
-class _Storage:
-    """Memory of fake tensors: the tensor that was there first, how often it changed, and its numbers since."""
-
-    def __init__(self, root: Tensor) -> None:
-        self.root, self.version = root, 0
-        self.flat: torch.fx.Node | None = None
-
-
-_WITHOUT = "Write it without, or pass jit=False."
-_RESHAPED = ("squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_")
-
-
 class _Like(NamedTuple):
     shape: Any
     dtype: torch.dtype
@@ -471,23 +373,6 @@ def _map(value: Any, function: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, dict):
         return {name: _map(part, function) for name, part in value.items()}
     return value
-
-
-def _functional_of(func: Any) -> Any:
-    """The operator that makes a new value where ``func`` changes its first argument, or None."""
-    others = {aten.copy_.default: aten.copy.default, aten.transpose_.default: aten.transpose.int}
-    if func in others:
-        return others[func]
-    packet, overload = func.overloadpacket.__name__, func._overloadname
-    if not packet.endswith("_") or packet.endswith("__"):
-        return None
-    namespace = getattr(torch.ops, func.namespace)
-    return getattr(getattr(namespace, packet[:-1], None), overload, None)
-
-
-def _changes_first_only(func: Any) -> bool:
-    written = [argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments]
-    return written[0] and not any(written[1:])
 
 
 def _check_carry(before: list[Any], after: list[Tensor]) -> None:

@@ -11,7 +11,17 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import chain_checks, checks, loops, random, tree
-from ..chain_loop import chain_axis, chains_first, chunk_sizes, compiled_part, draw_noise, draw_step, is_traced, over_chains, to_inside
+from ..chain_loop import (
+    chain_axis,
+    chains_first,
+    chunk_sizes,
+    compiled_part,
+    draw_noise,
+    draw_step,
+    is_traced,
+    over_chains,
+    to_inside,
+)
 from ..progress import progress_bar
 from ..transforms import is_worth_it, jit_scan
 from ..types import Adaptation, Key, Params, Position, Sampler, Tree, step_of_chains
@@ -175,7 +185,9 @@ def _run(
     num_steps = sum(windows)
     axis = chain_axis(state.position)
     body = make_body(compiled_part(sampler), adaptation.update, adaptation.is_per_chain, axis)
-    name = f"the warm-up of {sampler.step.__qualname__.split('.')[0]}, {tree.batch_size(state.position)} chains, its state"
+    name = (
+        f"the warm-up of {sampler.step.__qualname__.split('.')[0]}, {tree.batch_size(state.position)} chains, its state"
+    )
     loop = jit_scan(body, name=name) if jit else partial(_plain_loop, sampler, body, axis)
     late = torch.zeros(2, tree.batch_size(state.position), device=chain_keys.device)
     start_of_late = num_steps - max(round(_LATE * num_steps), 1)

@@ -101,7 +101,16 @@ def fit(
     recipe = Recipe(lambda hyper: loss, lambda hyper: optimizer, ema_decay, False)
     is_compiled = _decided(jit, num_steps, key, params)
     options = Options(
-        num_steps, batch_size, is_compiled, progress, callback, chunk_size, validation, limits, max_bad_steps, checkpoint
+        num_steps,
+        batch_size,
+        is_compiled,
+        progress,
+        callback,
+        chunk_size,
+        validation,
+        limits,
+        max_bad_steps,
+        checkpoint,
     )
     return run(recipe, options, key, params, data, (), resume)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from .. import loops, random, tree
+from .. import random, tree
 from ..losses._staged import objective, prepare
 from ..optimizers import apply_updates
 from ..types import Batch, Key, Loss, LossAux, Optimizer, Params, Tree

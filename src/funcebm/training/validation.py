@@ -65,7 +65,9 @@ def check_like(validation: Validation, example: Batch) -> None:
         checks.require(kinds[0] == kinds[1], "validation.data must be like the training data", got, fix)
 
 
-def make_evaluate(recipe: Recipe, validation: Validation, key: Key, hyper: Tree, is_jitted: bool) -> Callable[..., Tensor]:
+def make_evaluate(
+    recipe: Recipe, validation: Validation, key: Key, hyper: Tree, is_jitted: bool
+) -> Callable[..., Tensor]:
     """``params -> value``; ``()``, or ``(M,)`` of an ensemble."""
     data, metric = tree.map(torch.Tensor.detach, validation.data), validation.metric
     if metric is not None and not isinstance(metric, Loss):
