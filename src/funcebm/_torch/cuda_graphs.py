@@ -6,7 +6,6 @@ less than that. The kernels of a scan do not depend on the data, so that one cal
 
 from __future__ import annotations
 
-import operator
 import threading
 import warnings
 from typing import Any, Callable, NamedTuple
@@ -14,7 +13,7 @@ from typing import Any, Callable, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["is_replayable", "replayed", "use_cuda_graphs"]
+__all__ = ["replayed", "use_cuda_graphs"]
 
 _KEPT = 4  # recordings of a function, each of which holds the memory that a call needs
 _LARGE = 2**25  # bytes; what is larger, such as a set of data, is read where it lies and not copied
@@ -32,17 +31,6 @@ def use_cuda_graphs(is_on: bool = True) -> None:
     """
     global _is_on
     _is_on = is_on
-
-
-_IN_PLACE = {
-    operator.setitem,
-    operator.iadd,
-    operator.isub,
-    operator.imul,
-    operator.itruediv,
-    operator.ior,
-    operator.iand,
-}
 
 
 class _Place:
