@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import funcebm as ebm
+from funcebm import transforms
 
 from .helpers import compiles_nothing, counted
 
@@ -15,7 +16,8 @@ pytestmark = pytest.mark.compiled
 def _run(num_chains, num_samples=5, step_size=0.01, **options):
     sampler = ebm.samplers.langevin(ebm.energies.double_well, step_size=step_size)
     params, positions = ebm.energies.double_well.params(), torch.zeros(num_chains, 2)
-    return ebm.sample(ebm.random.key(0), sampler, params, positions, num_samples=num_samples, **options)
+    options = {"num_samples": num_samples, "jit": True, **options}
+    return ebm.sample(ebm.random.key(0), sampler, params, positions, **options)
 
 
 def test_numbers_of_chains_one_after_the_other():
@@ -45,7 +47,8 @@ def test_twelve_energies_in_a_row_are_all_traced():
 
     def run(power, **options):
         sampler = ebm.samplers.langevin(energy_of(power), step_size=0.01)
-        return ebm.sample(ebm.random.key(0), sampler, torch.tensor(0.1), torch.ones(3, 2), num_samples=2, **options)
+        options = {"num_samples": 2, "jit": True, **options}
+        return ebm.sample(ebm.random.key(0), sampler, torch.tensor(0.1), torch.ones(3, 2), **options)
 
     with counted() as counts:
         runs = [run(power) for power in range(2, 14)]
@@ -63,3 +66,25 @@ def test_lengths_do_not_compile_anew():
             _run(5, num_samples, 0.02)
             _run(5, num_samples, 0.02, num_burn_in=3, thin=2)
             _run(5, num_samples, 0.02, chunk_size=2)
+
+
+@pytest.mark.usefixtures("op_by_op")
+def test_by_default_a_run_is_compiled_where_that_pays(monkeypatch):
+    """By what is asked for: steps, of which one with a loop in it counts as ten, one of training as three."""
+    well, params = ebm.energies.double_well, ebm.energies.double_well.params()
+    langevin, nuts = ebm.samplers.langevin(well, step_size=0.01), ebm.samplers.nuts(well, max_depth=1)
+    key, starts, data = ebm.random.key(0), torch.zeros(2, 2), torch.ones(4, 2)
+    monkeypatch.setattr(transforms, "_COMPILE_FROM", 60)
+    loss, sgd = ebm.losses.denoising_score_matching(well, 0.1), ebm.optimizers.sgd(0.01)
+    runs = {
+        "langevin": (lambda n: ebm.sample(key, langevin, params, starts, num_samples=n // 3, thin=2, num_burn_in=n // 3), 60),
+        "nuts": (lambda n: ebm.sample(key, nuts, params, starts, num_samples=n), 6),
+        "warm-up": (lambda n: ebm.warm_up(key, langevin, params, starts, num_steps=n), 60),
+        "training": (lambda n: ebm.fit(key, loss, params, data, optimizer=sgd, num_steps=n, batch_size=2), 20),
+    }
+    for name, (run, enough) in runs.items():
+        with compiles_nothing():
+            run(enough - 3)
+        with counted() as counts:
+            run(enough)
+        assert counts.traces > 0, name

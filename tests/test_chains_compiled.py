@@ -45,7 +45,7 @@ OPTIONS = {
 
 
 def _run(name: str, num_samples: int = 8, **options):
-    options = {**OPTIONS[name], "num_samples": num_samples, **options}
+    options = {**OPTIONS[name], "num_samples": num_samples, "jit": True, **options}
     return ebm.sample(random.key(2), SAMPLERS[name], PARAMS, _positions(name), **options)
 
 
@@ -86,7 +86,7 @@ def test_a_second_run_compiles_nothing(run):
             _run(name, 3, thin=3)
         params = tree.map(lambda leaf: 1.1 * leaf, PARAMS)
         positions = tree.map(lambda leaf: leaf + 1, _positions(name))
-        options = {**OPTIONS[name], "num_samples": 8}
+        options = {**OPTIONS[name], "num_samples": 8, "jit": True}
         ebm.sample(random.key(9), SAMPLERS[name], params, positions, **options)
 
 
@@ -115,6 +115,6 @@ def test_a_sampler_built_anew_with_other_numbers_compiles_nothing():
     _run("hmc")
     anew = samplers.hmc(quartic, step_size=0.1, num_leapfrog=4, inverse_mass=DENSE / 2, jitter=0.5)
     with compiles_nothing():
-        samples = ebm.sample(random.key(2), anew, PARAMS, _positions("hmc"), num_samples=8)
+        samples = ebm.sample(random.key(2), anew, PARAMS, _positions("hmc"), num_samples=8, jit=True)
     eager = ebm.sample(random.key(2), anew, PARAMS, _positions("hmc"), num_samples=8, jit=False)
     _close(samples.draws, eager.draws)

@@ -45,7 +45,8 @@ def test_one_built_anew_is_compiled_as_the_first(name):
 def _run(name: str, seed: int, **options):
     positions = 0.5 * random.normal(random.key(1), (5, KINDS[name]), dtype=torch.float64)
     sampler = SAMPLERS[name](quartic, positions[0])
-    return ebm.sample(random.key(seed), sampler, quartic_params(torch.float64), positions, num_samples=6, **options)
+    options = {"num_samples": 6, "jit": True, **options}
+    return ebm.sample(random.key(seed), sampler, quartic_params(torch.float64), positions, **options)
 
 
 @pytest.mark.parametrize("name", list(KINDS))

@@ -142,7 +142,7 @@ def test_a_compiled_chunk_does_not_wait_for_the_host(monkeypatch):
     monkeypatch.setattr(ebm.chains, "jit_scan", watched)
     positions = torch.zeros(64, 3, device="cuda")
     sampler, params = SAMPLERS["mala"](quartic, positions[0].cpu()), _cuda(quartic_params())
-    ebm.sample(random.key(0), sampler, params, positions, num_samples=4)
+    ebm.sample(random.key(0), sampler, params, positions, num_samples=4, jit=True)
     loop, arguments = calls[-1]
     for _ in range(2):
         loop(*arguments)

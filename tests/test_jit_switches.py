@@ -55,7 +55,7 @@ def test_use_jit_false_makes_everything_eager_until_it_is_taken_back():
     transforms.use_jit(False)
     with compiles_nothing():
         assert torch.equal(jitted(X), 3 * X)
-        run = ebm.sample(ebm.random.key(0), sampler, (), X[:, None], num_samples=3)
+        run = ebm.sample(ebm.random.key(0), sampler, (), X[:, None], num_samples=3, jit=True)
     eager = ebm.sample(ebm.random.key(0), sampler, (), X[:, None], num_samples=3, jit=False)
     torch.testing.assert_close(run.draws, eager.draws)
     transforms.use_jit()

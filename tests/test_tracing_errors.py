@@ -39,17 +39,18 @@ def _by_jit_in_a_loop(energy):
 
 def _by_sample(energy):
     sampler = ebm.samplers.mala(energy, step_size=0.1)
-    return ebm.sample(ebm.random.key(0), sampler, (), torch.stack([X, -X]), num_samples=2).info.energy
+    return ebm.sample(ebm.random.key(0), sampler, (), torch.stack([X, -X]), num_samples=2, jit=True).info.energy
 
 
 def _by_warm_up(energy):
     sampler = ebm.samplers.hmc(energy, num_leapfrog=2)
-    return ebm.warm_up(ebm.random.key(0), sampler, (), torch.stack([X, -X]), num_steps=5).report.acceptance_rate
+    options = {"num_steps": 5, "jit": True}
+    return ebm.warm_up(ebm.random.key(0), sampler, (), torch.stack([X, -X]), **options).report.acceptance_rate
 
 
 def _by_fit(energy):
     loss = ebm.losses.denoising_score_matching(lambda params, x: energy((), params * x), 0.1)
-    options = {"optimizer": ebm.optimizers.sgd(0.1), "num_steps": 2, "batch_size": 2}
+    options = {"optimizer": ebm.optimizers.sgd(0.1), "num_steps": 2, "batch_size": 2, "jit": True}
     return ebm.fit(ebm.random.key(0), loss, torch.tensor(1.0), torch.stack([X, -X]), **options).params
 
 

@@ -224,7 +224,7 @@ def test_without_a_compiler_chains_run_as_with_jit_false():
     sampler = ebm.samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.5)
 
     def run(**options):
-        return ebm.sample(ebm.random.key(0), sampler, (), torch.zeros(2, 2), num_samples=3, **options)
+        return ebm.sample(ebm.random.key(0), sampler, (), torch.zeros(2, 2), **{"num_samples": 3, "jit": True, **options})
 
     with pytest.warns(RuntimeWarning, match="runs eagerly"):
         got = run()

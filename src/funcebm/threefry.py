@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ._torch import threefry_kernels
 from ._torch.recorder import real_arange
-from ._torch.tracing import is_tracing
+from ._torch.tracing import is_mapped, is_tracing
 from .types import Key
 
 __all__ = [
@@ -191,8 +191,11 @@ if hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_vmap
         return blocks.unflatten(0, (size, num_keys)), 0
 
     torch.library.register_vmap("funcebm::draw_blocks", _batched_draw)
-else:
-    _operator = _draw_blocks  # an older torch: plain operations, which vmap knows
+else:  # an older torch: plain operations, which vmap knows
+
+    def _operator(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor:
+        is_plain = not (is_mapped(key) or is_mapped(counter))
+        return (_draw_blocks if is_plain else plain_blocks)(key, counter, domain, kind)
 
 
 def blocks(key: Key, counter: Tensor, domain: int, kind: int) -> Tensor:

@@ -25,8 +25,9 @@ def _posterior(energy, params, like, num_samples=2_000):
     starts = [0.5 * random.normal(key, (NUM_CHAINS, *leaf.shape)) for key, leaf in zip(keys, leaves, strict=True)]
     sampler = samplers.nuts(energy)
     starts = tree.unflatten(structure, starts)
-    warm = ebm.warm_up(random.key(2), sampler, params, starts, num_steps=1_000)
-    samples = ebm.sample(random.key(3), sampler, params, warm.positions, num_samples=num_samples, tuning=warm.tuning)
+    warm = ebm.warm_up(random.key(2), sampler, params, starts, num_steps=1_000, jit=True)
+    options = {"num_samples": num_samples, "tuning": warm.tuning, "jit": True}
+    samples = ebm.sample(random.key(3), sampler, params, warm.positions, **options)
     assert not samples.info.is_divergent.any()
     found = diagnostics.summary(samples)
     assert float(found.rhat.max()) < 1.01

@@ -30,7 +30,8 @@ def _run(name, num_steps=30, seed=0, step_size=0.2, **options):
     sampler, kind = CASES[name](step_size)
     positions = random.normal(random.key(1), (8, 2), dtype=torch.float64)
     params = torch.tensor(2.0, dtype=torch.float64)
-    return ebm.warm_up(random.key(seed), sampler, params, positions, num_steps=num_steps, adaptation=kind, **options)
+    options = {"num_steps": num_steps, "adaptation": kind, "jit": True, **options}
+    return ebm.warm_up(random.key(seed), sampler, params, positions, **options)
 
 
 @pytest.mark.parametrize("name", list(CASES))

@@ -70,7 +70,7 @@ def test_a_second_run_compiles_nothing(compiled):
         train(loss, jit=True, chunk_size=4)
         train(loss, jit=True, data=DATA + 1)
         assert_same(evolved(train(pcd(), jit=True)), evolved(result))
-        settings = {"optimizer": optimizer(), "batch_size": 8, "ema_decay": 0.9, "num_steps": 5}
+        settings = {"optimizer": optimizer(), "batch_size": 8, "ema_decay": 0.9, "num_steps": 5, "jit": True}
         fit(random.key(1), pcd(), tree.map(lambda leaf: leaf + 0.1, cases.params()), DATA, **settings)
 
 
