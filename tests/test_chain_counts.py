@@ -28,16 +28,18 @@ def test_numbers_of_chains_one_after_the_other():
 
 
 @pytest.mark.usefixtures("op_by_op")
-def test_many_numbers_of_chains_are_traced_once_each():
-    """The ninth shape was an error once."""
-    whole = _run(24, jit=False)
+def test_many_numbers_of_chains_share_few_programs():
+    """Chains run in blocks of few sizes, powers of two; the ninth number of chains was an error once."""
+    whole = _run(600, 2, jit=False)
     with counted() as counts:
         for num in range(1, 25):
-            torch.testing.assert_close(_run(num).draws, whole.draws[:num])
-    assert counts.traces == 24
+            torch.testing.assert_close(_run(num, 2).draws, whole.draws[:num])
+    assert counts.traces == 2 * len((1, 2, 4, 8, 16, 32))  # how it starts, and the loop
+    for num in (64, 256):
+        _run(num, 2)
     with compiles_nothing():
-        for num in range(1, 25):
-            _run(num)
+        for num in (*range(1, 25), 33, 65, 100, 257, 300, 577):
+            torch.testing.assert_close(_run(num, 2).draws, whole.draws[:num])
 
 
 @pytest.mark.usefixtures("op_by_op")
@@ -52,7 +54,7 @@ def test_twelve_energies_in_a_row_are_all_traced():
 
     with counted() as counts:
         runs = [run(power) for power in range(2, 14)]
-    assert counts.traces == 12
+    assert counts.traces == 2 * 12  # how it starts, and the loop
     with compiles_nothing():
         for power, samples in zip(range(2, 14), runs, strict=True):
             assert torch.equal(run(power).draws, samples.draws)

@@ -129,6 +129,11 @@ def while_loop(
         return tree.map(keep, body(carry), carry)
 
     if traced_loops.is_active():
+        if is_differentiating():
+            raise RuntimeError(
+                "a while_loop cannot be compiled inside of grad or jvp: how often it runs is not known, so it cannot be "
+                "unrolled. Use fold with a fixed number of iterations, or pass jit=False."
+            )
         leaves, structure = tree.flatten(init)
         last = traced_loops.while_loop(
             lambda *leaves: condition(tree.unflatten(structure, list(leaves))).any(),

@@ -163,14 +163,13 @@ def _compiled_blocks(device: torch.device) -> Callable[..., Tensor]:
 
 
 if hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_vmap"):
-    _operator: Callable[..., Tensor] = torch.library.custom_op(
-        "funcebm::draw_blocks",
-        _draw_blocks,
-        mutates_args=(),
-        schema="(Tensor key, Tensor counter, int domain, int kind) -> Tensor",
-    )
+    # not torch.library.custom_op, whose first call imports torch's compiler
+    _library = torch.library.Library("funcebm", "DEF")
+    _library.define("draw_blocks(Tensor key, Tensor counter, int domain, int kind) -> Tensor")
+    _library.impl("draw_blocks", _draw_blocks, "CompositeExplicitAutograd")
+    _operator: Callable[..., Tensor] = torch.ops.funcebm.draw_blocks.default
 
-    @torch.library.register_fake("funcebm::draw_blocks")
+    @torch.library.register_fake("funcebm::draw_blocks", lib=_library)
     def _(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor:
         return _like(key, counter, kind)
 
@@ -190,7 +189,7 @@ if hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_vmap
         blocks = _operator(key.flatten(0, 1), counter, domain, kind)
         return blocks.unflatten(0, (size, num_keys)), 0
 
-    torch.library.register_vmap("funcebm::draw_blocks", _batched_draw)
+    torch.library.register_vmap("funcebm::draw_blocks", _batched_draw, lib=_library)
 else:  # an older torch: plain operations, which vmap knows
 
     def _operator(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor:

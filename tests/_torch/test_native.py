@@ -110,7 +110,7 @@ def test_another_compiler_or_processor_compiles_anew(commands, tmp_path, monkeyp
         _forget(monkeypatch)
         assert _answer() == 42
         numbers.append(len(commands))
-    monkeypatch.setattr(native, "_processor", lambda: "another one")
+    monkeypatch.setattr(native, "processor", lambda: "another one")
     assert _answer() == 42
     assert [*numbers, len(commands)] == [1, 2, 3, 4]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .recorder import Recorder
 
-__all__ = ["RESHAPED", "Storage", "change", "view_of"]
+__all__ = ["RESHAPED", "Storage", "change", "flat", "view_of"]
 
 aten = torch.ops.aten
 RESHAPED = ("squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_")
@@ -33,7 +33,7 @@ def view_of(recorder: Recorder, storage: Storage, tensor: Tensor) -> torch.fx.No
     return node
 
 
-def _flat(recorder: Recorder, storage: Storage) -> torch.fx.Node:
+def flat(recorder: Recorder, storage: Storage) -> torch.fx.Node:
     """All numbers of a storage in the order of memory, before its first change."""
     root = storage.root
     order = sorted(range(root.ndim), key=lambda axis: (-root.stride()[axis], axis))
@@ -41,7 +41,9 @@ def _flat(recorder: Recorder, storage: Storage) -> torch.fx.Node:
     with recorder.paused():
         value = root.permute(order)
         if root.numel() * root.element_size() != root.untyped_storage().nbytes() or not value.is_contiguous():
-            raise RuntimeError(f"a view of memory that a function does not make is changed in place. {_WITHOUT}")
+            raise RuntimeError(
+                f"a view of memory that a function does not make is changed in place, or read by strides. {_WITHOUT}"
+            )
     return _ordered(recorder, _noted(recorder, aten.permute.default, (node, order), value), value)
 
 
@@ -68,7 +70,7 @@ def change(recorder: Recorder, func: Any, args: Any, kwargs: Any, node_args: Any
     if functional is None or not isinstance(changed, Tensor) or not _changes_first_only(func):
         raise RuntimeError(f"{func} changes tensors in place in a way that cannot be compiled. {_WITHOUT}")
     storage = recorder.storage_of(changed)
-    if recorder.places[id(storage.root)].op == "placeholder":
+    if recorder.places[id(storage.root)].op == "placeholder" and id(storage.root) not in recorder.own:
         raise ValueError(
             "a function that is compiled must not change its arguments, or what it reads from outside, in place. "
             f"Got {func.name()}. Write x = x + 1 in place of x += 1, or begin with x = x.clone()."
@@ -79,8 +81,11 @@ def change(recorder: Recorder, func: Any, args: Any, kwargs: Any, node_args: Any
         recorder.places[id(changed)] = node
         return out
     with recorder.paused():
+        if (dtype := functional(*args, **kwargs).dtype) != changed.dtype:
+            node.meta["val"] = torch.empty(changed.shape, dtype=dtype, device=changed.device)
+            node = recorder.graph.call_function(aten._to_copy.default, (node,), {"dtype": changed.dtype})
         node.meta["val"] = value = torch.empty(changed.shape, dtype=changed.dtype, device=changed.device)
-    before = storage.flat or _flat(recorder, storage)
+    before = storage.flat or flat(recorder, storage)
     is_whole = (
         changed.is_contiguous() and changed.numel() * changed.element_size() == changed.untyped_storage().nbytes()
     )

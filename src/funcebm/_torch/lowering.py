@@ -229,11 +229,11 @@ def prepared() -> None:
 
 
 def isa() -> Any:
-    """The vector instructions that kernels are written for."""
+    """The vector instructions that kernels are written for: what the processor has, without trying the compiler on each."""
     prepared()
     from torch._inductor import config, cpu_vec_isa
 
-    with config.patch(_known({"cpp.vec_isa_ok": True})):
+    with config.patch(_known({"cpp.vec_isa_ok": True})), patches.applied():
         return cpu_vec_isa.pick_vec_isa()
 
 
@@ -286,7 +286,9 @@ def lower(
     with fake_mode, recorder:
         for node in nodes:
             args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda argument: places[argument])
-            places[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            # strides may be others than they were in the trace
+            target: Any = aten.reshape.default if node.target is aten.view.default else node.target
+            places[node] = target(*args, **kwargs)
         # results are in the order of memory of their shapes, and no input or other result
         values, seen = [], {id(example) for example in examples}
         for node in outputs:
@@ -333,6 +335,7 @@ def _generate(
     from torch._inductor.graph import GraphLowering
     from torch._inductor.virtualized import V
 
+    isa()
     options = {
         "cpp_wrapper": False,
         "cpp.min_chunk_size": 4096,  # a second thread for less costs more than it does

@@ -23,7 +23,7 @@ import warnings
 from ctypes import CDLL
 from typing import Callable
 
-__all__ = ["CompilerError", "cache_dir", "compiler", "digest_of", "load", "read", "why_not", "write"]
+__all__ = ["CompilerError", "cache_dir", "compiler", "digest_of", "load", "processor", "read", "why_not", "write"]
 
 Flags = tuple[str, ...]
 
@@ -139,7 +139,7 @@ def why_not(language: str = "c++") -> str | None:
 
 
 @functools.lru_cache(1)
-def _processor() -> str:
+def processor() -> str:
     """The kind of machine and, on Linux, what its processor can do: code for ``-march=native`` depends on it."""
     features = ""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
@@ -151,7 +151,7 @@ def digest_of(what: object, command: list[str]) -> str:
     """A name for what depends on ``what``, the compiler and the processor."""
     binaries = [os.path.realpath(path) for path in map(shutil.which, command) if path]  # ccache's compiler too
     identity = [(path, os.stat(path).st_mtime_ns, os.stat(path).st_size) for path in binaries]
-    return hashlib.sha256(repr((what, identity, _processor())).encode()).hexdigest()[:32]
+    return hashlib.sha256(repr((what, identity, processor())).encode()).hexdigest()[:32]
 
 
 def _compile(source: str, command: list[str], language: str, flags: Flags, path: pathlib.Path) -> CDLL:

@@ -86,7 +86,30 @@ def _once(initialise: Callable[[Any], None]) -> Callable[[Any], None]:
     return initialise_once
 
 
+def _isa_trial() -> tuple[Any, str] | None:
+    try:
+        from torch._inductor.cpu_vec_isa import VecISA
+    except ImportError:
+        return None
+    return (VecISA, "check_build") if hasattr(VecISA, "check_build") else None
+
+
+def _believed(check: Callable[..., bool]) -> Callable[..., bool]:
+    """What the processor says it has is believed; a compiler that refuses it is asked again without (see ``programs``)."""
+    return functools.wraps(check)(lambda self, code: True)
+
+
 PATCHES = (
+    Patch(
+        name="no_isa_trials",
+        kind="speed",
+        repairs="Inductor compiles a trial program for each set of vector instructions, AMX included: 3 s on an empty cache, also "
+        "with the option cpp.vec_isa_ok.",
+        upstream="none yet: the subclasses of VecISA call check_build whatever the option says",
+        seen_on="2.13",
+        find=_isa_trial,
+        wrap=_believed,
+    ),
     Patch(
         name="one_dtype_handler",
         kind="speed",

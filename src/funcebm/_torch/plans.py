@@ -37,11 +37,13 @@ class Plan(NamedTuple):
         source: the C++ text.
         entries: its functions, which share kernels and are compiled together.
         operators: calls of operators that have no kernel, ``(name, args, outs)``.
+        flags: for the C++ compiler.
     """
 
     source: str
     entries: list[Entry]
     operators: list[tuple[str, Any, Any]]
+    flags: tuple[str, ...] = ()
 
 
 class Part(NamedTuple):

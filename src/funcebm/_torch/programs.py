@@ -24,7 +24,7 @@ from .plans import INCLUDE, Part, Plan, make_plan
 
 __all__ = ["Program", "clear", "digest", "one_thread", "program_of", "why_not"]
 
-_FORMAT = 2  # of what is kept on disk
+_FORMAT = 3  # of what is kept on disk
 _KEPT = 256  # programs
 _ROOM = 2048  # bytes, for the text of an error
 
@@ -34,7 +34,7 @@ class Program:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        flags = _flags()
+        flags = plan.flags
         self.library = native.load(
             plan.source, name="program", language="c++", flags=flags, hints=lambda: headers.precompiled(INCLUDE, flags)
         )
@@ -198,11 +198,22 @@ def _flags() -> tuple[str, ...]:
 
 def digest(parts: list[Part]) -> str:
     """What tells recorded functions apart; equal ones share machine code, in memory and on disk."""
-    text = [str(_FORMAT), torch.__version__]
+    text = [str(_FORMAT), torch.__version__, str(torch.__file__), native.processor()]
     for part in parts:
         text.append(f"is_dynamic {part.is_dynamic}")
         _describe(part.body.graph, text)
     return hashlib.sha256("\n".join(text).encode()).hexdigest()
+
+
+def _name_of(node: torch.fx.Node) -> str:
+    """What a node does, in the same words in every process."""
+    if node.op != "call_function":
+        return node.op
+    return (
+        str(node.target)
+        if isinstance(node.target, torch._ops.OpOverload)
+        else str(getattr(node.target, "__name__", ""))
+    )
 
 
 def _describe(graph: torch.fx.Graph, text: list[str]) -> None:
@@ -221,9 +232,7 @@ def _describe(graph: torch.fx.Graph, text: list[str]) -> None:
         names[node] = f"%{index}"
         value = node.meta.get("val")
         kind = f"{tuple(value.shape)}{value.dtype}{value.device}" if isinstance(value, Tensor) else ""
-        text.append(
-            f"%{index} {node.op if node.op != 'call_function' else node.target} {show(node.args)} {show(node.kwargs)} {kind}"
-        )
+        text.append(f"%{index} {_name_of(node)} {show(node.args)} {show(node.kwargs)} {kind}")
         if "bodies" in node.meta:
             text.append(f"length {node.meta['length']}")
             for inner in node.meta["bodies"]:
@@ -247,7 +256,7 @@ def program_of(parts: list[Part], times: dict[str, Any] | None = None) -> Progra
     plan = _kept_plan(name)
     times["from"] = "disk" if plan is not None else "scratch"
     if plan is None:
-        plan = make_plan(parts)
+        plan = make_plan(parts)._replace(flags=_flags())
         native.write(f"plan-{name}", pickle.dumps(plan))
     times["generated"] = time.perf_counter() - start
     start = time.perf_counter()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .changes import RESHAPED, Storage, change, view_of
+from .changes import RESHAPED, Storage, change, flat, view_of
 from .graphs import Body, scan_loop, while_loop
 
 __all__ = ["Recorder", "ValueAsked", "current", "real_arange", "record"]
@@ -60,6 +60,7 @@ class Recorder(TorchDispatchMode):
         self.values_read: list[Tensor] = []
         self.places: dict[int, torch.fx.Node] = {}  # of tensors, by id
         self.fakes: dict[int, Tensor] = {}  # of real tensors, by id
+        self.own: set[int] = set()  # of placeholders that are made anew each time, by id: they may be changed
         self.kept: list[Any] = []  # whatever is known by its id
         self.storages: dict[int, Storage] = {}
         self.versions: dict[int, int] = {}  # of tensors, by id: the version of their storage that their node has
@@ -173,6 +174,13 @@ class Recorder(TorchDispatchMode):
                 out = self.decompositions[func](*args, **kwargs)
             if out is not NotImplemented:
                 return out
+        elif (
+            func.namespace == "aten" and func is not aten.reshape.default
+        ):  # below autograd, what is made of other operators comes whole
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
         schema = func._schema
         fake_args, fake_kwargs = _map((args, kwargs), self.fake)
         nodes_args, nodes_kwargs = _map((args, kwargs), self.place)
@@ -184,10 +192,12 @@ class Recorder(TorchDispatchMode):
         finally:
             _state.stack.pop()
         if schema.is_mutable:
-            return change(self, func, args, kwargs, nodes_args, nodes_kwargs, out)
+            return change(self, func, fake_args, fake_kwargs, nodes_args, nodes_kwargs, out)
         if func is aten._to_copy.default and not isinstance(args[0], Tensor):
             # one of Python's numbers, which the dispatcher wraps
             self._note(aten.full.default, ([], args[0]), {"dtype": out.dtype, "device": out.device}, out)
+        elif func is aten.as_strided.default and not self.decompositions:
+            self._note_by_strides(args[0], out)
         elif isinstance(out, Tensor):
             self._note(func, nodes_args, nodes_kwargs, out)
         elif isinstance(out, (tuple, list)) and any(isinstance(part, Tensor) for part in out):
@@ -203,6 +213,12 @@ class Recorder(TorchDispatchMode):
         node.meta["val"] = out
         self._set_place(out, node)
         return node
+
+    def _note_by_strides(self, tensor: Tensor, out: Tensor) -> None:
+        """Notes ``as_strided`` of the memory in its order here: where the graph is lowered, strides may be others."""
+        storage = self.storage_of(tensor)
+        storage.flat = storage.flat or flat(self, storage)
+        self._set_place(out, view_of(self, storage, out))
 
     def _note_many(self, func: Any, args: Any, kwargs: Any, outs: Any) -> torch.fx.Node:
         node = self.graph.call_function(func, args, kwargs)
@@ -229,6 +245,7 @@ class Recorder(TorchDispatchMode):
         top.fakes[id(value)] = fake
         top.kept.append(value)
         top._capture_real(value, fake)
+        self.own.add(id(fake))
         return fake
 
     def _capture_real(self, value: Tensor, fake: Tensor) -> None:

@@ -31,9 +31,10 @@ def is_concrete(value: Tensor) -> bool:
 
 
 def is_differentiating() -> bool:
-    """Whether the code that asks runs inside ``torch.func.grad`` (``jacrev``, ``vjp``)."""
+    """Whether the code that asks runs inside ``torch.func.grad`` (``jacrev``, ``vjp``), or ``jvp`` (``jacfwd``)."""
     stack = torch._C._functorch.get_interpreter_stack() or []
-    return any(level.key() == torch._C._functorch.TransformType.Grad for level in stack)
+    kinds = torch._C._functorch.TransformType
+    return any(level.key() in (kinds.Grad, kinds.Jvp) for level in stack)
 
 
 def plain(value: Tensor) -> Tensor:
