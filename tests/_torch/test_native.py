@@ -240,8 +240,8 @@ def test_a_forked_child_compiles_though_another_thread_held_the_locks():
     text = """
         assert answer(1) == 1
         locks = list(native._locks.values())
-        lock_of_2 = native._lock(native._digest(("int answer(void) { return 2; }", native.compiler("c"), "c", ((),)),
-                                                native.compiler("c")))
+        command = native.compiler("c")
+        lock_of_2 = native._lock(native.digest_of(("int answer(void) { return 2; }", command, "c", ((),)), command))
         lock_of_2.acquire()
         child = os.fork()
         if child == 0:

@@ -80,7 +80,9 @@ static operate_t operate;
 """
 
 _KERNEL_HEAD = re.compile(r'extern "C"\s+void\s+kernel\(')
-_THREADS = re.compile(r"omp parallel num_threads\(\d+\)")
+_THREADS = re.compile(r"omp parallel num_threads\((\d+)\)")
+# a kernel has room for the partial sums of as many threads as it was written for, and no more
+_AS_MANY = r"omp parallel num_threads(threads < \1 ? threads : \1) if(threads > 1)"
 INCLUDE = "#include <torch/csrc/inductor/cpp_prefix.h>"
 
 
@@ -116,7 +118,7 @@ def make_plan(parts: list[Part]) -> Plan:
         functions.append("    return 0;\n}")
     text = [INCLUDE, _HELPERS, products.HELPERS]
     for source, name in kernels.items():
-        source = _THREADS.sub("omp parallel num_threads(threads) if(threads > 1)", source.replace(INCLUDE, ""))
+        source = _THREADS.sub(_AS_MANY, source.replace(INCLUDE, ""))
         text.append(_KERNEL_HEAD.sub(f"static void {name}(", source))
     text.extend(functions)
     text.append(_INIT.replace("RUNS", ", ".join(f"run{index}" for index in range(len(parts)))))
