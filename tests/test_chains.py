@@ -305,7 +305,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.compiled)])
 @pytest.mark.parametrize("name", list(BAD))
 def test_bad_input_is_an_error_that_says_the_fix(name, jit):
     options, error, message = BAD[name]

@@ -39,21 +39,21 @@ LOSSES = {**cases_losses.LOSSES, **{f"{name}_all_noise": make for name, make in 
 @pytest.fixture
 def spent(monkeypatch):
     """``spent()`` is all blocks that became numbers so far, as rows ``(key, key, counter)``; keys of keys are no numbers."""
-    rows, run = [], threefry._run_grid
+    rows, run = [], threefry._draw_blocks
 
-    def watched(keys_inner, kind, num_blocks, key, counter, high):
-        if int(high) == threefry.BITS:
-            keys, counters = (key.t(), counter.t()) if keys_inner else (key, counter)
+    def watched(key, counter, domain, kind):
+        if domain == threefry.BITS:
+            counters = counter
             if kind == threefry.NORMAL64:  # two blocks for each pair
                 counters = torch.cat([2 * counters, 2 * counters + 1], 1)
-            counters = counters.expand(len(keys), -1)
-            repeated = keys[:, None].expand(-1, counters.shape[1], 2)
+            counters = counters.expand(len(key), -1)
+            repeated = key[:, None].expand(-1, counters.shape[1], 2)
             rows.append(torch.cat([repeated, counters[..., None]], -1).flatten(0, 1))
-        return run(keys_inner, kind, num_blocks, key, counter, high)
+        return run(key, counter, domain, kind)
 
-    if threefry._operator is threefry._draw_blocks:
+    if not hasattr(threefry, "_library"):
         pytest.skip("without custom operators keys inside of vmap cannot be seen")
-    monkeypatch.setattr(threefry, "_run_grid", watched)
+    monkeypatch.setattr(threefry, "_draw_blocks", watched)
     return lambda: torch.cat(rows) if rows else torch.empty(0, 3, dtype=torch.int32)
 
 

@@ -166,7 +166,7 @@ if hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_vmap
     # not torch.library.custom_op, whose first call imports torch's compiler
     _library = torch.library.Library("funcebm", "DEF")
     _library.define("draw_blocks(Tensor key, Tensor counter, int domain, int kind) -> Tensor")
-    _library.impl("draw_blocks", _draw_blocks, "CompositeExplicitAutograd")
+    _library.impl("draw_blocks", lambda *arguments: _draw_blocks(*arguments), "CompositeExplicitAutograd")
     _operator: Callable[..., Tensor] = torch.ops.funcebm.draw_blocks.default
 
     @torch.library.register_fake("funcebm::draw_blocks", lib=_library)
