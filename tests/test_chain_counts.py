@@ -79,7 +79,10 @@ def test_by_default_a_run_is_compiled_where_that_pays(monkeypatch):
     monkeypatch.setattr(transforms, "_COMPILE_FROM", 60)
     loss, sgd = ebm.losses.denoising_score_matching(well, 0.1), ebm.optimizers.sgd(0.01)
     runs = {
-        "langevin": (lambda n: ebm.sample(key, langevin, params, starts, num_samples=n // 3, thin=2, num_burn_in=n // 3), 60),
+        "langevin": (
+            lambda n: ebm.sample(key, langevin, params, starts, num_samples=n // 3, thin=2, num_burn_in=n // 3),
+            60,
+        ),
         "nuts": (lambda n: ebm.sample(key, nuts, params, starts, num_samples=n), 6),
         "warm-up": (lambda n: ebm.warm_up(key, langevin, params, starts, num_steps=n), 60),
         "training": (lambda n: ebm.fit(key, loss, params, data, optimizer=sgd, num_steps=n, batch_size=2), 20),

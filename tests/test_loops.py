@@ -117,7 +117,15 @@ def _tangled(carry, x):
     """Leaves that swap, stay, are what is read or what lies outside, and are emitted as they are."""
     a, b, fixed, last, flag, count = carry
     new = (b, a + 0.5 * x, fixed, OUTSIDE, ~flag, count + 1)
-    return new, {"carry": a, "x": x, "new": new[1], "outside": OUTSIDE, "last": last, "flag": flag, "view": fixed[:1] * count}
+    return new, {
+        "carry": a,
+        "x": x,
+        "new": new[1],
+        "outside": OUTSIDE,
+        "last": last,
+        "flag": flag,
+        "view": fixed[:1] * count,
+    }
 
 
 TANGLED = (torch.ones(2), torch.zeros(2), torch.tensor([3.0, 4.0]), torch.zeros(2), torch.tensor(True), torch.tensor(2))
@@ -146,7 +154,14 @@ def test_a_loop_of_any_length_is_one_program():
     loop, shared = transforms.jit_scan(body), torch.tensor(10.0)
     loop(shared, TANGLED, torch.ones(4, 2))
     with compiles_nothing():
-        for length, every, is_kept in ((1, 1, True), (2, 1, True), (7, 1, True), (6, 2, True), (6, 6, True), (5, 1, False)):
+        for length, every, is_kept in (
+            (1, 1, True),
+            (2, 1, True),
+            (7, 1, True),
+            (6, 2, True),
+            (6, 6, True),
+            (5, 1, False),
+        ):
             xs = torch.arange(2.0 * length).reshape(length, 2)
             carry, ys = loop(shared, TANGLED, xs, every, is_kept)
             last, all_ys = loops.scan(lambda carry, x: body(shared, carry, x), TANGLED, xs)
@@ -162,7 +177,10 @@ def test_a_loop_of_any_length_is_one_program():
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (lambda carry, x: (torch.cat([carry, carry]), x), r"leaf 0: \(4,\) torch.float32 in place of \(2,\) torch.float32"),
+        (
+            lambda carry, x: (torch.cat([carry, carry]), x),
+            r"leaf 0: \(4,\) torch.float32 in place of \(2,\) torch.float32",
+        ),
         (lambda carry, x: (carry.double(), x), r"leaf 0: \(2,\) torch.float64 in place of \(2,\) torch.float32"),
     ],
     ids=["shape", "dtype"],

@@ -102,7 +102,9 @@ def _a_bound_method_itself(patch):
 
 
 def _a_static_method(patch):
-    return lambda params, x: Settings.bend(x).sum(), lambda: patch.setattr(Settings, "bend", staticmethod(lambda x: x**4))
+    return lambda params, x: Settings.bend(x).sum(), lambda: patch.setattr(
+        Settings, "bend", staticmethod(lambda x: x**4)
+    )
 
 
 def _a_float_in_a_closure(patch):
@@ -198,7 +200,9 @@ def _a_branch_on_a_tensor_from_outside(patch):
 
 def _another_shape(patch):
     tensors = {"shift": torch.tensor(0.5)}
-    return lambda params, x: ((x - tensors["shift"]) ** 2).sum(), lambda: tensors.update(shift=torch.tensor([0.5, 1.0, 2.0]))
+    return lambda params, x: ((x - tensors["shift"]) ** 2).sum(), lambda: tensors.update(
+        shift=torch.tensor([0.5, 1.0, 2.0])
+    )
 
 
 CONSTANTS = (

@@ -262,7 +262,9 @@ class MineError(Exception):
 
 
 @ways
-@pytest.mark.parametrize("error", [KeyError("mine"), MineError("mine"), RuntimeError("mine"), ZeroDivisionError("mine")])
+@pytest.mark.parametrize(
+    "error", [KeyError("mine"), MineError("mine"), RuntimeError("mine"), ZeroDivisionError("mine")]
+)
 def test_an_error_of_the_user_keeps_its_type_its_words_and_its_place(way, error):
     def energy(params, x):
         raise error
@@ -417,7 +419,9 @@ def test_linear_algebra_sorting_and_fourier_transforms_work():
         lower = torch.linalg.cholesky(matrix)
         waves = torch.fft.rfft(x).abs().square().sum()
         values, _ = torch.sort(x)
-        return lower.diagonal().log().sum() + torch.linalg.solve(matrix, x) @ x + waves + values[0] * x.max() + x.median()
+        return (
+            lower.diagonal().log().sum() + torch.linalg.solve(matrix, x) @ x + waves + values[0] * x.max() + x.median()
+        )
 
     _assert_as_eager(energy)
 

@@ -224,7 +224,9 @@ def test_without_a_compiler_chains_run_as_with_jit_false():
     sampler = ebm.samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.5)
 
     def run(**options):
-        return ebm.sample(ebm.random.key(0), sampler, (), torch.zeros(2, 2), **{"num_samples": 3, "jit": True, **options})
+        return ebm.sample(
+            ebm.random.key(0), sampler, (), torch.zeros(2, 2), **{"num_samples": 3, "jit": True, **options}
+        )
 
     with pytest.warns(RuntimeWarning, match="runs eagerly"):
         got = run()
@@ -322,5 +324,7 @@ def test_threads_start_outside_of_loops(width):
     with counted() as counts:
         ebm.jit(lambda x: x.sin().sum(1))(torch.ones(32, 300, width))
     kernels = counts.sources[0].split("static void kernel0(")[1]
-    starts = [line.lstrip() for line in kernels.splitlines() if re.match(r"\s*(#pragma omp parallel|for ?\(int64_t x0)", line)]
+    starts = [
+        line.lstrip() for line in kernels.splitlines() if re.match(r"\s*(#pragma omp parallel|for ?\(int64_t x0)", line)
+    ]
     assert starts[0].startswith("#pragma omp parallel")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -126,5 +128,5 @@ def test_places_of_an_arena_do_not_overlap(sizes):
     arena.give(places[0])
     places = [*places[1:], arena.take(sizes[0]), arena.take(7)]
     spans = sorted((start, start + size) for start, size in places)
-    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
     assert spans[-1][1] <= arena.end

@@ -80,7 +80,9 @@ def test_what_comes_back_goes_on_into_sample():
 def test_compiling_inside_of_vmap_is_an_error_with_the_fix():
     sampler = samplers.mala(_energy)
     with pytest.raises(ValueError, match=r"jit=True must be outermost.*Pass jit=False"):
-        vmap(lambda params: ebm.warm_up(random.key(0), sampler, params, _starts(params), num_steps=20, jit=True))(STIFFNESS)
+        vmap(lambda params: ebm.warm_up(random.key(0), sampler, params, _starts(params), num_steps=20, jit=True))(
+            STIFFNESS
+        )
 
 
 def test_what_was_not_asked_for_is_not_compiled_inside_of_vmap():

@@ -95,7 +95,7 @@ def _isa_trial() -> tuple[Any, str] | None:
 
 
 def _believed(check: Callable[..., bool]) -> Callable[..., bool]:
-    """What the processor says it has is believed; a compiler that refuses it is asked again without (see ``programs``)."""
+    """What the processor says it has is believed."""
     return functools.wraps(check)(lambda self, code: True)
 
 
@@ -103,8 +103,8 @@ PATCHES = (
     Patch(
         name="no_isa_trials",
         kind="speed",
-        repairs="Inductor compiles a trial program for each set of vector instructions, AMX included: 3 s on an empty cache, also "
-        "with the option cpp.vec_isa_ok.",
+        repairs="Inductor compiles a trial program for each set of vector instructions, AMX included: 3 s on an empty cache, "
+        "also with the option cpp.vec_isa_ok.",
         upstream="none yet: the subclasses of VecISA call check_build whatever the option says",
         seen_on="2.13",
         find=_isa_trial,

@@ -178,7 +178,9 @@ def _flags() -> tuple[str, ...]:
         "-DSTANDALONE_TORCH_HEADER",
         *(f"-D{macro}" for macro in macros),
         "-march=native",
-        *instructions.build_arch_flags().split(),
+        *(
+            flag for flag in instructions.build_arch_flags().split() if not flag.startswith("-mamx")
+        ),  # no kernel uses it
         "-fno-math-errno",
         "-fno-trapping-math",
         "-ffp-contract=off",
