@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from typing import Any, Callable, Sequence
@@ -18,6 +19,7 @@ __all__ = [
     "TracedValueError",
     "can_compile",
     "clear_cache",
+    "explained",
     "is_worth_it",
     "jit",
     "jit_begin",
@@ -82,6 +84,15 @@ def _is_eager() -> bool:
     if why is not None:
         jitting.warn_once(f"funcebm runs eagerly: {why}. Results are the same, chains are slower.")
     return why is not None
+
+
+def explained(jit: bool) -> contextlib.AbstractContextManager[None]:
+    """Around what a compiled run calls eagerly first: an energy that asks a number for its value is told what to write instead.
+
+    >>> with explained(True):
+    ...     pass
+    """
+    return jitting.explained() if jit else contextlib.nullcontext()
 
 
 _COMPILE_FROM = 2000  # steps, by their weight

@@ -34,6 +34,7 @@ __all__ = [
     "call_begin",
     "call_scan",
     "clear",
+    "explained",
     "is_inside",
     "log_compiles",
     "run_all",
@@ -291,7 +292,7 @@ def _record(flat: Callable[..., Any], tensors: list[Tensor]) -> tuple[Any, Any, 
         outputs[:] = [structure, [_TENSOR if isinstance(leaf, Tensor) else leaf for leaf in leaves]]
         return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
-    with _explained(), _quiet():
+    with explained(), _quiet():
         body, recorded = recorder.record(function, tensors)
     return body, recorded, (outputs[0], outputs[1])
 
@@ -342,7 +343,7 @@ def _told(name: str) -> Iterator[dict[str, float]]:
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """An error of a traced number that is asked for its value says where, and what to write; others stay as they are."""
     try:
         yield

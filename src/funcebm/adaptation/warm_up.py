@@ -23,7 +23,7 @@ from ..chain_loop import (
     to_inside,
 )
 from ..progress import progress_bar
-from ..transforms import is_worth_it, jit_scan
+from ..transforms import explained, is_worth_it, jit_scan
 from ..types import Adaptation, Key, Params, Position, Sampler, Tree, step_of_chains
 from .default import default
 
@@ -164,7 +164,8 @@ def warm_up(
     key_chains, key_adapt = random.split(key.to(like.device))
     with torch.no_grad() if jit else contextlib.nullcontext():
         chain_keys = random.split(key_chains, tree.batch_size(positions))
-        state = vmap(sampler.init, (None, 0))(params, positions)
+        with explained(jit):
+            state = vmap(sampler.init, (None, 0))(params, positions)
         chain_checks.start(state, partial(sampler.init, params), positions)
         memory = adaptation.init(random.fold_in(key_adapt, 0), sampler, params, state)
         return _run(adaptation, sampler, params, state, memory, chain_keys, key_adapt, windows, jit, progress)

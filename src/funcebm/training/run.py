@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import checks, loops, random, tree
 from ..chain_loop import is_traced
 from ..progress import postfix, progress_bar
-from ..transforms import jit_scan
+from ..transforms import explained, jit_scan
 from ..types import Key, Loss, Optimizer, Params, Tree
 from .checkpoint import check_path, restored, save
 from .data import Rows, Stream, extreme_rows, open_source
@@ -69,7 +69,8 @@ class _Run:
         self.recipe, self.options, self.hyper = recipe, options, hyper
         self.source: Rows | Stream = open_source(data, options.batch_size, key_epochs, device, place)
         checks.same_device(params=params, data=self.source.example, **({"hyper": hyper} if tree.leaves(hyper) else {}))
-        names = _check_loss(recipe, key_init, params, self.source, hyper)
+        with explained(options.jit):
+            names = _check_loss(recipe, key_init, params, self.source, hyper)
         check_limits(options.limits, options.max_bad_steps, names)
         self.num_members = tree.batch_size(params) if recipe.is_ensemble else 1
         self.state = begin(recipe, key_init, params, self.source.example, hyper)
