@@ -125,7 +125,8 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     their line numbers; equal graphs share machine code, in later processes too.
 
     Use it last, outermost, once: ``jit(vmap(grad(f)))``; inside of ``vmap``, ``grad`` or another ``jit`` it does nothing. The
-    function runs without autograd (``torch.func.grad`` inside it works).
+    function runs without autograd (``torch.func.grad`` inside it works). Where ``torch.linalg`` would raise an error, at a matrix
+    that is singular or not positive definite, its result is NaN, in that one of many.
 
     Args:
         function: pure, with positional arguments.

@@ -62,7 +62,9 @@ class Part(NamedTuple):
 
 
 _HELPERS = r"""
+#include <atomic>
 #include <cstring>
+#include <stdexcept>
 template <typename T>
 static void copy_strided(T* to, const T* from, int dims, const int64_t* shape, const int64_t* strides) {
     if (dims == 0) { *to = *from; return; }
@@ -83,6 +85,8 @@ _KERNEL_HEAD = re.compile(r'extern "C"\s+void\s+kernel\(')
 _THREADS = re.compile(r"omp parallel num_threads\((\d+)\)")
 # a kernel has room for the partial sums of as many threads as it was written for, and no more
 _AS_MANY = r"omp parallel num_threads(threads < \1 ? threads : \1) if(threads > 1)"
+_CHECK = re.compile(r"TORCH_CHECK\((.*), (\"[^\"]*\")\);")
+_PRAGMA = re.compile(r"^ *#pragma omp .*\n", re.MULTILINE)
 INCLUDE = "#include <torch/csrc/inductor/cpp_prefix.h>"
 
 
@@ -118,11 +122,40 @@ def make_plan(parts: list[Part]) -> Plan:
         functions.append("    return 0;\n}")
     text = [INCLUDE, _HELPERS, products.HELPERS]
     for source, name in kernels.items():
-        source = _THREADS.sub(_AS_MANY, source.replace(INCLUDE, ""))
+        source = _THREADS.sub(_AS_MANY, _checked_after(source.replace(INCLUDE, "")))
         text.append(_KERNEL_HEAD.sub(f"static void {name}(", source))
     text.extend(functions)
     text.append(_INIT.replace("RUNS", ", ".join(f"run{index}" for index in range(len(parts)))))
     return Plan("\n".join(text), entries, operators)
+
+
+def _checked_after(source: str) -> str:
+    """A kernel whose threads check indices: an error must not leave a thread, which would end the process."""
+    if "omp parallel" not in source or not _CHECK.search(source):
+        return source
+    if not all(_is_in_loop(source[: check.start()]) for check in _CHECK.finditer(source)):
+        return _PRAGMA.sub("", source)
+    source = _CHECK.sub(r"if (!(\1)) { failed = \2; continue; }", source)
+    start, end = source.index("{") + 1, source.rindex("}")
+    after = "    if (failed) throw std::runtime_error(failed.load());\n"
+    return f"{source[:start]}\n    std::atomic<const char*> failed{{nullptr}};{source[start:end]}{after}{source[end:]}"
+
+
+def _is_in_loop(before: str) -> bool:
+    """Whether the innermost block that is open at the end of a text, of loops and lambdas, is a loop."""
+    num_closed = 0
+    for place in range(len(before) - 1, -1, -1):
+        if before[place] == "}":
+            num_closed += 1
+        elif before[place] == "{" and num_closed:
+            num_closed -= 1
+        elif before[place] == "{":
+            head = before[:place].rstrip()
+            if head.endswith("[&]"):
+                return False
+            if head.splitlines()[-1].lstrip().startswith("for"):
+                return True
+    return False
 
 
 def _num_inputs(part: Part) -> int:

@@ -169,6 +169,8 @@ class Recorder(TorchDispatchMode):
             return self.constant(args[0])
         if func is aten._local_scalar_dense.default:
             return self._value_of(args[0])
+        if func is aten._linalg_check_errors.default:
+            return self._note_failures(args[0])
         if func in self.decompositions:
             with self:
                 out = self.decompositions[func](*args, **kwargs)
@@ -213,6 +215,17 @@ class Recorder(TorchDispatchMode):
         node.meta["val"] = out
         self._set_place(out, node)
         return node
+
+    def _note_failures(self, info: Tensor) -> None:
+        """What :mod:`torch.linalg` would raise an error about, matrices with an ``info`` that is not 0, has NaN as result."""
+        node: Any = self.place(info)
+        parts = [part for part in node.args[0].users if part is not node] if node.target is operator.getitem else []
+        for value in (part.meta["val"] for part in parts):
+            if value.is_floating_point():
+                with self:
+                    is_good = (info == 0).reshape(info.shape + (1,) * (value.ndim - info.ndim))
+                    marked = torch.where(is_good, value, torch.nan)
+                self.places[id(value)] = self.places[id(marked)]
 
     def _note_by_strides(self, tensor: Tensor, out: Tensor) -> None:
         """Notes ``as_strided`` of the memory in its order here: where the graph is lowered, strides may be others."""
