@@ -242,7 +242,15 @@ def _train(name: str, device: str, **options: Any) -> Any:
     )
     params, data = tree.map(lambda leaf: leaf.to(device), (params, data))
     optimizer = optimizers.chain(optimizers.clip_by_global_norm(5.0), optimizers.adam(0.02))
-    settings = {"optimizer": optimizer, "num_steps": 20, "batch_size": 8, "ema_decay": 0.9, "chunk_size": 5, **options}
+    settings = {
+        "optimizer": optimizer,
+        "num_steps": 20,
+        "batch_size": 8,
+        "ema_decay": 0.9,
+        "chunk_size": 5,
+        "jit": True,
+        **options,
+    }
     return ebm.fit(random.key(41), LOSSES[name](), params, data, **settings)
 
 

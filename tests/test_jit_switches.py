@@ -258,3 +258,22 @@ def test_the_number_of_threads_changes_no_bit():
             assert torch.equal(_chain(0.25, 300)(True), expected)
         finally:
             torch.set_num_threads(NUM_THREADS)
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_code_that_was_written_for_other_threads_is_right(before, after):
+    """Sums over much data have a place for each thread, and so the code that makes them knows how many there are."""
+
+    def function(x, y):
+        many = (x * y + before).sin()  # a constant of its own for each case
+        return many.sum(), many.sum(0), many.mean(1), many.amax(), many.argmin(1), (many @ y.T).sum(1), many.cumsum(1)
+
+    x, y = (ebm.random.normal(ebm.random.key(seed), (700, 900), dtype=torch.float64) for seed in (0, 1))
+    expected = function(x, y)
+    try:
+        for num_threads in (before, after, before):
+            torch.set_num_threads(num_threads)
+            for got, right in zip(ebm.jit(function)(x, y), expected, strict=True):
+                torch.testing.assert_close(got, right)
+    finally:
+        torch.set_num_threads(NUM_THREADS)

@@ -10,6 +10,7 @@ import torch
 from torch.func import grad, jacfwd, jvp, vmap
 
 from funcebm import jit, loops
+from funcebm.transforms import TracedValueError
 
 pytestmark = pytest.mark.compiled
 
@@ -145,3 +146,21 @@ def test_a_matrix_for_which_linalg_raises_has_nan_and_the_others_their_results()
     inverse = jit(torch.linalg.inv)(torch.stack([torch.zeros(3, 3), 2 * eye]))
     assert inverse[0].isnan().all()
     torch.testing.assert_close(inverse[1], eye / 2)
+
+
+def test_the_larger_of_nan_and_another_constant_is_nan(x):
+    _equal(lambda x: torch.maximum(torch.tensor(float("nan")), torch.tensor(1.0)) + x, x)
+
+
+@pytest.mark.parametrize("read", [lambda t: t.tolist()[0], lambda t: float(t.numpy()[0])], ids=["tolist", "numpy"])
+def test_numbers_that_are_taken_out_of_a_tensor_of_outside_are_never_stale(read, x):
+    outside = torch.ones(2)
+    scaled = jit(lambda x: read(outside) * x)
+    for value in (2.0, 3.0):
+        outside.fill_(value)
+        torch.testing.assert_close(scaled(x), value * x)
+
+
+def test_a_traced_tensor_gives_no_numbers_to_numpy(x):
+    with pytest.raises(TracedValueError, match="must not ask"):
+        jit(lambda x: x * float(x.numpy()[0, 0]))(x)

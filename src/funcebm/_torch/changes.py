@@ -1,7 +1,8 @@
-"""What a function changes in place, noted as new values: of the memory that it makes itself, through any view of it."""
+"""What a function changes in place, or reads by strides, noted as new values: of the memory that it makes itself."""
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .recorder import Recorder
 
-__all__ = ["RESHAPED", "Storage", "change", "flat", "view_of"]
+__all__ = ["RESHAPED", "Storage", "change", "mark_failures", "read_by_strides", "view_of"]
 
 aten = torch.ops.aten
 RESHAPED = ("squeeze_", "unsqueeze_", "t_", "transpose_", "swapaxes_", "swapdims_")
@@ -33,7 +34,26 @@ def view_of(recorder: Recorder, storage: Storage, tensor: Tensor) -> torch.fx.No
     return node
 
 
-def flat(recorder: Recorder, storage: Storage) -> torch.fx.Node:
+def read_by_strides(recorder: Recorder, tensor: Tensor, out: Tensor) -> None:
+    """Notes ``as_strided`` of the memory in its order here: where the graph is lowered, strides may be others."""
+    storage = recorder.storage_of(tensor)
+    storage.flat = storage.flat or _flat(recorder, storage)
+    recorder.set_place(out, view_of(recorder, storage, out))
+
+
+def mark_failures(recorder: Recorder, info: Tensor) -> None:
+    """What :mod:`torch.linalg` would raise an error about, matrices with an ``info`` that is not 0, has NaN as result."""
+    node: Any = recorder.place(info)
+    parts = [part for part in node.args[0].users if part is not node] if node.target is operator.getitem else []
+    for value in (part.meta["val"] for part in parts):
+        if value.is_floating_point():
+            with recorder:
+                is_good = (info == 0).reshape(info.shape + (1,) * (value.ndim - info.ndim))
+                marked = torch.where(is_good, value, torch.nan)
+            recorder.places[id(value)] = recorder.places[id(marked)]
+
+
+def _flat(recorder: Recorder, storage: Storage) -> torch.fx.Node:
     """All numbers of a storage in the order of memory, before its first change."""
     root = storage.root
     order = sorted(range(root.ndim), key=lambda axis: (-root.stride()[axis], axis))
@@ -85,7 +105,7 @@ def change(recorder: Recorder, func: Any, args: Any, kwargs: Any, node_args: Any
             node.meta["val"] = torch.empty(changed.shape, dtype=dtype, device=changed.device)
             node = recorder.graph.call_function(aten._to_copy.default, (node,), {"dtype": changed.dtype})
         node.meta["val"] = value = torch.empty(changed.shape, dtype=changed.dtype, device=changed.device)
-    before = storage.flat or flat(recorder, storage)
+    before = storage.flat or _flat(recorder, storage)
     is_whole = (
         changed.is_contiguous() and changed.numel() * changed.element_size() == changed.untyped_storage().nbytes()
     )

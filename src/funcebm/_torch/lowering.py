@@ -301,8 +301,11 @@ def lower(
     improve(graph)
     try:
         source, constants = _generate(graph, examples, fake_mode, table)
-    except Exception:  # inductor has faults of its own in vector code (2.13: a scatter into an axis of length 1)
-        source, constants = _generate(graph, examples, fake_mode, table, {"cpp.simdlen": 1})
+    except Exception:
+        # inductor has faults of its own (2.13): in vector code, a scatter into an axis of length 1; where it computes
+        # with constants, the larger of NaN and another number
+        plain = {"cpp.simdlen": 1, "constant_and_index_propagation": False}
+        source, constants = _generate(graph, examples, fake_mode, table, plain)
     trace = _Trace(numbers, fake_mode, constants)
     namespace = _namespace(trace)
     exec(compile(source, "<inductor>", "exec"), namespace)

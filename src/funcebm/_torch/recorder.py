@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .changes import RESHAPED, Storage, change, flat, view_of
+from .changes import RESHAPED, Storage, change, mark_failures, read_by_strides, view_of
 from .graphs import Body, scan_loop, while_loop
+from .reads import Reads
 
 __all__ = ["Recorder", "ValueAsked", "current", "real_arange", "record"]
 
@@ -108,10 +109,11 @@ class Recorder(TorchDispatchMode):
             node = self.graph.placeholder(f"p{len(self.places)}_{self.num_inputs}_{len(self.captured)}")
         node.meta["val"] = fake
         self.last_input = node
-        self._set_place(key, node)
+        self.set_place(key, node)
         return node
 
-    def _set_place(self, tensor: Tensor, node: torch.fx.Node) -> None:
+    def set_place(self, tensor: Tensor, node: torch.fx.Node) -> None:
+        """The node of a tensor is this one from now on."""
         self.places[id(tensor)] = node
         self.kept.append(tensor)
         self.versions[id(tensor)] = self.storage_of(tensor).version
@@ -170,7 +172,7 @@ class Recorder(TorchDispatchMode):
         if func is aten._local_scalar_dense.default:
             return self._value_of(args[0])
         if func is aten._linalg_check_errors.default:
-            return self._note_failures(args[0])
+            return mark_failures(self, args[0])
         if func in self.decompositions:
             with self:
                 out = self.decompositions[func](*args, **kwargs)
@@ -199,7 +201,7 @@ class Recorder(TorchDispatchMode):
             # one of Python's numbers, which the dispatcher wraps
             self._note(aten.full.default, ([], args[0]), {"dtype": out.dtype, "device": out.device}, out)
         elif func is aten.as_strided.default and not self.decompositions:
-            self._note_by_strides(args[0], out)
+            read_by_strides(self, args[0], out)
         elif isinstance(out, Tensor):
             self._note(func, nodes_args, nodes_kwargs, out)
         elif isinstance(out, (tuple, list)) and any(isinstance(part, Tensor) for part in out):
@@ -213,25 +215,8 @@ class Recorder(TorchDispatchMode):
     def _note(self, func: Any, args: Any, kwargs: Any, out: Tensor) -> torch.fx.Node:
         node = self.graph.call_function(func, args, kwargs)
         node.meta["val"] = out
-        self._set_place(out, node)
+        self.set_place(out, node)
         return node
-
-    def _note_failures(self, info: Tensor) -> None:
-        """What :mod:`torch.linalg` would raise an error about, matrices with an ``info`` that is not 0, has NaN as result."""
-        node: Any = self.place(info)
-        parts = [part for part in node.args[0].users if part is not node] if node.target is operator.getitem else []
-        for value in (part.meta["val"] for part in parts):
-            if value.is_floating_point():
-                with self:
-                    is_good = (info == 0).reshape(info.shape + (1,) * (value.ndim - info.ndim))
-                    marked = torch.where(is_good, value, torch.nan)
-                self.places[id(value)] = self.places[id(marked)]
-
-    def _note_by_strides(self, tensor: Tensor, out: Tensor) -> None:
-        """Notes ``as_strided`` of the memory in its order here: where the graph is lowered, strides may be others."""
-        storage = self.storage_of(tensor)
-        storage.flat = storage.flat or flat(self, storage)
-        self._set_place(out, view_of(self, storage, out))
 
     def _note_many(self, func: Any, args: Any, kwargs: Any, outs: Any) -> torch.fx.Node:
         node = self.graph.call_function(func, args, kwargs)
@@ -240,7 +225,7 @@ class Recorder(TorchDispatchMode):
             if isinstance(out, Tensor):
                 part = self.graph.call_function(operator.getitem, (node, index))
                 part.meta["val"] = out
-                self._set_place(out, part)
+                self.set_place(out, part)
         return node
 
     def constant(self, value: Tensor) -> Tensor:
@@ -340,7 +325,7 @@ class Recorder(TorchDispatchMode):
         for index, result in enumerate(results):
             part = self.graph.call_function(operator.getitem, (node, index))
             part.meta["val"] = result
-            self._set_place(result, part)
+            self.set_place(result, part)
 
     def finish(self, outs: list[Tensor]) -> Body:
         """The graph with its outputs."""
@@ -369,10 +354,9 @@ def record(function: Callable[..., list[Tensor]], inputs: list[Tensor]) -> tuple
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     recorder = Recorder(mode)
     fakes = [recorder.add_input(value) for value in inputs]
-    with mode, recorder:
+    with mode, recorder, Reads(recorder.values_read, ValueAsked):
         outs = function(*fakes)
-    body = recorder.finish(outs)
-    return body, recorder
+    return recorder.finish(outs), recorder
 
 
 def _item(value: Tensor) -> Any:
