@@ -9,6 +9,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes at once: one thread
 
 
 def pytest_runtest_setup(item):
+    if item.get_closest_marker("slow") is not None and os.environ.get("FUNCEBM_SLOW") != "1":
+        pytest.skip("slow: FUNCEBM_SLOW=1 runs it")
     if item.get_closest_marker("compiled") is not None:
         from funcebm import transforms
 
