@@ -8,7 +8,7 @@ import torch
 import funcebm as ebm
 from funcebm import random, tree
 from funcebm._torch.meaning import meaning
-from funcebm.chain_loop import compiled_part
+from funcebm.chains._loop import compiled_part
 
 from .cases import SAMPLERS, quartic, quartic_params
 from .helpers import compiles_nothing

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from funcebm import losses, random, samplers, threefry, tree
+from funcebm import _threefry as threefry
+from funcebm import losses, random, samplers, tree
 from tests import cases_losses
 from tests.cases import SAMPLERS, quartic
 

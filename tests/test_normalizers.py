@@ -168,7 +168,7 @@ def test_trees_and_chunks(monkeypatch):
     )
     truth = settings["reference"].log_normalizer(()) - 1.5 * math.log(2)
     assert abs(float(run.log_normalizer - truth)) < SIGMAS * float(run.standard_error)
-    monkeypatch.setattr("funcebm.chain_loop._CHUNK_BYTES", 300 * 16 * 2)
+    monkeypatch.setattr("funcebm.chains._loop._CHUNK_BYTES", 300 * 16 * 2)
     again = normalizers.annealed_importance_sampling(
         random.key(0), energy, {"k": torch.tensor(2.0)}, num_particles=300, **settings
     )
@@ -197,7 +197,7 @@ def test_log_mean_exp():
 
 @pytest.mark.parametrize("schedule", ["sigmoid", "linear", [0.0, 0.5, 1.0]])
 def test_temperatures(schedule):
-    from funcebm.annealing import temperatures
+    from funcebm.normalizers._path import temperatures
 
     betas = temperatures(schedule, 2)
     assert betas.tolist() == pytest.approx([0.0, 0.5, 1.0])

@@ -5,6 +5,7 @@ An energy is ``(params, x) -> ()``; samplers, losses and optimizers are tuples o
 """
 
 from . import (
+    _deprecated,
     adaptation,
     chains,
     checks,
@@ -16,11 +17,12 @@ from . import (
     loops,
     losses,
     metrics,
+    networks,
     normalizers,
     optimizers,
+    pairwise,
     plotting,
     random,
-    reducers,
     samplers,
     schedules,
     training,
@@ -29,7 +31,7 @@ from . import (
     types,
 )
 from .adaptation import WarmUp, warm_up
-from .chains import Samples, resume, sample
+from .chains import Samples, reducers, resume, sample
 from .training import Fit, fit
 from .transforms import jit
 from .types import Adaptation, Loss, LossAux, Optimizer, Sampler
@@ -56,8 +58,10 @@ __all__ = [
     "loops",
     "losses",
     "metrics",
+    "networks",
     "normalizers",
     "optimizers",
+    "pairwise",
     "plotting",
     "random",
     "reducers",
@@ -71,3 +75,11 @@ __all__ = [
     "types",
     "warm_up",
 ]
+
+__version__ = "0.1.0"
+
+_deprecated.register()
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

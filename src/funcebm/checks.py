@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from . import tree
-from ._torch.tracing import is_concrete
+from ._torch.tracing import is_concrete, is_tracing
 from .types import Tree
 
 __all__ = [
     "differences",
     "is_concrete",
+    "is_traced",
     "message",
     "one_structure",
     "positive",
@@ -45,6 +46,12 @@ def positive(name: str, value: float | Tensor | None, fix: str = "Give a number 
             raise ValueError(message(f"{name} must be positive and finite", str(value.tolist()), fix))
     elif value is not None:
         require(0 < value < float("inf"), f"{name} must be positive and finite", value, fix)
+
+
+def is_traced(value: Tree) -> bool:
+    """Whether a compiler, or a transform such as ``vmap``, is at work on these tensors."""
+    tensors = [leaf for leaf in tree.leaves(value) if isinstance(leaf, Tensor)]
+    return is_tracing() or not all(leaf.is_meta or is_concrete(leaf) for leaf in tensors)
 
 
 def positive_int(name: str, value: int, minimum: int = 1) -> None:

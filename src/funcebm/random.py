@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .threefry import (
+from ._threefry import (
     BITS,
     FOLD,
     NORMAL32,

@@ -81,6 +81,34 @@ def paths(tree: Tree) -> list[str]:
     ]
 
 
+def rows(batch: Tree) -> Tensor:
+    """A tree of ``(n, *event)`` as one matrix ``(n, D)``, columns in the order of :func:`ravel`.
+
+    >>> rows({"a": torch.zeros(3, 2), "b": torch.zeros(3)}).shape
+    torch.Size([3, 3])
+    """
+    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in leaves(batch)]
+    return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+
+
+def size(tree: Tree) -> int:
+    """How many numbers a tree holds.
+
+    >>> size({"a": torch.zeros(3, 2), "b": torch.zeros(3)})
+    9
+    """
+    return sum(leaf.numel() for leaf in leaves(tree))
+
+
+def index(tree: Tree, i: int) -> Tree:
+    """The ``i``-th entry along the first axis of each leaf.
+
+    >>> index({"a": torch.tensor([3, 5])}, 1)
+    {'a': tensor(5)}
+    """
+    return map(lambda leaf: leaf[i], tree)
+
+
 def add(a: Tree, b: Tree) -> Tree:
     """``a + b``, leaf by leaf."""
     return map(torch.add, a, b)

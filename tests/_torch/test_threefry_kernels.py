@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from funcebm import threefry
+from funcebm import _threefry as threefry
 from funcebm._torch import native, threefry_kernels
 
 pytestmark = pytest.mark.skipif(native.why_not("c") is not None, reason="no C compiler")

@@ -136,7 +136,7 @@ class _Part:
     def _compiled(self, given: list[Tensor]) -> Callable[..., Any]:
         from torch._inductor.compile_fx import compile_fx
 
-        from ..threefry import plain_blocks
+        from .._threefry import plain_blocks
 
         recorder = Recorder(self.fake_mode, None, {torch.ops.funcebm.draw_blocks.default: plain_blocks})
         examples = [recorder.add_input(tensor, tensor.stride()) for tensor in given]

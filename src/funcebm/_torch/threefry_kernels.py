@@ -1,6 +1,6 @@
 """The generator's kernels in C (``threefry.c``): random words and normals, on the CPU.
 
-They give the words of :mod:`funcebm.threefry` bit for bit, and its normals to a few units in the last place. What a
+They give the words of :mod:`funcebm._threefry` bit for bit, and its normals to a few units in the last place. What a
 block gives does not depend, by one bit, on sizes, memory layout or the number of threads.
 """
 
@@ -65,7 +65,7 @@ def draw_blocks(key: Tensor, counter: Tensor, domain: int, kind: int, out: Tenso
         key: ``(K, 2)`` int32.
         counter: ``(R, m)`` int32, ``R`` being 1 or ``K``.
         domain: the high word of the counters.
-        kind: ``WORDS``, ``NORMAL32`` or ``NORMAL64`` of :mod:`funcebm.threefry`.
+        kind: ``WORDS``, ``NORMAL32`` or ``NORMAL64`` of :mod:`funcebm._threefry`.
         out: ``(K, 2, m)``, of int32, float32 or float64.
     """
     if not (key.is_cpu and counter.is_cpu and out.is_cpu) or not (_library if _library is not None else _load()):

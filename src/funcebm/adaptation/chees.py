@@ -11,7 +11,7 @@ from .. import checks, metrics, tree
 from ..types import Adaptation, Key, Params, Position, Sampler, Tree
 from .dual_averaging import DualAveragingState, dual_averaging
 from .step_size import find_step_size
-from .welford import rows, welford
+from .welford import welford
 from .window import metric_of, start_metric
 
 __all__ = ["CheesMemory", "chees", "chees_gradient"]
@@ -181,7 +181,7 @@ def chees(*, target: float = 0.651, metric: str | None = "diagonal", max_leapfro
 
         length = memory.tuning.trajectory_length
         start, end, velocity = (
-            _in_unit_scale(memory.tuning.metric, rows(value))
+            _in_unit_scale(memory.tuning.metric, tree.rows(value))
             for value in (memory.position, state.proposal, state.velocity)
         )
         gradient, total = chees_gradient(start, end, velocity, state.fraction * length, rate)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks, tree
 from ..types import Adaptation, Key, Params, Sampler, Tree
-from .welford import rows, welford
+from .welford import welford
 from .window import metric_of, start_metric, window_adaptation
 
 __all__ = ["MclmcMemory", "adjusted_mclmc_adaptation", "mclmc_adaptation"]
@@ -104,7 +104,7 @@ def mclmc_adaptation(*, metric: str | None = "diagonal", energy_variance: float 
             "For samplers.adjusted_mclmc take adjusted_mclmc_adaptation; funcebm.adaptation.default chooses.",
         )
         one = tree.map(lambda leaf: leaf[0], state.position)
-        matrix = rows(state.position)
+        matrix = tree.rows(state.position)
         tuning = tree.cast_like(sampler.tuning, matrix)
         if metric is not None:
             tuning = tuning._replace(metric=start_metric(tuning, one, metric))
@@ -145,7 +145,7 @@ def mclmc_adaptation(*, metric: str | None = "diagonal", energy_variance: float 
         )
 
     def update(memory: MclmcMemory, state: Any, info: Any) -> MclmcMemory:
-        matrix = rows(state.position)
+        matrix = tree.rows(state.position)
         memory = step_size(memory, info, matrix.shape[1])
         moments = welford(shape).update(memory.moments, state.position)
         counts = (memory.stage == 1) | (memory.stage == 2) | (memory.stage == _LAST)
@@ -241,7 +241,7 @@ def adjusted_mclmc_adaptation(
             f"a sampler with {type(sampler.tuning).__name__}",
             "Leave the choice to funcebm.adaptation.default.",
         )
-        matrix = rows(state.position)
+        matrix = tree.rows(state.position)
         length = torch.full_like(matrix[0, 0], length_factor * matrix.shape[1] ** 0.5)
         return inner.init(
             key, sampler._replace(tuning=sampler.tuning._replace(trajectory_length=length)), params, state

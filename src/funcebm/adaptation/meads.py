@@ -10,7 +10,6 @@ from torch.func import vmap
 
 from .. import checks, metrics, random, tree
 from ..types import Adaptation, Key, Params, Sampler, Tree
-from .welford import rows
 
 __all__ = ["MeadsMemory", "largest_eigenvalue", "meads"]
 
@@ -102,7 +101,7 @@ def meads(*, num_folds: int = 4) -> Adaptation:
         shuffle = (memory.num // num_folds) % _NUM_SHUFFLES
         order = memory.shuffles.index_select(0, shuffle.reshape(1))[0]
         size = len(order) // num_folds
-        positions, gradients = rows(state.position)[order], rows(state.gradient)[order]
+        positions, gradients = tree.rows(state.position)[order], tree.rows(state.gradient)[order]
         gradients = gradients / memory.tuning.temperature[order, None]
         positions, gradients = (value.reshape(num_folds, size, -1) for value in (positions, gradients))
         mean = positions.mean(1, keepdim=True)

@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import chain_checks, checks, loops, random, tree
-from ..chain_loop import (
+from .. import checks, loops, random, tree
+from .._progress import progress_bar
+from ..chains import _checks
+from ..chains._loop import (
     chain_axis,
     chains_first,
     chunk_sizes,
     compiled_part,
     draw_noise,
     draw_step,
-    is_traced,
     over_chains,
     to_inside,
 )
-from ..progress import progress_bar
 from ..transforms import explained, is_worth_it, jit_scan
 from ..types import Adaptation, Key, Params, Position, Sampler, Tree, step_of_chains
 from .default import default
@@ -145,12 +145,12 @@ def warm_up(
     random.check_key(key)
     checks.positive_int("num_steps", num_steps)
     weight = 1 if sampler.batched_step is None else 10
-    is_long = is_worth_it(jit, num_steps, weight) and (jit or not is_traced((key, positions)))
+    is_long = is_worth_it(jit, num_steps, weight) and (jit or not checks.is_traced((key, positions)))
     jit = bool(is_long) and not loops.is_compiling()
     like = tree.first(positions)
     if not loops.is_compiling():
-        chain_checks.outermost(jit, (key, params, positions))
-        chain_checks.positions(positions)
+        _checks.outermost(jit, (key, params, positions))
+        _checks.positions(positions)
         checks.same_device(params=params, positions=positions)
     if adaptation is None:
         adaptation = default(sampler, tree.batch_size(positions))
@@ -166,7 +166,7 @@ def warm_up(
         chain_keys = random.split(key_chains, tree.batch_size(positions))
         with explained(jit):
             state = vmap(sampler.init, (None, 0))(params, positions)
-        chain_checks.start(state, partial(sampler.init, params), positions)
+        _checks.start(state, partial(sampler.init, params), positions)
         memory = adaptation.init(random.fold_in(key_adapt, 0), sampler, params, state)
         return _run(adaptation, sampler, params, state, memory, chain_keys, key_adapt, windows, jit, progress)
 

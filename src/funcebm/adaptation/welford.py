@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks, tree
 from ..types import Position, Tree
 
-__all__ = ["Welford", "WelfordState", "rows", "welford"]
+__all__ = ["Welford", "WelfordState", "welford"]
 
 
 class WelfordState(NamedTuple):
@@ -41,12 +41,6 @@ class Welford(NamedTuple):
     merge: Callable[[WelfordState, WelfordState], WelfordState]
     final: Callable[[WelfordState], Tree]
     shrunk: Callable[[WelfordState], Tree]
-
-
-def rows(positions: Position) -> Tensor:
-    """Positions of many chains as a matrix ``(C, D)``, in the order of :func:`funcebm.tree.ravel`."""
-    parts = [leaf.reshape(leaf.shape[0], -1) for leaf in tree.leaves(positions)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def welford(shape: str = "diagonal") -> Welford:
@@ -99,13 +93,15 @@ def welford(shape: str = "diagonal") -> Welford:
         return WelfordState(total, tree.add_scaled(state.mean, share, shift), second)
 
     def update(state: WelfordState, positions: Position) -> WelfordState:
-        is_finite = torch.isfinite(rows(positions)).all(1)
+        is_finite = torch.isfinite(tree.rows(positions)).all(1)
         num = is_finite.sum().to(state.num.dtype)
 
         def used(leaf: Tensor) -> Tensor:
             return torch.where(is_finite.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, 0)
 
-        away = tree.map(lambda leaf, mean: used(leaf - mean), rows(positions) if is_dense else positions, state.mean)
+        away = tree.map(
+            lambda leaf, mean: used(leaf - mean), tree.rows(positions) if is_dense else positions, state.mean
+        )
         shift = tree.map(lambda leaf: leaf.sum(0) / num.clamp(min=1), away)
         centred = tree.map(lambda leaf, mean: used(leaf - mean), away, shift)
         second = tree.map(lambda leaf: leaf.mT @ leaf if is_dense else (leaf**2).sum(0), centred)

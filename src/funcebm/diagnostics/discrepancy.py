@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks, random, tree
 from ..checks import require
-from ..stein import median_distance, off_diagonal_mean, rows, squared_distances
+from ..pairwise import median_distance, off_diagonal_mean, squared_distances
 from ..types import Key, Tree
 
 __all__ = ["DiscrepancyTest", "energy_distance", "mmd", "mmd_test", "two_sets"]
@@ -160,7 +160,7 @@ def two_sets(x: Tree, y: Tree, minimum: int = 2) -> tuple[Tensor, Tensor]:
         right = leaf.ndim >= 1 and leaf.shape[1:] == other.shape[1:] and min(leaf.shape[0], other.shape[0]) >= minimum
         must = f"x and y must be (n, *event) and (m, *event), n and m at least {minimum}"
         require(right, must, got, "Put samples first.")
-    return rows(x).double(), rows(y).double()
+    return tree.rows(x).double(), tree.rows(y).double()
 
 
 def p_value(value: Tensor, by_chance: Tensor) -> Tensor:

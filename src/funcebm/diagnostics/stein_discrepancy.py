@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, random, tree
-from ..stein import median_distance, off_diagonal_mean, rows, stein_kernel
+from ..pairwise import median_distance, off_diagonal_mean, stein_kernel
 from ..types import Key, Tree
 from .discrepancy import DiscrepancyTest, p_value
 
@@ -114,6 +114,6 @@ def _kernel(x: Tree, scores: Tree, length_scale: float | Tensor | None, exponent
         checks.require(right, must, f"{tuple(leaf.shape)} and {tuple(score.shape)}", fix)
     checks.positive("length_scale", length_scale)
     checks.require(-1 < exponent < 0, "exponent must be in (-1, 0)", exponent, "The usual one is -0.5.")
-    points = rows(x).double()
+    points = tree.rows(x).double()
     scale = median_distance(points) if length_scale is None else length_scale
-    return stein_kernel(points, rows(scores).double(), scale, exponent)
+    return stein_kernel(points, tree.rows(scores).double(), scale, exponent)

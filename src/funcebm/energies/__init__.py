@@ -5,8 +5,8 @@ Any function of that form is an energy; these are ready-made ones. ``energies.ga
 ``resnet`` and ``from_module`` make an energy and its parameters. The rest makes energies from energies.
 """
 
+from ..networks import spectral_norm, spectral_normalised
 from . import bijections
-from ._layers import NeuralEnergy
 from .algebra import conditioned, confined, fill_in, mixture, product, pullback, tempered
 from .analytic import ackley, double_well, rastrigin, rosenbrock
 from .classifier import energy_of_logits
@@ -16,10 +16,8 @@ from .landscapes import himmelblau, mueller_brown
 from .members import mixture_of_members, product_of_members
 from .mixtures import banana, funnel, gaussian_mixture, ring
 from .modules import from_module, load_into
-from .neural import conv, mlp
+from .neural import NeuralEnergy, conv, mlp, resnet
 from .quadratic import gaussian, harmonic
-from .resnet import resnet
-from .spectral import spectral_norm, spectral_normalised
 
 __all__ = [
     "AnalyticEnergy",

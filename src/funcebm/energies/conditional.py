@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import checks, random
+from ..networks._layers import event, widths_of
 from ..types import Energy, Key, Params, Position, Tree
-from ._layers import event, widths_of
 
 __all__ = ["fourier_features", "given"]
 

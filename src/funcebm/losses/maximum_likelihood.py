@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import checks, random, tree
-from ..annealing import MakeSampler, Particles, Schedule, Step, make_annealing, temperatures
 from ..energies.exact import ExactEnergy
 from ..normalizers import log_mean_exp
+from ..normalizers._path import MakeSampler, Particles, Schedule, Step, make_annealing, temperatures
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Tree
 from ._contrast import draw_chain, energies_of
 from ._staged import staged, without_memory

@@ -11,7 +11,6 @@ from torch.func import vmap
 
 from .. import checks, random, tree
 from ..energies.exact import ExactEnergy
-from ..stein import rows
 from ..types import Batch, Key, Params, Position, Tree
 
 __all__ = ["NoiseModel", "exact_noise", "fitted_gaussian_noise", "gaussian_noise"]
@@ -156,7 +155,7 @@ def fitted_gaussian_noise(
     if is_diagonal:
         spread = tree.map(lambda leaf: inflation * leaf.detach().double().var(0) + floor, data)
     else:
-        spread = inflation * torch.cov(rows(data).detach().double().T).reshape(-1, rows(data).shape[1])
+        spread = inflation * torch.cov(tree.rows(data).detach().double().T).reshape(-1, tree.rows(data).shape[1])
         spread = spread + floor * torch.eye(len(spread), dtype=spread.dtype, device=spread.device)
     try:
         return gaussian_noise(mean, spread)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, fields, stein, tree
+from .. import checks, fields, pairwise, tree
 from ..types import Batch, Energy, Key, Loss, LossAux, Tree
 from ._staged import without_memory
 
@@ -20,7 +20,7 @@ def kernel_stein_discrepancy(
 
     .. math:: L = \frac{1}{B (B - 1)} \sum_{i \ne j} k_p(x_i, x_j)
 
-    with the Stein kernel :func:`funcebm.stein.stein_kernel` of the scores :math:`-\nabla E_\theta(x_i)` and the inverse
+    with the Stein kernel :func:`funcebm.pairwise.stein_kernel` of the scores :math:`-\nabla E_\theta(x_i)` and the inverse
     multiquadric :math:`(1 + |x - y|^2 / \ell^2)^\beta`. Its mean is
     :math:`E[\delta(x)^\top \delta(x')\,k(x, x')]` with the difference :math:`\delta` of the scores of data and model: zero
     where they agree, positive elsewhere; single values may be negative. It is a quadratic function of the score, needs no
@@ -59,13 +59,13 @@ def kernel_stein_discrepancy(
         return ()
 
     def value(params: Tree, memory: Tree, batch: Batch, noise: tuple[()]) -> tuple[Tensor, LossAux]:
-        points, gradients = stein.rows(batch), stein.rows(slopes(params, batch))
+        points, gradients = tree.rows(batch), tree.rows(slopes(params, batch))
         scale = length_scale
         if scale is None:
-            median = stein.median_distance(points)
+            median = pairwise.median_distance(points)
             scale = torch.where(median > 0, median, 1)
-        kernel = stein.stein_kernel(points, -gradients, scale, exponent)
-        return stein.off_diagonal_mean(kernel), LossAux(
+        kernel = pairwise.stein_kernel(points, -gradients, scale, exponent)
+        return pairwise.off_diagonal_mean(kernel), LossAux(
             (), {"squared_score": gradients.square().sum(1).mean().detach()}
         )
 

@@ -10,8 +10,8 @@ from torch.func import vmap
 
 from .. import checks, fields, loops, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ._nuts_trajectory import Dynamics, NUTSNoise, Packed, Point, grow, pack, start, unpack
 from .mala import MalaState as NUTSState
-from .trajectory import Dynamics, NUTSNoise, Packed, Point, grow, pack, start, unpack
 
 __all__ = ["NUTSInfo", "NUTSNoise", "NUTSState", "NUTSTuning", "nuts"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..progress import in_order
+from .._progress import in_order
 
 __all__ = ["Streak", "check_limits", "ending", "find_streak", "is_bad", "reason"]
 

@@ -8,7 +8,6 @@ from typing import Any, Callable, Iterable, Mapping
 from torch import Tensor
 
 from .. import checks, tree
-from ..chain_loop import is_traced
 from ..transforms import is_worth_it
 from ..types import Batch, Key, Loss, Optimizer, Params, Tree
 from .result import Fit
@@ -208,4 +207,4 @@ def fit_ensemble(
 def _decided(jit: bool | None, num_steps: int, key: Key, params: Params) -> bool:
     """Whether to compile; what was not asked for does not happen inside a transform."""
     is_long = isinstance(num_steps, int) and is_worth_it(jit, num_steps, 3)
-    return is_long and (bool(jit) or not is_traced((key, params)))
+    return is_long and (bool(jit) or not checks.is_traced((key, params)))

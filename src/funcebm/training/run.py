@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, loops, random, tree
-from ..chain_loop import is_traced
-from ..progress import postfix, progress_bar
+from .._progress import postfix, progress_bar
 from ..transforms import explained, jit_scan
 from ..types import Key, Loss, Optimizer, Params, Tree
 from .checkpoint import check_path, restored, save
@@ -158,7 +157,7 @@ def run(recipe: Recipe, options: Options, key: Key, params: Params, data: Any, h
     with torch.no_grad():
         params, hyper = tree.map(torch.Tensor.detach, params), tree.map(torch.Tensor.detach, hyper)
         here = _Run(recipe, options, key.to(tree.first(params).device), params, data, hyper, resume)
-        if is_traced((key, params, hyper, here.source.shared)):
+        if checks.is_traced((key, params, hyper, here.source.shared)):
             return _pure(here)
         report = "interrupted"
         try:

@@ -15,8 +15,12 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from . import chain_checks, checks, loops, random, reducers, tree
-from .chain_loop import (
+from .. import checks, loops, random, tree
+from .._progress import progress_bar
+from ..transforms import is_worth_it, jit_begin, jit_scan, run_all
+from ..types import Key, Params, Position, Sampler, Tree
+from . import _checks, reducers
+from ._loop import (
     chain_axis,
     chain_blocks,
     chains_first,
@@ -24,7 +28,6 @@ from .chain_loop import (
     compiled_part,
     draw_noise,
     draw_step,
-    is_traced,
     join_blocks,
     make_begin,
     make_body,
@@ -33,10 +36,7 @@ from .chain_loop import (
     take_block,
     to_inside,
 )
-from .progress import progress_bar
 from .reducers import Reducer
-from .transforms import is_worth_it, jit_begin, jit_scan, run_all
-from .types import Key, Params, Position, Sampler, Tree
 
 __all__ = ["Run", "Samples", "resume", "sample"]
 
@@ -144,14 +144,16 @@ def sample(
         checks.positive_int("chunk_size", chunk_size)
     tuning = sampler.tuning if tuning is None else tuning
     weight = 1 if sampler.batched_step is None else 10
-    is_long = is_worth_it(jit, num_burn_in + num_samples * thin, weight) and (jit or not is_traced((key, positions)))
+    is_long = is_worth_it(jit, num_burn_in + num_samples * thin, weight) and (
+        jit or not checks.is_traced((key, positions))
+    )
     jit = bool(is_long) and not loops.is_compiling()  # a compiled function is compiled whole
     if not loops.is_compiling():  # the checks are for a person, the compiler cannot follow their messages
-        chain_checks.outermost(jit, (key, params, positions, () if callable(tuning) else tuning))
-        chain_checks.positions(positions)
+        _checks.outermost(jit, (key, params, positions, () if callable(tuning) else tuning))
+        _checks.positions(positions)
         checks.same_device(params=params, positions=positions)
         if tuning is not sampler.tuning:
-            chain_checks.tuning(tuning, sampler.tuning, tree.map(lambda leaf: leaf[0], positions))
+            _checks.tuning(tuning, sampler.tuning, tree.map(lambda leaf: leaf[0], positions))
     like = tree.first(positions)
     tuning = tuning if callable(tuning) else tree.cast_like(tuning, like)
 
@@ -259,7 +261,7 @@ def _start(run: Run, positions: Position) -> tuple[Run, _Chains]:
         if all(bool(is_finite) for _, is_finite in results):
             return run, _Chains(axis, blocks, program, [carry for carry, _ in results])
     state = vmap(init, (None, 0))(run.params, positions)
-    chain_checks.start(state, partial(init, run.params), positions)
+    _checks.start(state, partial(init, run.params), positions)
     if run.reducer is not None:  # one step, which is thrown away, shows what there is to reduce
         index = torch.zeros((), dtype=torch.int64, device=run.chain_keys.device)
         noise = draw_step(run.sampler, run.chain_keys, state.position, index)
@@ -371,7 +373,7 @@ def _sample(run: Run, chains: _Chains, num_samples: int) -> Samples:
     elif run.reducer is not None:
         info, reduced = vmap(summary(run.collect, run.reducer).final)(run.accumulator)
     state = tree.map(lambda leaf: leaf.contiguous(), state)
-    if is_traced((run.chain_keys, state)):
+    if checks.is_traced((run.chain_keys, state)):
         return Samples(draws, info, state, reduced, (), ())
     return Samples(draws, info, state, reduced, num_done == num_samples, run)
 

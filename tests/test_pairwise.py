@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from funcebm import random, stein
+from funcebm import pairwise, random
 from tests.laws import assert_mean
 
 
@@ -25,13 +25,13 @@ def test_the_closed_form_is_that_of_the_derivatives(dim):
         return (s_a * s_b).sum() * k + s_a @ by_b + s_b @ by_a + mixed
 
     expected = torch.stack([torch.stack([pair(x[i], x[j], s[i], s[j]) for j in range(6)]) for i in range(6)])
-    torch.testing.assert_close(stein.stein_kernel(x, s, length_scale, exponent), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(pairwise.stein_kernel(x, s, length_scale, exponent), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_its_mean_is_zero_under_the_law_and_only_there():
     # pairs are independent, so each row of the table (the mean over partners of one half) is one draw
     x = random.normal(random.key(1), (4000, 3), dtype=torch.float64)
-    pairs = lambda s: torch.func.vmap(lambda a, b: stein.stein_kernel(a, b, 1.0)[0, 1])(  # noqa: E731
+    pairs = lambda s: torch.func.vmap(lambda a, b: pairwise.stein_kernel(a, b, 1.0)[0, 1])(  # noqa: E731
         x.reshape(2000, 2, 3), s.reshape(2000, 2, 3)
     )
     assert_mean(pairs(-x), 0.0)
@@ -41,16 +41,16 @@ def test_its_mean_is_zero_under_the_law_and_only_there():
 
 def test_far_from_the_origin_float32_keeps_its_digits():
     x, s = random.normal(random.key(2), (50, 3)), random.normal(random.key(3), (50, 3))
-    exact = stein.stein_kernel(x.double(), s.double(), 1.0)
-    torch.testing.assert_close(stein.stein_kernel(x + 1000, s, 1.0).double(), exact, rtol=1e-3, atol=2e-3)
+    exact = pairwise.stein_kernel(x.double(), s.double(), 1.0)
+    torch.testing.assert_close(pairwise.stein_kernel(x + 1000, s, 1.0).double(), exact, rtol=1e-3, atol=2e-3)
 
 
 def test_median_and_means_of_pairs():
     x = random.normal(random.key(4), (9, 2), dtype=torch.float64)
     distances = torch.nn.functional.pdist(x)
-    torch.testing.assert_close(stein.median_distance(x), distances.median())
+    torch.testing.assert_close(pairwise.median_distance(x), distances.median())
     kernel = random.normal(random.key(5), (9, 9), dtype=torch.float64)
     mask = ~torch.eye(9, dtype=torch.bool)
-    torch.testing.assert_close(stein.off_diagonal_mean(kernel), kernel[mask].mean())
+    torch.testing.assert_close(pairwise.off_diagonal_mean(kernel), kernel[mask].mean())
     y = random.normal(random.key(6), (4, 2), dtype=torch.float64)
-    torch.testing.assert_close(stein.squared_distances(x, y), torch.cdist(x, y).square())
+    torch.testing.assert_close(pairwise.squared_distances(x, y), torch.cdist(x, y).square())

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from . import checks, loops, random, reducers, tree
+from .. import checks, random, tree
+from ..types import Key, Params, Position, Sampler, Tree, step_of_chains
+from . import reducers
 from .reducers import Reducer
-from .types import Key, Params, Position, Sampler, Tree, step_of_chains
 
 __all__ = [
     "chain_axis",
@@ -25,7 +26,6 @@ __all__ = [
     "compiled_part",
     "draw_noise",
     "draw_step",
-    "is_traced",
     "join_blocks",
     "make_begin",
     "make_body",
@@ -42,15 +42,9 @@ _CHUNK_BYTES, _CHUNK_STEPS = 2**24, 4096  # of positions and steps in one call, 
 _CUDA_CHUNK_STEPS = 256  # a call is recorded before it can be replayed
 
 
-def is_traced(value: Tree) -> bool:
-    """Whether a compiler, or a transform such as ``vmap``, is at work on these tensors."""
-    tensors = [leaf for leaf in tree.leaves(value) if isinstance(leaf, Tensor)]
-    return loops.is_compiling() or not all(leaf.is_meta or checks.is_concrete(leaf) for leaf in tensors)
-
-
 def chunk_sizes(positions: Position, num_draws: int, thin: int, chunk_size: int | None) -> list[int]:
     """How many draws each call makes, all nearly equal."""
-    if chunk_size is None and is_traced(positions):
+    if chunk_size is None and checks.is_traced(positions):
         return [num_draws]
     num_bytes = thin * sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(positions))
     most_steps = _CUDA_CHUNK_STEPS if tree.first(positions).is_cuda else _CHUNK_STEPS

@@ -1,4 +1,4 @@
-"""What the neural energies share: layers and their first parameters, and an energy made of hidden features and a head."""
+"""What networks share: layers and their first parameters, and a network made of hidden features and a last layer."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from .spectral import spectral_normalised
 __all__ = [
     "Activation",
     "Layer",
-    "NeuralEnergy",
+    "Network",
     "affine",
     "dense",
     "event",
     "first_layer",
     "image_shape",
-    "neural",
+    "network_of",
+    "outputs_of",
     "stack_widths",
     "whole",
     "widths_of",
@@ -31,18 +32,20 @@ Activation = Callable[[Tensor], Tensor]
 Layer = dict[str, Tensor]
 
 
-class NeuralEnergy(Protocol):
-    """A network as an energy, a plain function ``(params, x) -> ()``, or ``(params, x, condition) -> ()``.
+class Network(Protocol):
+    """A network as a plain function ``(params, x) -> outputs``, or ``(params, x, condition) -> outputs``.
 
     Attributes:
-        features: with the same arguments, the activations of the last hidden layer ``(F,)``: the energy is one affine
-            function of them. A linear probe on them says what a trained energy has learned.
+        features: with the same arguments, the activations of the last hidden layer ``(F,)``: the outputs are an affine
+            function of them.
+        parts: with the same arguments, these features and the weights of the last layer.
     """
 
     features: Callable[..., Tensor]
+    parts: Callable[..., tuple[Tensor, Layer]]
 
     def __call__(self, params: Params, x: Position, /, *condition: Any) -> Tensor:
-        """The energy of one particle. ``()``."""
+        """The outputs for one particle."""
 
 
 def first_layer(key: Key, shape: tuple[int, ...], dtype: torch.dtype | None) -> Layer:
@@ -70,53 +73,51 @@ def dense(layers: Sequence[Layer], activation: Activation, features: Tensor) -> 
     return features
 
 
-def neural(
+def network_of(
     features: Callable[[Params, Position, Tensor | None], Tensor],
     head: Callable[[Params], Layer],
     *,
     condition_size: int | None,
-    num_outputs: int | None,
+    is_like_input: bool,
     spectral_bound: float | None,
-) -> NeuralEnergy:
-    """The energy of a network.
+) -> Network:
+    """A network from its hidden features and its last layer.
 
     Args:
         features: ``(params, x, condition) -> (F,)``, all layers but the last; ``condition`` is ``(K,)`` or None.
         head: where the last layer is in the params.
-        condition_size: ``K``, or None for an energy without a condition.
-        num_outputs: None for a scalar, else the length of the output.
+        condition_size: ``K``, or None for a network without a condition.
+        is_like_input: whether the outputs take the shape of ``x``.
         spectral_bound: the spectral norm of each weight, or None to leave them as they are.
     """
     if condition_size is not None:
         checks.positive_int("condition_size", condition_size)
     checks.positive("spectral_bound", spectral_bound)
 
-    def weights(params: Params) -> Params:
-        return params if spectral_bound is None else spectral_normalised(params, spectral_bound)
+    def parts(params: Params, x: Position, *condition: Tensor) -> tuple[Tensor, Layer]:
+        if len(condition) != (condition_size is not None):
+            takes = "(params, x)" if condition_size is None else "(params, x, condition)"
+            raise TypeError(f"this network is a function of {takes}, and was given {2 + len(condition)} arguments")
+        weights = params if spectral_bound is None else spectral_normalised(params, spectral_bound)
+        if condition_size is None:
+            return features(weights, x, None), head(weights)
+        return features(weights, x, whole("the condition", condition[0], condition_size).to(x.dtype)), head(weights)
 
-    def output(params: Params, hidden: Tensor) -> Tensor:
-        layer = head(params)
-        if num_outputs is not None:
-            return affine(layer, hidden)
-        return (hidden * layer["weight"].squeeze(0)).sum() + layer["bias"].squeeze(0)
+    def network(params: Params, x: Position, *condition: Tensor) -> Tensor:
+        hidden, layer = parts(params, x, *condition)
+        outputs = affine(layer, hidden)
+        return outputs.reshape(x.shape) if is_like_input else outputs
 
-    if condition_size is None:
+    network.parts = parts  # type: ignore[attr-defined]
+    network.features = lambda params, x, *condition: parts(params, x, *condition)[0]  # type: ignore[attr-defined]
+    return cast(Network, network)
 
-        def energy(params: Params, x: Position) -> Tensor:
-            params = weights(params)
-            return output(params, features(params, x, None))
 
-        energy.features = lambda params, x: features(weights(params), x, None)  # type: ignore[attr-defined]
-        return cast(NeuralEnergy, energy)
-
-    def conditional(params: Params, x: Position, condition: Tensor) -> Tensor:
-        params, given = weights(params), whole("the condition", condition, condition_size).to(x.dtype)
-        return output(params, features(params, x, given))
-
-    conditional.features = lambda params, x, condition: features(  # type: ignore[attr-defined]
-        weights(params), x, whole("the condition", condition, condition_size).to(x.dtype)
-    )
-    return cast(NeuralEnergy, conditional)
+def outputs_of(num_outputs: int | None, size: int) -> int:
+    """How many outputs the last layer has: ``num_outputs``, or as many as a position has numbers."""
+    if num_outputs is not None:
+        checks.positive_int("num_outputs", num_outputs)
+    return size if num_outputs is None else num_outputs
 
 
 def whole(name: str, value: Any, size: int) -> Tensor:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from . import checks, metrics, tree
-from .chain_loop import is_traced
-from .types import Position, Tree
+from .. import checks, metrics, tree
+from ..types import Position, Tree
 
 __all__ = ["outermost", "positions", "start", "tuning"]
 
@@ -18,7 +17,9 @@ __all__ = ["outermost", "positions", "start", "tuning"]
 def outermost(jit: bool, arguments: Tree) -> None:
     """``jit`` compiles a whole run, so no transform may be around it."""
     fix = "Pass jit=False here, and compile the whole: funcebm.jit(torch.func.vmap(...))."
-    checks.require(not (jit and is_traced(arguments)), "jit=True must be outermost", "a call inside vmap or grad", fix)
+    checks.require(
+        not (jit and checks.is_traced(arguments)), "jit=True must be outermost", "a call inside vmap or grad", fix
+    )
 
 
 def positions(positions: Position) -> None:

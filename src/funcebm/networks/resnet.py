@@ -1,4 +1,4 @@
-"""A small residual network as an energy of images."""
+"""A small residual network."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from .. import checks, random
 from ..types import Key, Params, Position
 from ._layers import (
     Activation,
-    NeuralEnergy,
+    Network,
     affine,
     dense,
     event,
     first_layer,
     image_shape,
-    neural,
+    network_of,
+    outputs_of,
     stack_widths,
     widths_of,
 )
@@ -38,34 +39,35 @@ def resnet(
     num_outputs: int | None = None,
     spectral_bound: float | None = None,
     dtype: torch.dtype | None = None,
-) -> tuple[NeuralEnergy, Params]:
-    r"""A residual convolutional network as an energy of images.
+) -> tuple[Network, Params]:
+    r"""A residual convolutional network of images.
 
     A 3 x 3 convolution, then stages of ``num_blocks`` pre-activation blocks
 
     .. math:: h \leftarrow h + W_2 * a(W_1 * a(h)),
 
     with 3 x 3 kernels, and between the stages average pooling over 2 x 2 pixels and a 1 x 1 convolution to the next number
-    of channels. The last planes go through the activation and fully connected layers to one number. There is no
-    normalization layer: an energy is of one particle, and must not know its batch.
+    of channels. The last planes go through the activation and fully connected layers to the outputs. There is no
+    normalization layer: a network is a function of one particle, and must not know its batch.
 
     Args:
         key: for the first parameters, which live on its device. ``(2,)``.
         shape: of an image, ``(C, H, W)`` or ``(H, W)``.
         channels: of the stages; ``H`` and ``W`` must divide by two to the power ``len(channels) - 1``.
-        hidden: the widths of the fully connected layers between the stages and the energy.
+        hidden: the widths of the fully connected layers between the stages and the outputs.
         num_blocks: in each stage.
         activation: elementwise; smooth ones make smooth forces.
-        condition_size: if given, the energy is ``(params, x, condition) -> ()`` with a condition of so many numbers. In each
-            block :math:`W_1 * a(h)` becomes ``(1 + g) (W_1 * a(h)) + s``, with gain and shift of each channel affine in it.
-        num_outputs: if given, the function returns ``(num_outputs,)`` in place of a scalar: the logits of a classifier.
-        spectral_bound: if given, the spectral norm of each weight, set by :func:`spectral_normalised` at each call.
+        condition_size: if given, the network is ``(params, x, condition) -> outputs`` with a condition of so many numbers. In
+            each block :math:`W_1 * a(h)` becomes ``(1 + g) (W_1 * a(h)) + s``, with gain and shift of each channel affine in it.
+        num_outputs: how many; without it as many as ``x`` has numbers, in the shape of ``x``: a vector field.
+        spectral_bound: if given, the spectral norm of each weight, set by :func:`~funcebm.networks.spectral_normalised`
+            at each call.
         dtype: of the parameters, by default the default dtype. Positions must have the same.
 
     Returns:
-        ``(energy, params)``; params are ``{"enter": layers, "blocks": stages, "dense": layers}``: ``enter`` holds the
+        ``(network, params)``; params are ``{"enter": layers, "blocks": stages, "dense": layers}``: ``enter`` holds the
         convolution before each stage, ``blocks`` for each stage a tuple of ``{"first", "second"}`` (and ``"condition"``).
-        ``energy.features`` gives the activations of the last hidden layer.
+        ``network.features`` gives the activations of the last hidden layer.
 
     Raises:
         ValueError: sizes that do not fit; when called, a position or a condition of another size.
@@ -73,18 +75,21 @@ def resnet(
     Reference: He et al. (2016), "Identity mappings in deep residual networks", ECCV, figure 4e; Du and
     Mordatch (2019), "Implicit generation and modeling with energy-based models", NeurIPS, for residual energies.
 
-    >>> energy, params = resnet(random.key(0), (8, 8), channels=(4, 8), hidden=(16,))
-    >>> torch.func.vmap(energy, in_dims=(None, 0))(params, torch.zeros(5, 8, 8)).shape
-    torch.Size([5])
+    >>> network, params = resnet(random.key(0), (8, 8), channels=(4, 8), hidden=(16,), num_outputs=10)
+    >>> torch.func.vmap(network, in_dims=(None, 0))(params, torch.zeros(5, 8, 8)).shape
+    torch.Size([5, 10])
     """
     channels, hidden = widths_of("channels", channels), widths_of("hidden", hidden)
     checks.require(len(channels) > 0, "channels must name one stage or more", channels, "Try (32, 64).")
     checks.positive_int("num_blocks", num_blocks)
-    checks.positive_int("num_outputs", 1 if num_outputs is None else num_outputs)
     planes, height, width = image_shape(shape, len(channels) - 1)
     key_enter, key_blocks, key_dense = random.split(key, 3)
     shrink = 2 ** (len(channels) - 1)
-    widths = (channels[-1] * (height // shrink) * (width // shrink), *hidden, num_outputs or 1)
+    widths = (
+        channels[-1] * (height // shrink) * (width // shrink),
+        *hidden,
+        outputs_of(num_outputs, planes * height * width),
+    )
     params: dict[str, Any] = {
         "enter": _enter(key_enter, (planes, *channels), dtype),
         "blocks": tuple(
@@ -102,14 +107,14 @@ def resnet(
                 h = h + _residual(block, activation, h, condition)
         return dense(params["dense"][:-1], activation, activation(h).reshape(-1))
 
-    energy = neural(
+    network = network_of(
         features,
         lambda params: params["dense"][-1],
         condition_size=condition_size,
-        num_outputs=num_outputs,
+        is_like_input=num_outputs is None,
         spectral_bound=spectral_bound,
     )
-    return energy, params
+    return network, params
 
 
 def _enter(key: Key, channels: Sequence[int], dtype: torch.dtype | None) -> tuple[dict[str, Tensor], ...]:

@@ -7,8 +7,8 @@ from typing import Any, Callable, NamedTuple
 import torch
 from torch import Tensor
 
-from . import tree
-from .types import Tree
+from .. import tree
+from ..types import Tree
 
 __all__ = ["Reducer", "combine", "covariance", "mean", "variance"]
 

@@ -1,11 +1,12 @@
-r"""Stein kernels: how far points are from a law of which only the score is known.
+r"""All pairs of points: distances, their median, the mean over pairs, and Stein kernels.
 
-For a kernel :math:`k` and the score :math:`s = \nabla \log p = -\nabla E` the Stein kernel
+A Stein kernel says how far points are from a distribution of which only the score is known. For a
+kernel :math:`k` and the score :math:`s = \nabla \log p = -\nabla E` the Stein kernel
 
 .. math:: k_p(x, y) = s(x) \cdot s(y)\,k + s(x) \cdot \nabla_y k + s(y) \cdot \nabla_x k + \nabla_x \cdot \nabla_y k
 
 has mean zero over :math:`x \sim p` for every :math:`y`. The functions here take points and scores as rows of numbers and
-are differentiable in both; :func:`rows` makes rows of a tree.
+are differentiable in both; :func:`funcebm.tree.rows` makes rows of a tree.
 
 Reference: Liu, Lee and Jordan (2016), ICML, theorem 3.6; Gorham and Mackey (2017), ICML, section 3.
 """
@@ -15,20 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import tree
-from .types import Tree
-
-__all__ = ["median_distance", "off_diagonal_mean", "rows", "squared_distances", "stein_kernel"]
-
-
-def rows(batch: Tree) -> Tensor:
-    """A tree of ``(n, *event)`` as one matrix ``(n, D)``, columns in the order of :func:`funcebm.tree.ravel`.
-
-    >>> rows({"a": torch.zeros(3, 2), "b": torch.zeros(3)}).shape
-    torch.Size([3, 3])
-    """
-    flat = [leaf.reshape(leaf.shape[0], -1) for leaf in tree.leaves(batch)]
-    return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+__all__ = ["median_distance", "off_diagonal_mean", "squared_distances", "stein_kernel"]
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:

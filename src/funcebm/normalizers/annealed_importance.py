@@ -1,4 +1,4 @@
-r"""Normalizing constants: the log of :math:`Z = \int e^{-E(x)}\,dx` with an error bar, from below and from above."""
+"""Annealed importance sampling, forwards and in reverse."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from . import checks, random, tree
-from .annealing import MakeSampler, Schedule, make_path, temperatures
-from .energies.exact import ExactEnergy
-from .types import Energy, Key, Params, Position
+from .. import checks, random, tree
+from ..energies.exact import ExactEnergy
+from ..types import Energy, Key, Params, Position
+from ._path import MakeSampler, Schedule, make_path, temperatures
 
 __all__ = ["AnnealedImportance", "annealed_importance_sampling", "log_mean_exp", "reverse_annealed_importance_sampling"]
 

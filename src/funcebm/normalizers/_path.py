@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from . import checks, loops, random, samplers, tree
-from .chain_loop import chunk_sizes, draw_noise, draw_step, is_traced
-from .fields import require_scalar
-from .transforms import is_worth_it, jit_scan
-from .types import Energy, Key, Params, Position, Sampler, Tree, step_of_chains
+from .. import checks, loops, random, samplers, tree
+from ..chains._loop import chunk_sizes, draw_noise, draw_step
+from ..fields import require_scalar
+from ..transforms import is_worth_it, jit_scan
+from ..types import Energy, Key, Params, Position, Sampler, Tree, step_of_chains
 
 __all__ = [
     "AnnealedPath",
@@ -236,7 +236,7 @@ def make_path(
     annealing = make_annealing(energy, reference, make_sampler)
     annealing.differences(*both_params, tree.map(lambda leaf: leaf[:1], positions))
     weight = 1 if annealing.sampler.batched_step is None else 10
-    is_jitted = is_worth_it(jit, len(betas), weight) and not is_traced((both_params, positions))
+    is_jitted = is_worth_it(jit, len(betas), weight) and not checks.is_traced((both_params, positions))
     return AnnealedPath(annealing, both_params, betas.to(tree.first(positions)), is_jitted)
 
 

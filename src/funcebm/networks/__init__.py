@@ -1,0 +1,14 @@
+"""Networks ``(params, x) -> outputs`` of one particle, as pure functions.
+
+Each maker returns a network and its first parameters. Without ``num_outputs`` the outputs have the shape of ``x``, as a vector
+field needs; with a condition (a time, a noise scale, a label) the network is ``(params, x, condition) -> outputs``. The
+makers of the same names in :mod:`funcebm.energies` give energies, with one output as a scalar.
+"""
+
+from ._layers import Network
+from .conv import conv
+from .mlp import mlp
+from .resnet import resnet
+from .spectral import spectral_norm, spectral_normalised
+
+__all__ = ["Network", "conv", "mlp", "resnet", "spectral_norm", "spectral_normalised"]
