@@ -83,3 +83,9 @@ _deprecated.register()
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+for _name in __all__:  # what is public shows, and nothing else: ``dir(funcebm.samplers)``
+    _module = globals()[_name]
+    if hasattr(_module, "__all__"):
+        _module.__dir__ = _module.__all__.copy

@@ -40,6 +40,9 @@ def _shapes(position: Tree) -> str:
 def require_scalar(value: Any, position: Position, name: str = "an energy") -> Tensor:
     """The value, if it is a 0-d tensor; else an error that says what to write. Looks at shapes only.
 
+    Raises:
+        ValueError: an energy that is not a scalar.
+
     >>> require_scalar(torch.zeros(3), torch.zeros(3, 2))
     Traceback (most recent call last):
     ...

@@ -117,6 +117,9 @@ def while_loop(
     Returns:
         The last carry.
 
+    Raises:
+        RuntimeError: compiled inside of ``grad`` or ``jvp``, which would have to know how often it runs.
+
     >>> while_loop(lambda x: x < 10, lambda x: 2 * x, torch.tensor([1, 3, 50]))
     tensor([16, 12, 50])
     """

@@ -53,6 +53,10 @@ class Dense(NamedTuple):
 def diagonal(inverse_mass: Tree, *, name: str = "inverse_mass") -> Diagonal:
     """The metric of a diagonal inverse mass, in squared units of the position; ``name`` is what messages call it.
 
+    Raises:
+        TypeError: leaves that are no tensors.
+        ValueError: no leaves, or variances that are not positive and finite.
+
     >>> diagonal(torch.ones(3)).inverse_mass
     tensor([1., 1., 1.])
     """
@@ -66,6 +70,9 @@ def diagonal(inverse_mass: Tree, *, name: str = "inverse_mass") -> Diagonal:
 
 def dense(inverse_mass: Tensor, *, name: str = "inverse_mass") -> Dense:
     """The metric of a symmetric positive definite inverse mass ``(D, D)``; ``name`` is what messages call it.
+
+    Raises:
+        ValueError: a matrix that is not square, finite, symmetric and positive definite.
 
     >>> metric = dense(4 * torch.eye(2))
     >>> metric.mass_root.diagonal(), metric.inverse_root.diagonal()

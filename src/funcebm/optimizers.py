@@ -49,6 +49,13 @@ class AdamState(NamedTuple):
 def apply_updates(params: Params, updates: Tree) -> Params:
     """``params + updates``, in the dtypes of ``params``.
 
+    Args:
+        params: any tree.
+        updates: a tree like it, from an optimizer.
+
+    Returns:
+        A tree like ``params``.
+
     >>> apply_updates({"w": torch.ones(2)}, {"w": torch.tensor([0.5, -1.0])})
     {'w': tensor([1.5000, 0.0000])}
     """
@@ -102,6 +109,9 @@ def sgd(
 
     Returns:
         An :class:`Optimizer` with :class:`SGDState`.
+
+    Raises:
+        ValueError: a learning rate that is not positive, a momentum out of [0, 1), or ``nesterov`` without momentum.
 
     Reference: Sutskever, Martens, Dahl and Hinton (2013), ICML, equations 1-4.
 
@@ -258,6 +268,9 @@ def clip_by_global_norm(max_norm: float | Tensor) -> Optimizer:
     Returns:
         An :class:`Optimizer` with the state ``()``.
 
+    Raises:
+        ValueError: a norm that is not positive.
+
     Reference: Pascanu, Mikolov and Bengio (2013), ICML, algorithm 1.
 
     >>> clip = clip_by_global_norm(1.0)
@@ -282,6 +295,9 @@ def chain(*optimizers: Optimizer) -> Optimizer:
 
     Returns:
         An :class:`Optimizer` whose state is the tuple of theirs.
+
+    Raises:
+        ValueError: no optimizers.
 
     >>> optimizer = chain(clip_by_global_norm(1.0), sgd(0.1))
     >>> params = torch.tensor([3.0, 4.0])

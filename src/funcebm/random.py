@@ -53,7 +53,11 @@ __all__ = [
 
 
 def check_key(key: Any) -> None:
-    """Raises unless ``key`` is one key."""
+    """Raises unless ``key`` is one key.
+
+    Raises:
+        ValueError: something else than a key.
+    """
     if not isinstance(key, Tensor) or key.shape != (2,) or key.dtype != torch.int32:
         got = f"a tensor of shape {tuple(key.shape)} and {key.dtype}" if isinstance(key, Tensor) else repr(key)
         raise ValueError(
@@ -79,6 +83,9 @@ def key(seed: int, *, device: torch.device | str | None = None) -> Key:
         seed: any integer; taken modulo ``2**64``.
         device: where the key, and so all that is drawn with it, lives.
 
+    Raises:
+        TypeError: a seed that is no integer.
+
     >>> key(42).shape
     torch.Size([2])
     """
@@ -90,6 +97,9 @@ def key(seed: int, *, device: torch.device | str | None = None) -> Key:
 
 def split(key: Key, num: int = 2) -> Key:
     """``num`` independent keys. ``(num, 2)``. The first ones do not depend on ``num``.
+
+    Raises:
+        ValueError: ``num`` below 1.
 
     >>> bool((split(key(0), 4) == split(key(0), 9)[:4]).all())
     True
@@ -106,6 +116,9 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
     Args:
         key: ``(2,)``.
         data: an integer in ``[0, 2**32)``, or a 0-d integer tensor.
+
+    Raises:
+        ValueError: an integer that does not fit into 32 bits.
 
     >>> bool((fold_in(key(0), 3) == fold_in(key(0), torch.tensor(3))).all())
     True
@@ -177,6 +190,9 @@ def normal(key: Key, shape: tuple[int, ...] | int = (), *, dtype: torch.dtype | 
     Both outputs of a block are used: with ``n`` numbers and ``m = ceil(n / 2)``, numbers ``i`` and ``m + i`` share block
     ``i``. Float32 reaches to 6.6 standard deviations; half precisions are drawn in float32 and rounded.
 
+    Raises:
+        TypeError: a dtype that is not floating point.
+
     >>> normal(key(0), (2, 3)).shape
     torch.Size([2, 3])
     """
@@ -204,6 +220,9 @@ def bernoulli(key: Key, probability: float | Tensor = 0.5, shape: tuple[int, ...
 
 def randint(key: Key, shape: tuple[int, ...] | int, low: int, high: int) -> Tensor:
     """Integers in ``[low, high)``, as ``int64``. Shape ``shape``. The bias is below ``(high - low) / 2**64``.
+
+    Raises:
+        ValueError: an empty range, or one of 2**31 integers or more.
 
     >>> sorted(set(randint(key(0), (100,), 2, 5).tolist()))
     [2, 3, 4]

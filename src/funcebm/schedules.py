@@ -92,6 +92,12 @@ def constant(value: Number) -> Schedule:
     Args:
         value: ``()``.
 
+    Returns:
+        A schedule: step index ``()`` to value ``()``.
+
+    Raises:
+        ValueError: a value that is not one finite number.
+
     >>> constant(0.1)(torch.tensor(7))
     tensor(0.1000)
     """
@@ -106,6 +112,12 @@ def linear(start: Number, end: Number, num_steps: int) -> Schedule:
         start: :math:`v_0`, the value at step 0. ``()``.
         end: :math:`v_T`, the value from step ``num_steps`` on. ``()``.
         num_steps: :math:`T \ge 1`.
+
+    Returns:
+        A schedule: step index ``()`` to value ``()``.
+
+    Raises:
+        ValueError: values that are not finite numbers, or a count below 1.
 
     >>> linear(1.0, 0.0, 4)(torch.arange(6))
     tensor([1.0000, 0.7500, 0.5000, 0.2500, 0.0000, 0.0000])
@@ -123,6 +135,12 @@ def cosine(start: Number, end: Number, num_steps: int) -> Schedule:
         start: :math:`v_0`, the value at step 0. ``()``.
         end: :math:`v_T`, the value from step ``num_steps`` on. ``()``.
         num_steps: :math:`T \ge 1`.
+
+    Returns:
+        A schedule: step index ``()`` to value ``()``.
+
+    Raises:
+        ValueError: values that are not finite numbers, or a count below 1.
 
     Reference: Loshchilov and Hutter (2017), "SGDR", equation 5, without restarts.
 
@@ -147,6 +165,12 @@ def exponential(start: Number, decay_rate: Number, *, num_steps: int = 1, minimu
         decay_rate: :math:`g \in (0, 1]`, the factor gained every ``num_steps`` steps. ``()``.
         num_steps: :math:`T \ge 1`.
         minimum: :math:`v_{\min} \ge 0`. ``()``.
+
+    Returns:
+        A schedule: step index ``()`` to value ``()``.
+
+    Raises:
+        ValueError: numbers out of their range, or a count below 1.
 
     >>> exponential(1.0, 0.5, minimum=0.2)(torch.arange(4))
     tensor([1.0000, 0.5000, 0.2500, 0.2000])
@@ -174,6 +198,12 @@ def geometric(start: Number, end: Number, num_steps: int) -> Schedule:
         end: :math:`v_T > 0`, the value from step ``num_steps`` on. ``()``.
         num_steps: :math:`T \ge 1`.
 
+    Returns:
+        A schedule: step index ``()`` to value ``()``.
+
+    Raises:
+        ValueError: values that are not above zero, or a count below 1.
+
     Reference: Kirkpatrick, Gelatt and Vecchi (1983), Science 220(4598):671-680.
 
     >>> geometric(4.0, 1.0, 2)(torch.arange(4))
@@ -199,6 +229,12 @@ def logarithmic(start: Number) -> Schedule:
     Args:
         start: :math:`v_0 > 0`, the value at step 0. ``()``.
 
+    Returns:
+        A schedule: step index ``()`` to value ``()``.
+
+    Raises:
+        ValueError: a value that is not above zero.
+
     Reference: Hajek (1988), "Cooling schedules for optimal annealing", Mathematics of Operations Research 13(2):311-329,
     :math:`c / \log(n + 1)` for steps from 1.
 
@@ -218,6 +254,12 @@ def polynomial(start: Number, end: Number, num_steps: int, *, power: Number = 2.
         num_steps: :math:`T \ge 1`.
         power: :math:`p > 0`. ``()``.
 
+    Returns:
+        A schedule: step index ``()`` to value ``()``.
+
+    Raises:
+        ValueError: numbers out of their range, or a count below 1.
+
     >>> polynomial(1.0, 0.0, 2, power=2.0)(torch.arange(4))
     tensor([1.0000, 0.2500, 0.0000, 0.0000])
     """
@@ -234,6 +276,12 @@ def piecewise(boundaries: Sequence[int], values: Sequence[Number]) -> Schedule:
     Args:
         boundaries: K step indices of at least 1, strictly increasing.
         values: K + 1 numbers, each ``()``.
+
+    Returns:
+        A schedule: step index ``()`` to value ``()``.
+
+    Raises:
+        ValueError: boundaries that do not increase, or another number of values than one more than these.
 
     >>> piecewise([2, 3], [1.0, 0.1, 0.01])(torch.arange(5))
     tensor([1.0000, 1.0000, 0.1000, 0.0100, 0.0100])
@@ -266,6 +314,12 @@ def warm_up(schedule: Schedule, num_steps: int, *, initial_factor: Number = 0.01
         num_steps: :math:`W \ge 0`.
         initial_factor: :math:`f \ge 0`. ``()``.
 
+    Returns:
+        A schedule: step index ``()`` to value ``()``.
+
+    Raises:
+        ValueError: a schedule that is no function, a negative count or factor.
+
     >>> warm_up(linear(1.0, 0.0, 2), 2, initial_factor=0.0)(torch.arange(5))
     tensor([0.0000, 0.5000, 1.0000, 0.5000, 0.0000])
     """
@@ -288,6 +342,12 @@ def join(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
     Args:
         schedules: K + 1 functions of the step.
         boundaries: K step indices of at least 1, strictly increasing: where the next schedule takes over.
+
+    Returns:
+        A schedule: step index ``()`` to value ``()``.
+
+    Raises:
+        ValueError: boundaries that do not increase, or another number of schedules than one more than these.
 
     >>> join([constant(1.0), linear(0.5, 0.0, 2)], [2])(torch.arange(5))
     tensor([1.0000, 1.0000, 0.5000, 0.2500, 0.0000])
@@ -331,6 +391,12 @@ def temperature(
         start: :math:`t_0`.
         end: :math:`t_1 \ge t_0`.
         square_root: gives the noise scale :math:`\sqrt{\varepsilon}` instead of the temperature.
+
+    Returns:
+        A schedule: step index ``()`` to value ``()``.
+
+    Raises:
+        ValueError: numbers out of their range, a count below 1, or an end before the start.
 
     Reference: Balcerak et al. (2025), "Energy matching", arXiv:2504.10612; the profile and defaults of TorchEBM, but
     for ``square_root``, which is true there.

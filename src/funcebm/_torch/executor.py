@@ -23,7 +23,7 @@ _COMPILED = ("cuda", "xpu")
 
 
 def executor_of(body: Body, fake_mode: Any, *, is_dynamic: bool) -> Callable[..., list[Tensor]]:
-    """A function with the interface of :class:`programs.Program`."""
+    """A function with the interface of :class:`~funcebm._torch.programs.Program`."""
     graph = _Graph(body.graph, fake_mode)
     run = cuda_graphs.replayed(graph.run) if _is_replayable(body.graph) else graph.run
     if not is_dynamic:

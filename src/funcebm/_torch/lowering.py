@@ -1,7 +1,7 @@
 """From a graph without loops to C++ kernels and calls of them: inductor's fusion and code, without its wrapper.
 
 Inductor writes a Python function that allocates buffers and calls kernels. It is run once here, with stand-ins for tensors and
-kernels, and what it does becomes a list of steps, from which :mod:`driver` writes C++. So no part of torch has to drive loops.
+kernels, and what it does becomes a list of steps, from which ``driver`` writes C++. So no part of torch has to drive loops.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Part(NamedTuple):
     """A recorded function that becomes an entry.
 
     Attributes:
-        body: from :func:`recorder.record`; what it captured is further inputs.
+        body: from :func:`~funcebm._torch.recorder.record`; what it captured is further inputs.
         fake_mode: of its values.
         is_dynamic: the function is one scan and nothing else, whose length comes with each call, as do how many iterations
             share a place in what it stacks, and whether that is kept: ``n = [length, every, 0 or 1, threads]``.

@@ -1,4 +1,4 @@
-"""What can be known once of a code object, a class or a module, for :mod:`meaning`: what it reads, whether it is a library's."""
+"""What can be known once of a code object, a class or a module, for ``meaning``: what it reads, whose it is."""
 
 from __future__ import annotations
 

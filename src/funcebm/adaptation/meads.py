@@ -45,6 +45,15 @@ def largest_eigenvalue(matrix: Tensor) -> Tensor:
     .. math:: \frac{\sum_{i \ne j} S_{ij}^2}{n (n - 1)}, \qquad \frac{\mathrm{tr}\, S}{n} .
 
     0 where all rows are 0.
+
+    Args:
+        matrix: ``(n, D)``, two rows or more.
+
+    Returns:
+        ``()``.
+
+    >>> largest_eigenvalue(torch.tensor([[2.0, 0.0], [2.0, 0.0]]))
+    tensor(4.)
     """
     size = matrix.shape[0]
     products = matrix @ matrix.mT
@@ -54,7 +63,7 @@ def largest_eigenvalue(matrix: Tensor) -> Tensor:
 
 
 def _apart(matrix: Tensor, like: Tree) -> Tree:
-    """Rows ``(K, D)`` as a tree of leaves ``(K, *event)``; the inverse of :func:`~funcebm.adaptation.welford.rows`."""
+    """Rows ``(K, D)`` as a tree of leaves ``(K, *event)``; the inverse of :func:`~funcebm.tree.rows`."""
     leaves, structure = tree.flatten(like)
     parts = matrix.split([leaf[0].numel() for leaf in leaves], 1)
     shaped = [part.reshape(-1, *leaf.shape[1:]) for part, leaf in zip(parts, leaves, strict=True)]

@@ -50,6 +50,9 @@ def stan_windows(
         base_window: the length of the second.
         final_buffer: the length of the last.
 
+    Raises:
+        ValueError: a count below 1.
+
     Reference: Stan Development Team, Stan Reference Manual, "HMC algorithm parameters: automatic parameter tuning".
 
     >>> stan_windows(1000)

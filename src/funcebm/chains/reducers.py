@@ -66,6 +66,13 @@ def variance() -> Reducer:
     """Mean and variance (divisor ``n - 1``) of each number, as a dict with the keys ``mean`` and ``variance``.
 
     Reference: Welford (1962), Technometrics 4(3):419-420.
+
+    >>> reducer = variance()
+    >>> accumulator = reducer.init(torch.tensor(0.0))
+    >>> for value in (1.0, 3.0):
+    ...     accumulator = reducer.update(accumulator, torch.tensor(value))
+    >>> reducer.final(accumulator)
+    {'mean': tensor(2.), 'variance': tensor(2.)}
     """
     return _moments("variance", lambda x: x, lambda before, after: before * after)
 
@@ -74,6 +81,14 @@ def covariance() -> Reducer:
     """Mean and covariance (divisor ``n - 1``), over the ravelled value: a dict with ``mean`` and ``covariance`` ``(D, D)``.
 
     Reference: Welford (1962), Technometrics 4(3):419-420, for vectors.
+
+    >>> reducer = covariance()
+    >>> accumulator = reducer.init(torch.zeros(2))
+    >>> for value in ([1.0, 0.0], [3.0, 2.0]):
+    ...     accumulator = reducer.update(accumulator, torch.tensor(value))
+    >>> reducer.final(accumulator)["covariance"]
+    tensor([[2., 2.],
+            [2., 2.]])
     """
     return _moments("covariance", lambda x: tree.ravel(x)[0], lambda before, after: torch.outer(before, after))
 
@@ -99,6 +114,12 @@ def _moments(name: str, prepare: Callable[[Tree], Tree], product: Callable[[Tens
 
 def combine(reducers: dict[str, Reducer]) -> Reducer:
     """Several reducers of one value, by name.
+
+    Args:
+        reducers: by the names that their results get.
+
+    Returns:
+        One :class:`Reducer`, whose results are a dict.
 
     >>> sorted(combine({"mean": mean(), "spread": variance()}).init(torch.zeros(2)))
     ['mean', 'spread']

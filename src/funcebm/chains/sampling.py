@@ -190,6 +190,9 @@ def resume(samples: Samples, *, num_samples: int) -> Samples:
     Returns:
         :class:`Samples` with the new draws; what ``reduce`` gives covers the whole run.
 
+    Raises:
+        ValueError: a count below 1, or samples that were made inside of a transform or a compiled function.
+
     >>> from funcebm import random, samplers
     >>> sampler = samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.5)
     >>> first = sample(random.key(0), sampler, (), torch.zeros(3, 2), num_samples=5, jit=False)

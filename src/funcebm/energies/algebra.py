@@ -85,6 +85,9 @@ def tempered(energy: Energy, beta: float | Tensor) -> Energy:
 
     To change the temperature from step to step, use the sampler's own ``temperature`` instead.
 
+    Raises:
+        ValueError: an inverse temperature that is not positive.
+
     >>> tempered(lambda params, x: (x**2).sum(), 0.5)((), torch.ones(2))
     tensor(1.)
     """
@@ -139,6 +142,9 @@ def fill_in(observed: Tree, free: Tensor | None = None) -> Callable[[Position], 
 
     Returns:
         For dicts, ``rest -> {**rest, **observed}``; for a tensor, ``(F,) -> (*event,)``, free numbers in order.
+
+    Raises:
+        ValueError: a mask that is not boolean, does not fit or leaves nothing free; when called, a part of another shape.
 
     >>> fill_in(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([False, True, False]))(torch.tensor([9.0]))
     tensor([1., 9., 3.])

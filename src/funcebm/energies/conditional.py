@@ -28,6 +28,9 @@ def given(energy: Callable[[Params, Position, Any], Tensor], condition: Tree) ->
 
     Where condition and position are parts of one position, :func:`conditioned` clamps some of it instead.
 
+    Raises:
+        ValueError: an energy that is no function.
+
     >>> apart = lambda params, x, condition: ((x - condition) ** 2).sum()
     >>> given(apart, torch.ones(2))((), torch.zeros(2))
     tensor(2.)

@@ -32,6 +32,9 @@ def product_of_members(energy: Energy, *, beta: float | Tensor | None = None) ->
     Returns:
         An energy whose params are those of the members, stacked: leaves ``(M, ...)``, such as ``fit_ensemble`` gives.
 
+    Raises:
+        ValueError: counts or an inverse temperature that are not positive; params of another number of members.
+
     Reference: Hinton (2002), Neural Computation 14(8):1771-1800, for products of experts.
 
     >>> energy = product_of_members(lambda params, x: params * (x**2).sum())

@@ -132,6 +132,9 @@ def ensemble(loss: Loss, num_members: int | None = None) -> Loss:
     Returns:
         A :class:`~funcebm.types.Loss` with the memories stacked on a leading axis M, and the metrics as means over the members.
 
+    Raises:
+        ValueError: a count below 1.
+
     >>> import torch
     >>> from funcebm import losses
     >>> loss = ensemble(losses.score_matching(lambda params, x: params * (x**2).sum() / 2))

@@ -37,7 +37,17 @@ class NormalizedParams(NamedTuple):
 
 
 def with_log_normalizer(params: Params, log_normalizer: float | Tensor = 0.0) -> NormalizedParams:
-    """The params for :func:`noise_contrastive_estimation`, in the dtype and on the device of the params of the energy.
+    r"""The params for :func:`noise_contrastive_estimation`, in the dtype and on the device of the params of the energy.
+
+    Args:
+        params: of the energy.
+        log_normalizer: the first value of :math:`\log Z`. ``()``.
+
+    Returns:
+        :class:`NormalizedParams`, both of which are trained.
+
+    Raises:
+        ValueError: more than one number.
 
     >>> with_log_normalizer(torch.tensor(2.0))
     NormalizedParams(energy=tensor(2.), log_normalizer=tensor(0.))

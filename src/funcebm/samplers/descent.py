@@ -49,6 +49,9 @@ def gradient_descent(energy: Energy, *, step_size: float | Tensor = 0.01) -> Sam
     Returns:
         A :class:`~funcebm.types.Sampler` that draws no noise.
 
+    Raises:
+        ValueError: a step size that is not positive.
+
     >>> sampler = gradient_descent(lambda params, x: (x**2).sum() / 2, step_size=0.1)
     >>> state, info = sampler.step((), sampler.tuning, sampler.init((), torch.ones(1)), ())
     >>> state.position
@@ -79,6 +82,9 @@ def nesterov(energy: Energy, *, step_size: float | Tensor = 0.01, momentum: floa
     Returns:
         A :class:`~funcebm.types.Sampler` that draws no noise. Its gradient is taken at the look-ahead point, the
         energy of the info at the new position.
+
+    Raises:
+        ValueError: a step size that is not positive, or a momentum out of [0, 1).
 
     Reference: Sutskever, Martens, Dahl and Hinton (2013), ICML, eqs. 3-4.
 

@@ -1,0 +1,225 @@
+"""How the house is built: which room may import which, what is public, what a docstring has, which references lead somewhere."""
+
+import importlib
+import pathlib
+import sys
+
+import pytest
+
+import funcebm
+from funcebm import _deprecated
+
+from . import house
+
+ROWS = [
+    ["types"],
+    ["_torch", "_threefry", "random", "tree"],
+    ["checks", "_progress", "_deprecated", "distributed"],
+    ["loops", "transforms", "_chunks"],
+    ["schedules", "fields", "metrics", "networks", "bijections", "spaces", "pairwise"],
+    ["energies", "paths", "couplings", "solvers"],
+    ["integrators"],
+    ["samplers", "flows"],
+    ["adaptation", "chains", "normalizers"],
+    ["losses"],
+    ["optimizers", "training"],
+    ["demo"],
+]
+"""Imports point up this list, or stay in a row."""
+
+SIDE = {"diagnostics", "datasets", "plotting"}
+FOR_SIDE = {"types", "random", "tree", "checks", "pairwise"}
+
+HELPERS = {"checks", "loops", "metrics", "pairwise", "random", "transforms", "tree", "types"}
+"""Rooms of small words, where one sentence may say what the arguments are."""
+
+NO_EXAMPLE = {
+    "adaptation.chees_gradient",
+    "checks.one_structure",
+    "checks.positive",
+    "checks.positive_int",
+    "checks.require",
+    "checks.same_device",
+    "metrics.check_shape",
+    "metrics.displacement",
+    "metrics.kinetic_energy",
+    "metrics.momentum",
+    "metrics.of",
+    "metrics.velocity",
+    "random.bernoulli",
+    "random.categorical",
+    "random.check_key",
+    "random.exponential",
+    "random.gumbel",
+    "random.rademacher",
+    "samplers.metropolis_hastings",
+    "samplers.num_restarts",
+    "training.load",
+    "transforms.can_compile",
+    "transforms.jit_begin",
+    "types.step_of_chains",
+}
+NO_RETURNS = {
+    "adaptation.stan_windows",
+    "adaptation.unchanged",
+    "energies.ackley",
+    "energies.banana",
+    "energies.double_well",
+    "energies.funnel",
+    "energies.gaussian_mixture",
+    "energies.harmonic",
+    "energies.himmelblau",
+    "energies.mueller_brown",
+    "energies.pullback",
+    "energies.rastrigin",
+    "energies.ring",
+    "energies.rosenbrock",
+    "energies.tempered",
+    "fields.require_scalar",
+    "losses.exact_noise",
+    "losses.fitted_gaussian_noise",
+    "losses.gaussian_noise",
+    "chains.reducers.covariance",
+    "chains.reducers.mean",
+    "chains.reducers.variance",
+    "samplers.communication_barrier",
+    "samplers.metropolis_hastings",
+    "samplers.num_restarts",
+    "samplers.tempered",
+    "training.save",
+}
+"""What does not yet have a doctest, or a part ``Returns``: these lists only shrink."""
+
+FUNCTIONS = house.public_functions()
+
+
+def test_imports_point_downwards():
+    floor = {name: number for number, row in enumerate(ROWS) for name in row}
+    wrong = []
+    for name in house.modules():
+        here = house.room(name)
+        assert here in floor or here in SIDE, f"say in ROWS where {here} stands"
+        for target in house.imports(name):
+            there = house.room(target)
+            if here == there or there == "":
+                continue
+            allowed = there in FOR_SIDE if here in SIDE else floor[here] >= floor.get(there, len(ROWS))
+            if not allowed and here != "demo":
+                wrong.append(f"{name} imports {target}")
+    assert not wrong
+
+
+def test_no_circle_of_imports():
+    done, path = set(), []
+
+    def visit(name):
+        if name in done:
+            return
+        assert name not in path, f"a circle: {' -> '.join([*path[path.index(name) :], name])}"
+        path.append(name)
+        for target in sorted(house.imports(name)):
+            if target and not name.startswith(f"{target}."):  # a package's face imports what is in it
+                visit(target)
+        path.pop()
+        done.add(name)
+
+    for name in house.modules():
+        visit(name)
+
+
+@pytest.mark.parametrize("name", ["torch._", "optree"])
+def test_private_parts_of_torch_and_optree_have_one_place(name):
+    homes = {"torch._": ["_torch"], "optree": ["tree", "meaning"]}
+    for path in house.SOURCE.rglob("*.py"):
+        where = path.relative_to(house.SOURCE)
+        if where.parts[0] in homes[name] or where.stem in homes[name]:
+            continue
+        for line in path.read_text(encoding="utf-8").splitlines():
+            assert not line.strip().startswith((f"import {name}", f"from {name}")), f"{where}: {line}"
+
+
+def test_every_module_says_what_is_public_and_is_short():
+    for path in house.SOURCE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        where = path.relative_to(house.SOURCE)
+        assert where.stem == "__main__" or "__all__" in text or "\ndef " not in text, f"{where} has no __all__"
+        num_lines = sum(bool(line.strip()) for line in text.splitlines())
+        assert num_lines <= 400, f"{where} has {num_lines} lines that are not blank: split it"
+
+
+def test_dir_shows_what_is_public():
+    assert dir(funcebm) == sorted([*funcebm.__all__, "__version__"])
+    for module in house.public_modules():
+        assert dir(module) == sorted(module.__all__), module.__name__
+
+
+def test_no_public_name_is_lost():
+    """``public_names.txt`` are the names of version 0.1; new ones need not be added before a release."""
+    wanted = (pathlib.Path(__file__).parent / "public_names.txt").read_text(encoding="utf-8").split()
+    for name in wanted:
+        value = funcebm
+        for part in name.split("."):
+            assert hasattr(value, part), f"funcebm.{name} is gone"
+            value = getattr(value, part)
+
+
+def test_old_modules_warn_and_are_the_new_ones():
+    for old, new in _deprecated.MOVED.items():
+        sys.modules.pop(old, None)
+        with pytest.warns(DeprecationWarning, match="has moved"):
+            moved = importlib.import_module(old)
+        assert moved is importlib.import_module(new)
+        assert moved.__name__ == moved.__spec__.name == new
+
+
+def _fall_short(lacks, exceptions):
+    """Those that lack something, but for the exceptions; and the exceptions that lack nothing any more."""
+    short = {name for name, function in FUNCTIONS.items() if lacks(name, function)}
+    return sorted(short - exceptions), sorted(exceptions - short)
+
+
+def test_every_public_function_has_a_doctest():
+    def lacks(name, function):
+        is_obvious = name.startswith("tree.") or ".is_" in name
+        return ">>>" not in (function.__doc__ or "") and not is_obvious
+
+    assert _fall_short(lacks, NO_EXAMPLE) == ([], [])
+
+
+def test_args_name_every_parameter():
+    def lacks(name, function):
+        return name.split(".")[0] not in HELPERS and set(house.parameters(function)) - house.described(function)
+
+    assert _fall_short(lacks, {"fields.require_scalar"}) == ([], [])
+
+
+def test_every_public_function_says_what_it_returns():
+    def lacks(name, function):
+        return name.split(".")[0] not in HELPERS and "Returns" not in house.sections(function)
+
+    assert _fall_short(lacks, NO_RETURNS) == ([], [])
+
+
+def test_what_raises_says_so():
+    def lacks(name, function):
+        return (
+            name.split(".")[0] not in ("checks",)
+            and house.raises(function)
+            and "Raises" not in house.sections(function)
+        )
+
+    assert _fall_short(lacks, {"metrics.shape_check"}) == ([], [])
+
+
+def test_references_lead_somewhere():
+    assert sorted({f"{name}: {found}" for name, found in house.references() if not house.resolves(name, found)}) == []
+
+
+def test_the_guards_can_tell():
+    assert house.resolves("samplers.langevin", "mala")
+    assert house.resolves("samplers.langevin", "~funcebm.tree.map")
+    assert house.resolves("samplers.langevin", "torch.func.vmap")
+    assert not house.resolves("samplers.langevin", "no_such_name")
+    assert house.raises(funcebm.samplers.hmc)
+    assert {"energy", "step_size"} <= house.described(funcebm.samplers.langevin)
+    assert "chains._loop" in house.imports("chains.sampling")
