@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from funcebm import energies, random
+from funcebm import bijections, energies, random
 
 __all__ = ["ENERGIES", "EXACT", "quadratic_of_dict"]
 
@@ -53,7 +53,7 @@ def _cases() -> dict[str, tuple[Any, Any, Any]]:
         "mixture": (energies.mixture(well, spring), parts, pair),
         "tempered": (energies.tempered(well, 0.5), well.params(), pair),
         "conditioned": (energies.conditioned(well, pair, half), well.params(), pair[:1]),
-        "pullback": (energies.pullback(spring, energies.bijections.to_interval(-1.0, 2.0)), spring.params(), pair),
+        "pullback": (energies.pullback(spring, bijections.interval(-1.0, 2.0)), spring.params(), pair),
         "dict": (quadratic_of_dict, *tree),
     }
 

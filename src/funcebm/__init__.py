@@ -7,6 +7,7 @@ An energy is ``(params, x) -> ()``; samplers, losses and optimizers are tuples o
 from . import (
     _deprecated,
     adaptation,
+    bijections,
     chains,
     checks,
     datasets,
@@ -46,6 +47,7 @@ __all__ = [
     "Samples",
     "WarmUp",
     "adaptation",
+    "bijections",
     "chains",
     "checks",
     "datasets",

@@ -82,6 +82,9 @@ class Sampler(NamedTuple):
             whose control flow depends on the data; :func:`funcebm.chains.sample` prefers it to ``vmap(step)``.
         target_acceptance: the acceptance rate at which the kernel works best, a hint for the warm-up; None where
             there is no acceptance test.
+        unconstrained: of a sampler of a :func:`~funcebm.bijections.constrained` energy, the kernel on the free numbers, which
+            warm-ups run.
+        bijection: with it, from the free numbers to positions.
     """
 
     init: Callable[[Params, Position], Any]
@@ -90,6 +93,8 @@ class Sampler(NamedTuple):
     tuning: Tree
     batched_step: Callable[[Params, Tree, Any, Tree], tuple[Any, Any]] | None = None
     target_acceptance: float | None = None
+    unconstrained: Sampler | None = None
+    bijection: Any = None
 
     def __call__(self, key: Key, params: Params, state: Any, tuning: Tree | None = None) -> tuple[Any, Any]:
         """Draws the noise of one step and applies it: ``(state, info)``."""

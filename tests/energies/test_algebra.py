@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.func import vmap
 
-from funcebm import energies, fields, random
-from funcebm.energies import bijections
+from funcebm import bijections, energies, fields, random
 
 DOUBLE = torch.float64
 POINTS = random.normal(random.key(0), (6, 2), dtype=DOUBLE)
@@ -118,9 +117,9 @@ def test_conditioning_a_dict_leaves_the_rest():
 @pytest.mark.parametrize(
     "bijection",
     [
-        bijections.to_positive,
-        bijections.to_interval(-1.0, 3.0),
-        bijections.to_interval(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 5.0])),
+        bijections.positive,
+        bijections.interval(-1.0, 3.0),
+        bijections.interval(torch.tensor([0.0, 1.0]), torch.tensor([2.0, 5.0])),
         bijections.affine(
             torch.tensor([1.0, 2.0], dtype=DOUBLE), torch.tensor([[2.0, 0.0], [-1.0, 0.5]], dtype=DOUBLE)
         ),
@@ -137,7 +136,7 @@ def test_a_pullback_keeps_probability():
     def beta(params, x):
         return -(torch.log(x) + 2 * torch.log1p(-x)).sum()
 
-    pulled = energies.pullback(beta, bijections.to_interval())
+    pulled = energies.pullback(beta, bijections.interval())
     line = torch.linspace(-40, 40, 4001, dtype=DOUBLE)
     total = torch.exp(-vmap(pulled, (None, 0))((), line[:, None])).sum() * (line[1] - line[0])
     torch.testing.assert_close(total, torch.tensor(1 / 12, dtype=DOUBLE), atol=1e-12, rtol=0)
@@ -154,7 +153,7 @@ def test_a_gaussian_is_the_whitened_pullback_of_itself():
 
 
 def test_positions_far_out_stay_finite_through_the_logistic_function():
-    bijection = bijections.to_interval(0.0, 2.0)
+    bijection = bijections.interval(0.0, 2.0)
     _, log_det = bijection(torch.tensor([80.0, -80.0]))
     torch.testing.assert_close(log_det, torch.tensor(2 * math.log(2) - 160.0))
 
@@ -176,7 +175,7 @@ def test_positions_far_out_stay_finite_through_the_logistic_function():
             ValueError,
             "0-d log_det",
         ),
-        (lambda: bijections.to_interval(1.0, 0.0), ValueError, "high - low must be positive"),
+        (lambda: bijections.interval(1.0, 0.0), ValueError, "high - low must be positive"),
         (lambda: bijections.affine(torch.ones(2), torch.eye(3)), ValueError, r"factor must be \(2, 2\)"),
         (lambda: bijections.affine(torch.ones(2), torch.ones(2, 2)), ValueError, "factor must be invertible"),
     ],

@@ -152,6 +152,12 @@ def warm_up(
         _checks.outermost(jit, (key, params, positions))
         _checks.positions(positions)
         checks.same_device(params=params, positions=positions)
+    if sampler.unconstrained is not None:
+        free = sampler.unconstrained._replace(tuning=sampler.tuning)
+        starts = chain_checks.free_positions(sampler.bijection, positions)
+        options: Any = {"num_steps": num_steps, "adaptation": adaptation, "jit": jit, "progress": progress}
+        result = warm_up(key, free, params, starts, **options)
+        return result._replace(positions=vmap(sampler.bijection.forward)(result.positions))
     if adaptation is None:
         adaptation = default(sampler, tree.batch_size(positions))
     fix = "Make one with funcebm.adaptation, for example window_adaptation(), or leave it out."

@@ -11,7 +11,7 @@ from torch.func import vmap
 from .. import checks, metrics, tree
 from ..types import Position, Tree
 
-__all__ = ["outermost", "positions", "start", "tuning"]
+__all__ = ["free_positions", "outermost", "positions", "start", "tuning"]
 
 
 def outermost(jit: bool, arguments: Tree) -> None:
@@ -39,6 +39,15 @@ def positions(positions: Position) -> None:
     lengths = {leaf.shape[0] for leaf in found}
     checks.require(len(lengths) == 1, "all positions must share one chain axis", f"lengths {sorted(lengths)}", fix)
     checks.require(min(lengths) > 0, "there must be at least one chain", "a chain axis of length 0", fix)
+
+
+def free_positions(bijection: Any, positions: Position) -> Position:
+    """The free numbers of the starts of all chains, which must be in the range of the bijection."""
+    free = vmap(bijection.inverse)(positions)
+    flags = vmap(tree.all_finite)(free)
+    if checks.is_concrete(flags) and not bool(flags.all()):
+        start(free, bijection.inverse, positions)
+    return free
 
 
 def tuning(tuning: Any, default: Tree, position: Position) -> None:

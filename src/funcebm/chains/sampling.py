@@ -153,7 +153,8 @@ def sample(
         _checks.positions(positions)
         checks.same_device(params=params, positions=positions)
         if tuning is not sampler.tuning:
-            _checks.tuning(tuning, sampler.tuning, tree.map(lambda leaf: leaf[0], positions))
+            like = positions if sampler.bijection is None else vmap(sampler.bijection.inverse)(positions)
+            _checks.tuning(tuning, sampler.tuning, tree.map(lambda leaf: leaf[0], like))
     like = tree.first(positions)
     tuning = tuning if callable(tuning) else tree.cast_like(tuning, like)
 

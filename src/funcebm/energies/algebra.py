@@ -207,7 +207,7 @@ def pullback(energy: Energy, bijection: Callable[[Position], tuple[Position, Ten
     Args:
         energy: ``(params, x) -> ()``.
         bijection: ``y -> (x, log_det)``, with ``log_det`` the ``()`` log of the absolute Jacobian determinant;
-            :mod:`funcebm.energies.bijections` has some.
+            :mod:`funcebm.bijections` has some, and :func:`~funcebm.bijections.constrained` for sampling.
 
     >>> halved = lambda y: (y / 2, y.numel() * -torch.log(torch.tensor(2.0)))
     >>> pullback(lambda params, x: (x**2).sum(), halved)((), torch.tensor([2.0]))

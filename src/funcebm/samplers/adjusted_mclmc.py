@@ -11,6 +11,7 @@ from torch.func import vmap
 from .. import checks, fields, loops, metrics, random, tree
 from ..integrators.microcanonical import MicrocanonicalPoint, microcanonical_step, normalise, num_stages
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .mala import MalaState as AdjustedMCLMCState
 from .mclmc import check_dimension
 from .metropolis import metropolis_hastings
@@ -63,6 +64,7 @@ def random_count(mean: Tensor, uniform: Tensor) -> Tensor:
     return 1 + torch.floor(span * uniform)
 
 
+@takes_energy
 def adjusted_mclmc(
     energy: Energy,
     *,

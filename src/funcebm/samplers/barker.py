@@ -10,6 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from .. import fields, metrics, random, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .langevin import LangevinTuning as BarkerTuning
 from .langevin import langevin_tuning
 from .mala import MalaState as BarkerState
@@ -26,6 +27,7 @@ class BarkerNoise(NamedTuple):
     uniform: Tensor
 
 
+@takes_energy
 def barker(
     energy: Energy,
     *,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Callable, NamedTuple, Sequence
 
 import torch
@@ -79,7 +80,7 @@ def _num_new_gradients(state: Any, known: dict[str, Tree]) -> int | None:
         return None
     leaves = zip(tree.paths(state), tree.leaves(state), strict=True)
     size = sum(leaf.numel() for path, leaf in leaves if "gradient" in path.split("/"))
-    return size // sum(leaf.numel() for leaf in tree.leaves(state.position))
+    return math.ceil(size / sum(leaf.numel() for leaf in tree.leaves(state.position)))
 
 
 def _known(state: Any, info: Any | None, same_energy: bool) -> dict[str, Tree]:
@@ -130,7 +131,7 @@ def cycle(*samplers: Sampler, same_energy: bool = False) -> Sampler:
     """
     check_samplers("cycle", samplers)
     tunings = tuple(sampler.tuning for sampler in samplers)
-    members = tuple(sampler._replace(tuning=()) for sampler in samplers)
+    members = tuple(sampler._replace(tuning=(), unconstrained=None) for sampler in samplers)
 
     def init(params: Params, position: Position) -> CompositeState:
         return CompositeState(position, tuple(member.init(params, position) for member in members))
@@ -199,7 +200,7 @@ def mix(samplers: Sequence[Sampler], weights: Sequence[float] | None = None, *, 
         checks.positive("each of weights", share, "Leave out a sampler that is never chosen.")
     ends = tuple(sum(shares[: index + 1]) / sum(shares) for index in range(len(shares) - 1))
     tunings = tuple(sampler.tuning for sampler in samplers)
-    members = tuple(sampler._replace(tuning=()) for sampler in samplers)
+    members = tuple(sampler._replace(tuning=(), unconstrained=None) for sampler in samplers)
 
     def init(params: Params, position: Position) -> CompositeState:
         return CompositeState(position, tuple(member.init(params, position) for member in members))
@@ -276,7 +277,7 @@ def thin(sampler: Sampler, num: int) -> Sampler:
     """
     check_samplers("thin", (sampler,))
     checks.positive_int("num", num)
-    member = sampler._replace(tuning=())
+    member = sampler._replace(tuning=(), unconstrained=None)
 
     def draw(key: Key, position: Position) -> Tree:
         return vmap(member.draw, (0, None))(random.split(key, num), position)
@@ -299,7 +300,8 @@ def thin(sampler: Sampler, num: int) -> Sampler:
         return step
 
     step, batched_step = make_step(False), make_step(True)
-    return sampler._replace(draw=draw, step=step, batched_step=batched_step)
+    unconstrained = None if sampler.unconstrained is None else thin(sampler.unconstrained, num)
+    return sampler._replace(draw=draw, step=step, batched_step=batched_step, unconstrained=unconstrained)
 
 
 # -- parts --------------------------------------------------------------------------------------------------------

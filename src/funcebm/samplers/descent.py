@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import checks, fields, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .langevin import LangevinState as DescentState
 from .metropolis import nan_outside, unadjusted_info
 
@@ -39,6 +40,7 @@ def _no_noise(key: Key, position: Position) -> Tree:
     return ()
 
 
+@takes_energy
 def gradient_descent(energy: Energy, *, step_size: float | Tensor = 0.01) -> Sampler:
     r"""Gradient descent to a mode: :math:`x' = x - h \nabla E(x)`.
 
@@ -71,6 +73,7 @@ def gradient_descent(energy: Energy, *, step_size: float | Tensor = 0.01) -> Sam
     return Sampler(init, _no_noise, step, DescentTuning(torch.as_tensor(step_size)))
 
 
+@takes_energy
 def nesterov(energy: Energy, *, step_size: float | Tensor = 0.01, momentum: float | Tensor = 0.9) -> Sampler:
     r"""Nesterov's accelerated gradient: :math:`v' = \mu v - h \nabla E(x + \mu v)`, :math:`x' = x + v'`.
 

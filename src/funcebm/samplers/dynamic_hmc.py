@@ -11,6 +11,7 @@ from torch.func import vmap
 from .. import checks, fields, loops, metrics, random, tree
 from ..integrators import PhasePoint, leapfrog
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .hmc import HMCState, tempered
 from .metropolis import metropolis_hastings
 
@@ -81,6 +82,7 @@ def van_der_corput(index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return index.to(dtype or torch.get_default_dtype()) * 2.0**-16
 
 
+@takes_energy
 def dynamic_hmc(
     energy: Energy,
     *,

@@ -11,6 +11,7 @@ from torch.func import vmap
 
 from .. import checks, fields, loops, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 
 __all__ = [
     "EllipticalSliceInfo",
@@ -80,6 +81,7 @@ class _Search(NamedTuple):
     energy: Tensor
 
 
+@takes_energy
 def elliptical_slice(
     energy: Energy,
     *,

@@ -11,6 +11,7 @@ from torch.func import vmap
 from .. import checks, fields, loops, metrics, random, tree
 from ..integrators import PhasePoint, leapfrog
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .hmc import tempered
 from .metropolis import metropolis_hastings
 
@@ -54,6 +55,7 @@ class GHMCTuning(NamedTuple):
     temperature: Tensor
 
 
+@takes_energy
 def ghmc(
     energy: Energy,
     *,

@@ -11,6 +11,7 @@ from torch.func import vmap
 from .. import checks, fields, loops, metrics, random, tree
 from ..integrators import Integrator, PhasePoint, leapfrog
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .mala import MalaState as HMCState
 from .metropolis import metropolis_hastings
 from .multinomial import Trajectory, begin, choose, finish
@@ -52,6 +53,7 @@ def tempered(
     return field
 
 
+@takes_energy
 def hmc(
     energy: Energy,
     *,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import checks, fields, metrics, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 
 __all__ = ["LangevinState", "LangevinTuning", "langevin", "langevin_proposal", "langevin_tuning"]
@@ -53,6 +54,7 @@ def langevin_proposal(tuning: LangevinTuning, position: Position, gradient: Tree
     return tree.map(lambda x, g, z: x - step_size * g + spread * z, position, gradient, noise)
 
 
+@takes_energy
 def langevin(
     energy: Energy,
     *,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import fields, metrics, random, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .langevin import LangevinTuning, langevin_proposal, langevin_tuning
 from .metropolis import metropolis_hastings
 
@@ -30,6 +31,7 @@ class MalaNoise(NamedTuple):
     uniform: Tensor
 
 
+@takes_energy
 def mala(
     energy: Energy,
     *,

@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import checks, fields, metrics, random, tree
 from ..integrators.microcanonical import MicrocanonicalPoint, microcanonical_step, normalise, num_stages
 from ..types import Energy, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .metropolis import unadjusted_info
 
 __all__ = ["MCLMCInfo", "MCLMCNoise", "MCLMCState", "MCLMCTuning", "check_dimension", "mclmc"]
@@ -62,6 +63,7 @@ def check_dimension(position: Position) -> None:
     checks.require(size >= 2, "a microcanonical sampler needs at least 2 dimensions", size, fix)
 
 
+@takes_energy
 def mclmc(
     energy: Energy,
     *,

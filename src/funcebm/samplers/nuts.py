@@ -11,6 +11,7 @@ from torch.func import vmap
 from .. import checks, fields, loops, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from ._nuts_trajectory import Dynamics, NUTSNoise, Packed, Point, grow, pack, start, unpack
+from .constraints import takes_energy
 from .mala import MalaState as NUTSState
 
 __all__ = ["NUTSInfo", "NUTSNoise", "NUTSState", "NUTSTuning", "nuts"]
@@ -50,6 +51,7 @@ class NUTSInfo(NamedTuple):
     is_turning: Tensor
 
 
+@takes_energy
 def nuts(
     energy: Energy,
     *,

@@ -11,6 +11,7 @@ from torch.func import vmap
 from .. import checks, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from .combinators import carry_over, move
+from .constraints import takes_energy
 
 __all__ = [
     "CommunicationBarrier",
@@ -109,6 +110,7 @@ class CommunicationBarrier(NamedTuple):
     rejections: Tensor
 
 
+@takes_energy
 def parallel_tempering(
     energy: Energy,
     make_sampler: Callable[[Energy, float], Sampler],

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import checks, fields, metrics, random, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .langevin import LangevinTuning as RandomWalkTuning
 from .langevin import langevin_tuning
 from .metropolis import metropolis_hastings
@@ -29,6 +30,7 @@ class RandomWalkNoise(NamedTuple):
     uniform: Tensor
 
 
+@takes_energy
 def random_walk(
     energy: Energy,
     *,

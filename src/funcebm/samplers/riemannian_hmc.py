@@ -12,6 +12,7 @@ from .. import checks, fields, loops, random, tree
 from ..integrators.riemannian import OverChains, distance, generalised_leapfrog, kinetic_energy, metric_root, one_chain
 from ..integrators.symplectic import PhasePoint
 from ..types import Energy, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .mala import MalaState as RiemannianHMCState
 from .metropolis import metropolis_hastings
 
@@ -59,6 +60,7 @@ class _Trajectory(NamedTuple):
     num_iterations: Tensor
 
 
+@takes_energy
 def riemannian_hmc(
     energy: Energy,
     metric: Callable[[Params, Position], Tensor],

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import checks, metrics, tree
 from ..types import Energy, Info, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 from .sgld import MinibatchNoise, check_gradient_noise, minibatches
 
@@ -34,6 +35,7 @@ class SGHMCTuning(NamedTuple):
     gradient_noise: Tensor
 
 
+@takes_energy
 def sghmc(
     energy: Energy | Callable[..., Tensor],
     *,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import checks, fields, metrics, random, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .langevin import LangevinTuning, langevin_proposal, langevin_tuning
 from .metropolis import nan_outside, unadjusted_info
 
@@ -84,6 +85,7 @@ class SGLDTuning(NamedTuple):
     gradient_noise: Tensor
 
 
+@takes_energy
 def sgld(
     energy: Energy | Callable[..., Tensor],
     *,

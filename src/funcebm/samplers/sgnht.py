@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import checks, metrics, tree
 from ..types import Energy, Info, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 from .sghmc import check_friction
 from .sgld import MinibatchNoise, minibatches
@@ -35,6 +36,7 @@ class SGNHTTuning(NamedTuple):
     temperature: Tensor
 
 
+@takes_energy
 def sgnht(
     energy: Energy | Callable[..., Tensor],
     *,

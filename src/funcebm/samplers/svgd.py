@@ -11,6 +11,7 @@ from torch.func import vmap
 
 from .. import checks, fields, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .metropolis import nan_outside
 
 __all__ = ["SVGDState", "SVGDTuning", "median_bandwidth", "svgd"]
@@ -52,6 +53,7 @@ def median_bandwidth(squared_distances: Tensor) -> Tensor:
     return torch.sqrt(median.clamp(min=1e-30) / (2 * math.log(num + 1)))  # clamped where most are at one place
 
 
+@takes_energy
 def svgd(energy: Energy, *, step_size: float | Tensor = 0.1, bandwidth: float | Tensor | None = None) -> Sampler:
     r"""Stein variational gradient descent: particles that go downhill together, and keep apart.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import checks, fields, metrics, random, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 
 __all__ = ["UnderdampedState", "UnderdampedTuning", "underdamped_langevin"]
@@ -34,6 +35,7 @@ class UnderdampedTuning(NamedTuple):
     temperature: Tensor
 
 
+@takes_energy
 def underdamped_langevin(
     energy: Energy,
     *,

@@ -1,0 +1,118 @@
+"""Samplers of constrained energies: a kernel on free numbers, seen from the positions that obey the constraints."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, NamedTuple, ParamSpec
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from .. import checks, tree
+from ..bijections import Bijection, Constrained, constrained
+from ..types import Key, Params, Position, Sampler, Tree
+from .combinators import carry_over
+
+__all__ = ["ConstrainedState", "constrained_sampler", "takes_energy"]
+
+P = ParamSpec("P")
+
+
+class ConstrainedState(NamedTuple):
+    """A position that obeys the constraints, and the state of the kernel on the free numbers."""
+
+    position: Position
+    free: Any
+
+    def carry_over(self, fresh: ConstrainedState) -> ConstrainedState:
+        """As the function of that name, for the free state."""
+        return ConstrainedState(fresh.position, carry_over(self.free, fresh.free))
+
+
+def constrained_sampler(sampler: Sampler, bijection: Bijection) -> Sampler:
+    """The kernel ``sampler`` on free numbers as one on positions: same steps, same tuning, same info.
+
+    Args:
+        sampler: of the energy of the free numbers.
+        bijection: from them to the positions.
+
+    Returns:
+        A :class:`~funcebm.types.Sampler` with ``ConstrainedState``. Warm-ups run ``sampler`` itself.
+    """
+    apply, inverse, free = bijection.apply, bijection.inverse, sampler._replace(tuning=())
+
+    def init(params: Params, position: Position) -> ConstrainedState:
+        y = inverse(position)
+        return ConstrainedState(tree.map(torch.clone, apply(y)[0]), free.init(params, y))
+
+    def draw(key: Key, position: Position) -> Tree:
+        # noise has the shapes of the free numbers, whatever they are: mapped, an inverse raises no error
+        like = vmap(inverse)(tree.map(lambda leaf: leaf[None], position))
+        return free.draw(key, tree.map(lambda leaf: leaf[0], like))
+
+    def step(params: Params, tuning: Tree, state: ConstrainedState, noise: Tree) -> tuple[ConstrainedState, Any]:
+        inner, info = free.step(params, tuning, state.free, noise)
+        return ConstrainedState(tree.map(torch.clone, apply(inner.position)[0]), inner), info
+
+    def batched(params: Params, tuning: Tree, state: ConstrainedState, noise: Tree) -> tuple[ConstrainedState, Any]:
+        inner, info = free.batched_step(params, tuning, state.free, noise)  # type: ignore[misc]
+        return ConstrainedState(tree.map(torch.clone, vmap(apply)(inner.position)[0]), inner), info
+
+    step.__qualname__ = batched.__qualname__ = sampler.step.__qualname__
+    return Sampler(
+        init,
+        draw,
+        step,
+        sampler.tuning,
+        None if sampler.batched_step is None else batched,
+        sampler.target_acceptance,
+        unconstrained=sampler,
+        bijection=bijection,
+    )
+
+
+def takes_energy(make: Callable[P, Sampler]) -> Callable[P, Sampler]:
+    """Marks a factory of samplers: its energy is checked, and may be a :func:`~funcebm.bijections.constrained` one."""
+
+    @functools.wraps(make)
+    def of_energy(*args: P.args, **kwargs: P.kwargs) -> Sampler:
+        energy = args[0] if args else kwargs.get("energy")
+        if not isinstance(energy, Constrained):
+            _check(make.__name__, energy)
+            return make(*args, **kwargs)
+        bijection = energy.bijection
+        if args:
+            args = (energy.energy, *args[1:])  # type: ignore[assignment]
+        else:
+            kwargs["energy"] = energy.energy
+        reference: Any = kwargs.get("reference")  # of parallel tempering, over the same positions
+        if callable(reference):
+            kwargs["reference"] = constrained(reference, bijection).energy
+        if make.__name__ == "svgd":  # whose positions are many particles
+            bijection = _of_many(bijection)
+        return constrained_sampler(make(*args, **kwargs), bijection)
+
+    return of_energy
+
+
+def _check(name: str, energy: Any) -> None:
+    if isinstance(energy, torch.nn.Module):
+        fix = f"Use energy, params = funcebm.energies.from_module(module), then {name}(energy, ...)."
+        raise TypeError(checks.message(f"{name} takes an energy (params, x) -> ()", "a torch.nn.Module", fix))
+    if isinstance(energy, Sampler):
+        fix = f"Give {name} the energy itself."
+        raise TypeError(checks.message(f"{name} takes an energy (params, x) -> ()", "a sampler", fix))
+    if isinstance(energy, tuple) and len(energy) == 2 and callable(energy[0]):
+        fix = f"Write energy, params = ..., then {name}(energy, ...); params go to funcebm.sample."
+        raise TypeError(checks.message(f"{name} takes an energy (params, x) -> ()", "a pair (energy, params)", fix))
+    fix = "Give a function of the params and of one position, such as lambda params, x: (x**2).sum() / 2."
+    checks.require(callable(energy), f"{name} takes an energy (params, x) -> ()", energy, fix, TypeError)
+
+
+def _of_many(bijection: Bijection) -> Bijection:
+    def apply(y: Position) -> tuple[Position, Tensor]:
+        x, log_dets = vmap(bijection.apply)(y)
+        return x, log_dets.sum()
+
+    return Bijection(apply, vmap(bijection.inverse))
