@@ -154,7 +154,7 @@ def warm_up(
         checks.same_device(params=params, positions=positions)
     if sampler.unconstrained is not None:
         free = sampler.unconstrained._replace(tuning=sampler.tuning)
-        starts = chain_checks.free_positions(sampler.bijection, positions)
+        starts = _checks.free_positions(sampler.bijection, positions)
         options: Any = {"num_steps": num_steps, "adaptation": adaptation, "jit": jit, "progress": progress}
         result = warm_up(key, free, params, starts, **options)
         return result._replace(positions=vmap(sampler.bijection.forward)(result.positions))

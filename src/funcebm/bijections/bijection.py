@@ -57,6 +57,15 @@ def within(is_inside: Tensor, value: Tensor, must: str, x: Tensor, fix: str) -> 
 def as_bijection(bijection: Any) -> Bijection:
     """A :class:`Bijection` of what stands for one: itself, a tree of them, or a transform of ``torch.distributions``.
 
+    Args:
+        bijection: one of these.
+
+    Returns:
+        A :class:`Bijection`.
+
+    Raises:
+        TypeError: something else.
+
     >>> from funcebm import bijections
     >>> as_bijection({"a": bijections.positive}).forward({"a": torch.zeros(2)})
     {'a': tensor([1., 1.])}
@@ -137,7 +146,8 @@ def compose(*bijections: Any) -> Bijection:
         A :class:`Bijection` whose log determinant is the sum of theirs.
 
     Raises:
-        ValueError: none.
+        ValueError: no bijection.
+        TypeError: something that is not one.
 
     >>> from funcebm.bijections import affine, positive
     >>> compose(affine(0.0, 2.0), positive)(torch.tensor([0.5]))
@@ -164,6 +174,12 @@ def compose(*bijections: Any) -> Bijection:
 def inverted(bijection: Any) -> Bijection:
     """The bijection the other way round.
 
+    Args:
+        bijection: a :class:`Bijection`, or what stands for one.
+
+    Returns:
+        A :class:`Bijection` from positions to free numbers.
+
     >>> from funcebm.bijections import positive
     >>> inverted(positive)(torch.tensor([1.0]))
     (tensor([0.]), tensor(-0.))
@@ -185,6 +201,12 @@ def with_log_det(
     Args:
         function: ``y -> x``, with as many numbers in ``x`` as in ``y``; D backward passes and a D x D determinant.
         inverse: ``x -> y``; needed where a bijection is asked for its inverse, as :func:`constrained` does for the starts.
+
+    Returns:
+        A :class:`Bijection`.
+
+    Raises:
+        ValueError: (on calls of ``inverse``) where none was given.
 
     >>> position, log_det = with_log_det(torch.exp)(torch.tensor([0.0, 1.0]))
     >>> position, round(float(log_det), 5)

@@ -44,6 +44,9 @@ def lower(bound: float | Tensor = 0.0) -> Bijection:
     Args:
         bound: :math:`b`. ``()`` or like ``x``.
 
+    Returns:
+        A :class:`Bijection` of any tree.
+
     >>> lower(1.0)(torch.tensor([0.0, 1.0]))
     (tensor([2.0000, 3.7183]), tensor(1.))
     """
@@ -65,6 +68,9 @@ def upper(bound: float | Tensor = 0.0) -> Bijection:
     Args:
         bound: :math:`b`. ``()`` or like ``x``.
 
+    Returns:
+        A :class:`Bijection` of any tree.
+
     >>> upper(1.0)(torch.tensor([0.0, 1.0]))
     (tensor([0.0000, 0.6321]), tensor(-1.))
     """
@@ -82,6 +88,9 @@ def interval(low: float | Tensor = 0.0, high: float | Tensor = 1.0) -> Bijection
     Args:
         low: :math:`l`. ``()`` or like ``x``.
         high: :math:`u > l`. ``()`` or like ``x``.
+
+    Returns:
+        A :class:`Bijection` of any tree.
 
     Raises:
         ValueError: a ``high`` that is not above ``low``; (on calls of ``inverse``) numbers outside.
@@ -116,6 +125,9 @@ def affine(shift: float | Tensor, factor: float | Tensor) -> Bijection:
         shift: :math:`m`. ``()`` or ``(*event,)``.
         factor: :math:`A`, invertible: a number or ``(*event,)`` for a diagonal one; or ``(D, D)``, over the D numbers
             of ``shift``.
+
+    Returns:
+        A :class:`Bijection`; of any tree where the factor is no matrix.
 
     Raises:
         ValueError: a factor that does not fit or is singular.
