@@ -28,6 +28,9 @@ def linear() -> Path:
     The path of rectified flow and of conditional optimal transport. Exact at both ends; the velocity
     :math:`x_1 - x_0` is bounded.
 
+    Returns:
+        A :class:`~funcebm.paths.Path`.
+
     Reference: Liu, Gong and Liu (2023), ICLR, arXiv:2209.03003; Lipman et al. (2023), ICLR, arXiv:2210.02747.
 
     >>> linear().sigma(torch.tensor(0.25))
@@ -40,6 +43,9 @@ def trigonometric() -> Path:
     r"""A quarter of a circle: :math:`\alpha_t = \sin(\pi t/2)`, :math:`\sigma_t = \cos(\pi t/2)`.
 
     Keeps the variance of data of unit variance, at constant speed, exact at both ends; also called cosine or GVP.
+
+    Returns:
+        A :class:`~funcebm.paths.Path`.
 
     Reference: Albergo and Vanden-Eijnden (2023), ICLR, arXiv:2209.15571.
 
@@ -89,6 +95,12 @@ def variance_preserving(beta_min: float | Tensor = 0.1, beta_max: float | Tensor
         beta_min: :math:`b > 0`, the rate at the data. ``()``.
         beta_max: :math:`B > 0`, the rate at the noise. ``()``.
 
+    Returns:
+        A :class:`~funcebm.paths.Path`.
+
+    Raises:
+        ValueError: rates that are not positive.
+
     Reference: Song et al. (2021), ICLR, arXiv:2011.13456, equation 33, with their time run backwards.
 
     >>> variance_preserving().alpha(torch.tensor([0.0, 1.0]))
@@ -117,6 +129,9 @@ def linear_variance_preserving() -> Path:
 
     The slope of :math:`\sigma_t` is infinite at t = 1.
 
+    Returns:
+        A :class:`~funcebm.paths.Path`.
+
     >>> linear_variance_preserving().sigma(torch.tensor(0.6))
     tensor(0.8000)
     """
@@ -135,6 +150,12 @@ def sub_variance_preserving(beta_min: float | Tensor = 0.1, beta_max: float | Te
     Args:
         beta_min: :math:`b > 0`, the rate at the data. ``()``.
         beta_max: :math:`B > 0`, the rate at the noise. ``()``.
+
+    Returns:
+        A :class:`~funcebm.paths.Path`.
+
+    Raises:
+        ValueError: rates that are not positive.
 
     Reference: Song et al. (2021), ICLR, arXiv:2011.13456, equation 29.
 
@@ -173,6 +194,12 @@ def variance_exploding(sigma_min: float | Tensor = 0.01, sigma_max: float | Tens
         sigma_min: :math:`m > 0`, in units of the data. ``()``.
         sigma_max: :math:`M > m`, about the largest distance between two data points. ``()``.
 
+    Returns:
+        A :class:`~funcebm.paths.Path`.
+
+    Raises:
+        ValueError: scales that are not positive.
+
     Reference: Song et al. (2021), ICLR, arXiv:2011.13456, equation 30.
 
     >>> variance_exploding(0.1, 10.0).sigma(torch.tensor([0.0, 0.5, 1.0]))
@@ -206,6 +233,12 @@ def polynomial(power: float | Tensor = 2.0) -> Path:
     Args:
         power: :math:`n \ge 1`. ``()``. At n > 1 the velocity is zero at t = 0, and says nothing of the data there.
 
+    Returns:
+        A :class:`~funcebm.paths.Path`.
+
+    Raises:
+        ValueError: a power that is not positive.
+
     >>> polynomial(2.0).alpha(torch.tensor(0.5))
     tensor(0.2500)
     """
@@ -223,6 +256,12 @@ def lipman(sigma_min: float | Tensor = 1e-4) -> Path:
 
     Args:
         sigma_min: :math:`m > 0`, the scale of the noise at t = 1. ``()``.
+
+    Returns:
+        A :class:`~funcebm.paths.Path`.
+
+    Raises:
+        ValueError: a scale that is not positive.
 
     Reference: Lipman et al. (2023), ICLR, arXiv:2210.02747, equation 20.
 

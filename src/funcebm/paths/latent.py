@@ -22,6 +22,12 @@ def brownian_bridge(scale: float | Tensor = 1.0) -> Path:
     Args:
         scale: :math:`c > 0`, in units of ``x`` over a unit of time to the power 1/2. ``()``.
 
+    Returns:
+        A :class:`~funcebm.paths.Path`.
+
+    Raises:
+        ValueError: a scale that is not positive.
+
     Reference: Albergo, Boffi and Vanden-Eijnden (2023), "Stochastic interpolants", arXiv:2303.08797.
 
     >>> brownian_bridge(2.0).gamma_squared(torch.tensor(0.5))
@@ -42,6 +48,9 @@ def encoder_decoder() -> Path:
 
     :math:`\alpha_t = \cos^2(\pi t)` after 1/2, :math:`\sigma_t = \cos^2(\pi t)` before it (0 elsewhere), and
     :math:`\gamma_t = \sin^2(\pi t)`. Both ends are exact, and what they share is only the coupling.
+
+    Returns:
+        A :class:`~funcebm.paths.Path`.
 
     Reference: Albergo, Boffi and Vanden-Eijnden (2023), "Stochastic interpolants", arXiv:2303.08797.
 

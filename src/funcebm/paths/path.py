@@ -233,6 +233,9 @@ def at_time(function: Callable[..., Tree], t: float | Tensor) -> Callable[..., T
         function: ``(params, t, x, ...)``.
         t: ``()``; may be traced.
 
+    Returns:
+        ``(params, x, ...) -> `` what the function gives.
+
     >>> at_time(lambda params, t, x: t * x, 0.5)((), torch.ones(2))
     tensor([0.5000, 0.5000])
     """
@@ -249,6 +252,9 @@ def static(function: Callable[..., Tree]) -> Callable[..., Tree]:
 
     Args:
         function: ``(params, x, ...)``.
+
+    Returns:
+        ``(params, t, x, ...) -> `` what the function gives.
 
     >>> static(lambda params, x: -x)((), torch.tensor(0.5), torch.ones(2))
     tensor([-1., -1.])
