@@ -6,23 +6,28 @@ Any function of that form is an energy; these are ready-made ones. ``energies.ga
 """
 
 from ..networks import spectral_norm, spectral_normalised
-from . import bijections
+from . import bijections, exact
+from ._discrete import DiscreteEnergy
 from .algebra import conditioned, confined, fill_in, mixture, product, pullback, tempered
 from .analytic import ackley, double_well, rastrigin, rosenbrock
 from .classifier import energy_of_logits
+from .closed_forms import AnalyticEnergy, ExactEnergy
 from .conditional import fourier_features, given
-from .exact import AnalyticEnergy, ExactEnergy
+from .ising import ising, ising_torus
 from .landscapes import himmelblau, mueller_brown
 from .members import mixture_of_members, product_of_members
 from .mixtures import banana, funnel, gaussian_mixture, ring
 from .modules import from_module, load_into
 from .neural import NeuralEnergy, conv, mlp, resnet
 from .quadratic import gaussian, harmonic
+from .rbm import RBM, rbm
 
 __all__ = [
     "AnalyticEnergy",
+    "DiscreteEnergy",
     "ExactEnergy",
     "NeuralEnergy",
+    "RBM",
     "ackley",
     "banana",
     "bijections",
@@ -31,6 +36,7 @@ __all__ = [
     "conv",
     "double_well",
     "energy_of_logits",
+    "exact",
     "fill_in",
     "fourier_features",
     "from_module",
@@ -40,6 +46,8 @@ __all__ = [
     "given",
     "harmonic",
     "himmelblau",
+    "ising",
+    "ising_torus",
     "load_into",
     "mixture",
     "mixture_of_members",
@@ -49,6 +57,7 @@ __all__ = [
     "product_of_members",
     "pullback",
     "rastrigin",
+    "rbm",
     "resnet",
     "ring",
     "rosenbrock",

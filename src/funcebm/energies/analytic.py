@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import checks, random
 from ..types import Key, Params, Position
-from .exact import (
+from .closed_forms import (
     Number,
     analytic,
     at_least_two,

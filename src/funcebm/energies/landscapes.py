@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import checks
 from ..types import Params, Position
-from .exact import Number, analytic, cast_params, positive_scalar
+from .closed_forms import Number, analytic, cast_params, positive_scalar
 
 __all__ = ["himmelblau", "mueller_brown"]
 

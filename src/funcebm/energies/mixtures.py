@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import checks, random
 from ..types import Key, Params, Position
-from .exact import (
+from .closed_forms import (
     Number,
     at_least_two,
     cast_params,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import checks, random
 from ..types import Key, Params, Position
-from .exact import Number, cast_params, event_shape, exact, fixed_shape, to_tensor
+from .closed_forms import Number, cast_params, event_shape, exact, fixed_shape, to_tensor
 
 __all__ = ["gaussian", "harmonic", "symmetric_factor"]
 

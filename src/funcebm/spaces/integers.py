@@ -1,0 +1,104 @@
+"""Positions as small integers, for storage, and back."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+
+from .. import tree
+from ..types import Position, Tree
+from .space import Space
+
+__all__ = ["collect", "from_integers", "levels_of", "to_integers", "values_of"]
+
+
+def levels_of(space: Space, values: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """The numbers of values ``(..., *sites)`` as floats of the space ``(..., *shape)``."""
+    dtype = dtype or torch.get_default_dtype()
+    if space.kind == "categorical":
+        return (values[..., None] == torch.arange(space.shape[-1], device=values.device)).to(dtype)
+    low = space.levels[0]
+    if space.kind == "binary":
+        return low + (space.levels[1] - low) * values.to(dtype)
+    return values.to(dtype)
+
+
+def values_of(space: Space, leaf: Tensor) -> Tensor:
+    """The number of the value at each site, ``(..., *sites)`` int64."""
+    if space.kind == "categorical":
+        return leaf.argmax(-1)
+    if space.kind == "binary":
+        return (leaf > sum(space.levels) / 2).long()
+    return leaf.long()
+
+
+def _has_small_levels(space: Space) -> bool:
+    return all(level == int(level) and -128 <= level < 128 for level in space.levels)
+
+
+def to_integers(space: Tree, positions: Position) -> Tree:
+    """Positions as small integers, for storage: a quarter of float32, and categories without their one-hot axis.
+
+    Bits, spins and ordinals keep their levels where these are whole numbers (else 0 and 1); categories become the number of
+    the value; real leaves stay as they are.
+
+    Args:
+        space: a :class:`Space` or a tree of them.
+        positions: like the space, with any leading axes.
+
+    Returns:
+        The same structure; int8 leaves, or int16 where int8 is too small.
+
+    >>> from funcebm import spaces
+    >>> spaces.to_integers(spaces.categorical(2, 3), torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]))
+    tensor([2, 0], dtype=torch.int8)
+    """
+
+    def one(part: Space, leaf: Tensor) -> Tensor:
+        if part.kind == "real":
+            return leaf
+        dtype = torch.int8 if part.num_values <= 128 else torch.int16
+        if part.kind != "categorical" and _has_small_levels(part):
+            return leaf.to(dtype)
+        return values_of(part, leaf).to(dtype)
+
+    return tree.map(one, space, positions)
+
+
+def from_integers(space: Tree, integers: Tree, dtype: torch.dtype | None = None) -> Position:
+    """The inverse of :func:`to_integers`.
+
+    Args:
+        space: a :class:`Space` or a tree of them.
+        integers: leaves ``(..., *sites)``, such as labels for a categorical space.
+        dtype: of the positions; by default torch's.
+
+    >>> from funcebm import spaces
+    >>> spaces.from_integers(spaces.categorical(2, 3), torch.tensor([2, 0]))
+    tensor([[0., 0., 1.],
+            [1., 0., 0.]])
+    """
+
+    def one(part: Space, leaf: Tensor) -> Tensor:
+        if part.kind == "real":
+            return leaf if dtype is None else leaf.to(dtype)
+        if part.kind == "binary" and _has_small_levels(part):
+            leaf = (leaf > sum(part.levels) / 2).long()
+        return levels_of(part, leaf, dtype)
+
+    return tree.map(one, space, integers)
+
+
+def collect(space: Tree) -> Callable[[Any, Any], Tree]:
+    """For the argument ``collect`` of :func:`funcebm.sample`: keeps draws as integers (:func:`to_integers`).
+
+    >>> from funcebm import spaces
+    >>> keep = spaces.collect(spaces.binary(784))
+    """
+
+    def keep(state: Any, info: Any) -> Tree:
+        return to_integers(space, state.position)
+
+    return keep
