@@ -16,7 +16,7 @@ ROWS = [
     ["_torch", "_threefry", "random", "tree"],
     ["checks", "_progress", "_deprecated", "distributed"],
     ["loops", "transforms", "_chunks"],
-    ["schedules", "fields", "metrics", "networks", "bijections", "spaces", "pairwise"],
+    ["schedules", "fields", "metrics", "networks", "bijections", "spaces", "graphs", "pairwise"],
     ["energies", "paths", "couplings", "solvers"],
     ["integrators"],
     ["samplers", "flows"],

@@ -47,12 +47,15 @@ def _lattice(shape: int | Sequence[int], is_periodic: bool) -> Tensor:
 
 
 def torus(shape: int | Sequence[int]) -> Tensor:
-    """A lattice whose opposite sides are joined: a ring, a torus. ``(M, 2)`` int64.
+    """A lattice whose opposite sides are joined: a ring, a torus.
 
     A side of two sites has one edge between them, not two.
 
     Args:
         shape: of the lattice; sites count in the order of ``reshape(-1)``.
+
+    Returns:
+        Edges ``(M, 2)``.
 
     >>> torus(3).tolist()
     [[0, 1], [1, 2], [2, 0]]
@@ -61,7 +64,13 @@ def torus(shape: int | Sequence[int]) -> Tensor:
 
 
 def grid(shape: int | Sequence[int]) -> Tensor:
-    """A lattice with open ends: a chain, a rectangle. ``(M, 2)`` int64.
+    """A lattice with open ends: a chain, a rectangle.
+
+    Args:
+        shape: of the lattice; sites count in the order of ``reshape(-1)``.
+
+    Returns:
+        Edges ``(M, 2)``.
 
     >>> grid((2, 2)).tolist()
     [[0, 2], [1, 3], [0, 1], [2, 3]]
@@ -70,9 +79,18 @@ def grid(shape: int | Sequence[int]) -> Tensor:
 
 
 def checkerboard(shape: int | Sequence[int]) -> Tensor:
-    """The two colours of a lattice, of sites whose indices add up to an even or an odd number. Bool ``(2, *shape)``.
+    """The two colours of a lattice, of sites whose indices add up to an even or an odd number.
 
     They are blocks for :func:`grid`, and for :func:`torus` where every side is even (or 2).
+
+    Args:
+        shape: of the lattice.
+
+    Returns:
+        Masks, bool ``(2, *shape)``.
+
+    Raises:
+        ValueError: a side below 1.
 
     >>> checkerboard((2, 2)).int().tolist()
     [[[1, 0], [0, 1]], [[0, 1], [1, 0]]]
@@ -86,7 +104,16 @@ def checkerboard(shape: int | Sequence[int]) -> Tensor:
 
 
 def complete(num: int) -> Tensor:
-    """All pairs of ``num`` sites. ``(num * (num - 1) / 2, 2)`` int64.
+    """All pairs of ``num`` sites.
+
+    Args:
+        num: how many sites.
+
+    Returns:
+        Edges ``(num * (num - 1) / 2, 2)``.
+
+    Raises:
+        ValueError: a number below 1.
 
     >>> complete(3).tolist()
     [[0, 1], [0, 2], [1, 2]]
@@ -97,6 +124,15 @@ def complete(num: int) -> Tensor:
 
 def layers(widths: Sequence[int]) -> Tensor:
     """All pairs of units in consecutive layers, which count through: an RBM with two, a deep Boltzmann machine with more.
+
+    Args:
+        widths: how many units each layer has.
+
+    Returns:
+        Edges ``(M, 2)``.
+
+    Raises:
+        ValueError: a width below 1.
 
     >>> layers([2, 1]).tolist()
     [[0, 2], [1, 2]]
@@ -114,6 +150,13 @@ def layers(widths: Sequence[int]) -> Tensor:
 
 def check_edges(edges: Tensor, num: int | None = None) -> None:
     """Edges must be pairs of different sites ``0 .. num - 1``, each pair once.
+
+    Args:
+        edges: ``(M, 2)`` integers.
+        num: how many sites there are; None for any.
+
+    Returns:
+        Nothing.
 
     Raises:
         TypeError: edges that are no integer tensor.
@@ -148,6 +191,16 @@ def check_edges(edges: Tensor, num: int | None = None) -> None:
 def num_sites(edges: Tensor, num: int | None = None) -> int:
     """The number of sites: as given, or up to the last one that has an edge; the edges are checked.
 
+    Args:
+        edges: ``(M, 2)``.
+        num: the number, where it is known.
+
+    Returns:
+        An ``int``.
+
+    Raises:
+        ValueError: no edges and no number; edges that :func:`check_edges` refuses.
+
     >>> num_sites(grid(4))
     4
     """
@@ -164,6 +217,9 @@ def check_blocks(blocks: Tensor, edges: Tensor | None = None) -> None:
     Args:
         blocks: bool ``(B, *event)``, one row for each colour.
         edges: ``(M, 2)`` over the flattened sites; None leaves them out of the check.
+
+    Returns:
+        Nothing.
 
     Raises:
         TypeError: blocks that are not bool.
@@ -262,7 +318,14 @@ def _greedy(neighbours: list[list[int]]) -> list[int]:
 
 
 def components(edges: Tensor, num: int | None = None) -> Tensor:
-    """The connected part that each site is in, named by its smallest site. ``(N,)`` int64.
+    """The connected part that each site is in, named by its smallest site.
+
+    Args:
+        edges: ``(M, 2)``.
+        num: how many sites; by default up to the last that has an edge.
+
+    Returns:
+        ``(N,)`` int64.
 
     >>> components(torch.tensor([[1, 2]]), 4).tolist()
     [0, 1, 1, 3]

@@ -34,7 +34,7 @@ class RBM(Protocol):
         hidden_logits: ``(params, visible) -> (H,)``, the log odds of each hidden unit given the visible ones.
         visible_logits: ``(params, hidden) -> (V,)``, the log odds of each visible unit; of Gaussian ones the mean.
         conditional: ``(params, x, block) -> (V + H,)``, the log odds of all units given those of the other layer, for
-            :func:`funcebm.samplers.gibbs`; None for Gaussian visible units.
+            Gibbs sampling; None for Gaussian visible units.
         params: ``(weight, visible_bias=0.0, hidden_bias=0.0)``, and ``scale=1.0`` for Gaussian visible units.
         init: ``(key, mean=None, weight_scale=0.01) -> params`` to train from; ``mean`` are means of data ``(V,)``.
         space: of the visible units. ``joint_space``: of all units.

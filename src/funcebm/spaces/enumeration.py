@@ -19,6 +19,15 @@ __all__ = ["index", "num_states", "state", "states"]
 def num_states(space: Tree) -> int:
     """How many states there are.
 
+    Args:
+        space: a tree of discrete spaces.
+
+    Returns:
+        An ``int``.
+
+    Raises:
+        ValueError: real leaves.
+
     >>> from funcebm import spaces
     >>> spaces.num_states({"a": spaces.binary(3), "b": spaces.categorical(2, 3)})
     72
@@ -42,6 +51,12 @@ def state(space: Tree, index: Tensor, dtype: torch.dtype | None = None) -> Posit
         index: int64, ``()``.
         dtype: of the position; by default torch's.
 
+    Returns:
+        One position.
+
+    Raises:
+        ValueError: real leaves, or too many states.
+
     >>> from funcebm import spaces
     >>> spaces.state(spaces.binary(3), torch.tensor(6))
     tensor([1., 1., 0.])
@@ -59,6 +74,13 @@ def state(space: Tree, index: Tensor, dtype: torch.dtype | None = None) -> Posit
 def states(space: Tree, dtype: torch.dtype | None = None) -> Position:
     """All states in order, leaves ``(num_states, *event)``.
 
+    Args:
+        space: a tree of discrete spaces.
+        dtype: of the positions; by default torch's.
+
+    Returns:
+        Positions, leaves ``(num_states, *event)``.
+
     Raises:
         ValueError: more than ``2**24`` states.
 
@@ -74,6 +96,13 @@ def states(space: Tree, dtype: torch.dtype | None = None) -> Position:
 
 def index(space: Tree, position: Position) -> Tensor:
     """The number of a state, the inverse of :func:`state`. ``()`` int64.
+
+    Args:
+        space: a tree of discrete spaces.
+        position: one state.
+
+    Returns:
+        ``()`` int64.
 
     >>> from funcebm import spaces
     >>> spaces.index(spaces.binary(3), torch.tensor([1.0, 1.0, 0.0]))

@@ -75,6 +75,9 @@ def from_integers(space: Tree, integers: Tree, dtype: torch.dtype | None = None)
         integers: leaves ``(..., *sites)``, such as labels for a categorical space.
         dtype: of the positions; by default torch's.
 
+    Returns:
+        Positions, floating-point leaves ``(..., *shape)``.
+
     >>> from funcebm import spaces
     >>> spaces.from_integers(spaces.categorical(2, 3), torch.tensor([2, 0]))
     tensor([[0., 0., 1.],
@@ -93,6 +96,12 @@ def from_integers(space: Tree, integers: Tree, dtype: torch.dtype | None = None)
 
 def collect(space: Tree) -> Callable[[Any, Any], Tree]:
     """For the argument ``collect`` of :func:`funcebm.sample`: keeps draws as integers (:func:`to_integers`).
+
+    Args:
+        space: a :class:`Space` or a tree of them.
+
+    Returns:
+        ``(state, info) -> tree``.
 
     >>> from funcebm import spaces
     >>> keep = spaces.collect(spaces.binary(784))

@@ -72,6 +72,9 @@ def binary(shape: int | Sequence[int], levels: tuple[float, float] = (0.0, 1.0))
         shape: of the position, ``(*event,)``, or the number of sites.
         levels: ``(low, high)``.
 
+    Returns:
+        A :class:`Space`.
+
     Raises:
         ValueError: a bad shape, or levels that do not ascend.
 
@@ -88,6 +91,12 @@ def binary(shape: int | Sequence[int], levels: tuple[float, float] = (0.0, 1.0))
 def spins(shape: int | Sequence[int]) -> Space:
     """Minus or plus one at each site: :func:`binary` with those levels.
 
+    Args:
+        shape: of the position, or the number of sites.
+
+    Returns:
+        A :class:`Space`.
+
     >>> spins((4, 4)).levels
     (-1.0, 1.0)
     """
@@ -101,6 +110,12 @@ def categorical(num_sites: int | Sequence[int], num_values: int | Sequence[int])
         num_sites: how many sites, or their shape.
         num_values: how many values each has, or one number for each site; then K is the largest, and the entries beyond the
             number of a site are always zero.
+
+    Returns:
+        A :class:`Space`.
+
+    Raises:
+        ValueError: a number of values below 2, or another number of them than of sites.
 
     >>> categorical(3, 4).shape, categorical(3, [2, 4, 3]).shape
     ((3, 4), (3, 4))
@@ -118,6 +133,16 @@ def categorical(num_sites: int | Sequence[int], num_values: int | Sequence[int])
 def ordinal(shape: int | Sequence[int], num_levels: int) -> Space:
     """Whole numbers ``0 .. num_levels - 1`` with an order at each site, as floats.
 
+    Args:
+        shape: of the position, or the number of sites.
+        num_levels: how many levels each site has.
+
+    Returns:
+        A :class:`Space`.
+
+    Raises:
+        ValueError: fewer than two levels, or a bad shape.
+
     >>> ordinal((8, 8), 17).levels[-1]
     16.0
     """
@@ -128,6 +153,12 @@ def ordinal(shape: int | Sequence[int], num_levels: int) -> Space:
 
 def real(shape: int | Sequence[int] = ()) -> Space:
     """Real numbers, for the leaves of a mixed position that are not discrete.
+
+    Args:
+        shape: of the leaf.
+
+    Returns:
+        A :class:`Space`.
 
     >>> real(2).kind
     'real'
@@ -156,6 +187,9 @@ def check(space: Tree, positions: Position, name: str = "positions") -> None:
         space: a :class:`Space` or a tree of them.
         positions: like the space, with any leading axes.
         name: what the message calls them.
+
+    Returns:
+        Nothing.
 
     Raises:
         TypeError: a leaf that is no floating-point tensor.

@@ -75,6 +75,18 @@ def _draw(space: Space, key: Key, mean: Tensor | None, dtype: torch.dtype | None
 def sample(key: Key, space: Tree, num: int, *, mean: Tree | None = None, dtype: torch.dtype | None = None) -> Position:
     """Independent draws of :func:`start`, leaves ``(num, *event)``: positions for :func:`funcebm.sample`.
 
+    Args:
+        key: ``(2,)``.
+        space: a :class:`Space` or a tree of them.
+        num: how many positions.
+        mean, dtype: as in :func:`start`.
+
+    Returns:
+        Positions, leaves ``(num, *event)``.
+
+    Raises:
+        ValueError: a number below 1, or a mean outside of the levels.
+
     >>> from funcebm import spaces
     >>> spaces.sample(random.key(0), spaces.ordinal(2, 5), 3).shape
     torch.Size([3, 2])
