@@ -96,44 +96,105 @@ def runge_kutta(tableau: Tableau) -> Integrator:
 
 
 def euler() -> Integrator:
-    """Euler's method: order 1, one evaluation a step."""
+    """Euler's method: order 1, one evaluation a step.
+
+    Returns:
+        An :class:`Integrator`.
+
+    >>> euler().order, euler().num_evaluations
+    (1, 1)
+    """
     return runge_kutta(EULER)
 
 
 def midpoint() -> Integrator:
-    """The explicit midpoint rule: order 2, two evaluations."""
+    """The explicit midpoint rule: order 2, two evaluations.
+
+    Returns:
+        An :class:`Integrator`.
+
+    >>> midpoint().order, midpoint().num_evaluations
+    (2, 2)
+    """
     return runge_kutta(MIDPOINT)
 
 
 def heun() -> Integrator:
-    """Heun's method (the explicit trapezoidal rule): order 2, two evaluations, with an error estimate of order 1."""
+    """Heun's method (the explicit trapezoidal rule): order 2, two evaluations, with an error estimate of order 1.
+
+    Returns:
+        An :class:`Integrator`.
+
+    >>> heun().order, heun().num_evaluations
+    (2, 2)
+    """
     return runge_kutta(HEUN)
 
 
 def ralston() -> Integrator:
-    """Ralston's method: order 2 with the least bound on its error, two evaluations."""
+    """Ralston's method: order 2 with the least bound on its error, two evaluations.
+
+    Returns:
+        An :class:`Integrator`.
+
+    Reference: Ralston (1962), Mathematics of Computation 16(80):431-437.
+
+    >>> ralston().order, ralston().num_evaluations
+    (2, 2)
+    """
     return runge_kutta(RALSTON)
 
 
 def bosh3() -> Integrator:
-    """Bogacki and Shampine's 3(2) pair: order 3, three evaluations a step after the first; dense output of order 3."""
+    """Bogacki and Shampine's 3(2) pair: order 3, three evaluations a step after the first; dense output of order 3.
+
+    Returns:
+        An :class:`Integrator`.
+
+    Reference: Bogacki and Shampine (1989), Applied Mathematics Letters 2(4):321-325.
+
+    >>> bosh3().order, bosh3().num_evaluations
+    (3, 3)
+    """
     return runge_kutta(BOGACKI_SHAMPINE)
 
 
 def rk4() -> Integrator:
-    """The classical Runge-Kutta method: order 4, four evaluations."""
+    """The classical Runge-Kutta method: order 4, four evaluations.
+
+    Returns:
+        An :class:`Integrator`.
+
+    >>> rk4().order, rk4().num_evaluations
+    (4, 4)
+    """
     return runge_kutta(RK4)
 
 
 def dopri5() -> Integrator:
-    """Dormand and Prince's 5(4) pair: order 5, six evaluations a step after the first; dense output of order 4."""
+    """Dormand and Prince's 5(4) pair: order 5, six evaluations a step after the first; dense output of order 4.
+
+    Returns:
+        An :class:`Integrator`.
+
+    Reference: Dormand and Prince (1980), Journal of Computational and Applied Mathematics 6(1):19-26.
+
+    >>> dopri5().order, dopri5().num_evaluations
+    (5, 6)
+    """
     return runge_kutta(DORMAND_PRINCE)
 
 
 def tsit5() -> Integrator:
     """Tsitouras' 5(4) pair: as :func:`dopri5`, with smaller errors for the same work; dense output of order 4.
 
+    Returns:
+        An :class:`Integrator`.
+
     Reference: Tsitouras (2011), Computers and Mathematics with Applications 62(2):770-775.
+
+    >>> tsit5().order, tsit5().num_evaluations
+    (5, 6)
     """
     return runge_kutta(TSITOURAS)
 

@@ -68,6 +68,15 @@ def check_times(times: Tensor, is_stochastic: bool = False) -> None:
 def draw_path(key: Key, integrator: Integrator, x: Position, num_steps: int) -> Tree:
     """The noise of ``num_steps`` steps, on a leading axis of every leaf; step ``i`` uses ``split(key, num_steps)[i]``.
 
+    Args:
+        key: ``(2,)``.
+        integrator: of an SDE; an ODE has no noise, ``()``.
+        x: a position.
+        num_steps: one less than there are times.
+
+    Returns:
+        What :func:`solve` takes as ``noise``.
+
     >>> from funcebm import solvers
     >>> draw_path(random.key(0), solvers.euler_maruyama(), torch.zeros(2), 5).displacement.shape
     torch.Size([5, 2])
