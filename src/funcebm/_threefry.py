@@ -202,9 +202,10 @@ def blocks(key: Key, counter: Tensor, domain: int, kind: int) -> Tensor:
     return _operator(key.unsqueeze(0), counter.unsqueeze(0), domain, kind)[0]
 
 
-def numbered_blocks(key: Key, num: int, domain: int, kind: int) -> Tensor:
-    """The first ``num`` blocks of one key. ``(2, num)``."""
-    return blocks(key, _counters(num, key.device), domain, kind)
+def numbered_blocks(key: Key, num: int, domain: int, kind: int, start: int = 0) -> Tensor:
+    """The ``num`` blocks of one key from ``start`` on. ``(2, num)``."""
+    counters = _counters(num, key.device)
+    return blocks(key, counters + start if start else counters, domain, kind)
 
 
 _COUNTERS_KEPT = 1 << 16  # numbers

@@ -95,19 +95,34 @@ def key(seed: int, *, device: torch.device | str | None = None) -> Key:
     return torch.tensor([word - 2**32 if word >= 2**31 else word for word in words], dtype=torch.int32, device=device)
 
 
-def split(key: Key, num: int = 2) -> Key:
+def split(key: Key, num: int = 2, *, start: int = 0) -> Key:
     """``num`` independent keys. ``(num, 2)``. The first ones do not depend on ``num``.
 
+    Args:
+        key: ``(2,)``.
+        num: how many.
+        start: the number of the first one: ``split(key, num, start=start)`` is ``split(key, start + num)[start:]``, without
+            the others. Ranks make the keys of their own chains with it.
+
+    Returns:
+        ``(num, 2)`` int32.
+
     Raises:
-        ValueError: ``num`` below 1.
+        ValueError: ``num`` below 1, or numbers of keys beyond ``2**31``.
 
     >>> bool((split(key(0), 4) == split(key(0), 9)[:4]).all())
+    True
+    >>> bool((split(key(0), 4, start=5) == split(key(0), 9)[5:]).all())
     True
     """
     check_key(key)
     if num < 1:
         raise ValueError(f"num must be at least 1. Got {num}. Ask for one key or more.")
-    return numbered_blocks(key, num, SPLIT, WORDS).movedim(0, -1)
+    if start < 0 or start + num > 2**31:
+        raise ValueError(
+            f"start must be at least 0 and start + num at most 2**31. Got {start} and {num}. Fold an index into the key first."
+        )
+    return numbered_blocks(key, num, SPLIT, WORDS, start).movedim(0, -1)
 
 
 def fold_in(key: Key, data: int | Tensor) -> Key:
