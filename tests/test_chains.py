@@ -195,7 +195,7 @@ class _Bar:
 
 @pytest.mark.parametrize("num_burn_in", [0, 3])
 def test_an_interrupt_gives_back_what_is_finished(monkeypatch, num_burn_in):
-    monkeypatch.setattr(chains.sampling, "progress_bar", lambda *_: _Bar(5))
+    monkeypatch.setattr(chains._run, "progress_bar", lambda *_: _Bar(5))
     samples = _sample(num_samples=20, chunk_size=8, num_burn_in=num_burn_in, thin=2)
     monkeypatch.undo()
     whole = _sample(num_samples=20, num_burn_in=num_burn_in, thin=2)
@@ -209,7 +209,7 @@ def test_an_interrupt_gives_back_what_is_finished(monkeypatch, num_burn_in):
 
 
 def test_an_interrupt_keeps_what_was_reduced(monkeypatch):
-    monkeypatch.setattr(chains.sampling, "progress_bar", lambda *_: _Bar(4))
+    monkeypatch.setattr(chains._run, "progress_bar", lambda *_: _Bar(4))
     samples = _sample(num_samples=20, chunk_size=8, reduce=reducers.mean())
     monkeypatch.undo()
     assert samples.is_complete is False

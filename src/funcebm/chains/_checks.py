@@ -77,13 +77,18 @@ def _without_metrics(value: Tree) -> Tree:
     return value
 
 
-def start(state: Any, init: Callable[[Position], Any], positions: Position) -> None:
-    """What the state of every chain caches (energies, gradients) must be finite; if not, ``init`` by itself may say why."""
+def start(state: Any, init: Callable[[Position], Any], positions: Position, first: int = 0) -> None:
+    """What the state of every chain caches (energies, gradients) must be finite; if not, ``init`` by itself may say why.
+
+    ``first`` is the number of the first chain, among those of all ranks.
+    """
     flags = vmap(tree.all_finite)(state)
     if not checks.is_concrete(flags) or bool(flags.all()):
         return
     bad = torch.nonzero(~flags).flatten().tolist()
-    shown = ", ".join(str(index) for index in bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+    shown = ", ".join(str(first + index) for index in bad[:10]) + (
+        f" and {len(bad) - 10} more" if len(bad) > 10 else ""
+    )
     try:  # not under vmap, where a kernel can look at its numbers
         init(tree.map(lambda leaf: leaf[bad[0]], positions))
     except ValueError as error:

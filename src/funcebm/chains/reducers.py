@@ -6,11 +6,12 @@ from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from .. import tree
 from ..types import Tree
 
-__all__ = ["Reducer", "combine", "covariance", "mean", "variance"]
+__all__ = ["Reducer", "combine", "covariance", "mean", "merged", "variance"]
 
 
 class Reducer(NamedTuple):
@@ -20,11 +21,17 @@ class Reducer(NamedTuple):
         init: ``value -> accumulator``, from an example of what will be reduced (its numbers do not matter).
         update: ``(accumulator, value) -> accumulator``.
         final: ``accumulator -> result``.
+        merge: optionally, ``(accumulator, accumulator) -> accumulator``, of the draws of both; associative to rounding.
+        is_pooled: whether the result is one of all chains (of all ranks) together, by ``merge``, in place of one of each.
+        parts: of a combined reducer, its ``(name, reducer)``.
     """
 
     init: Callable[[Tree], Any]
     update: Callable[[Any, Tree], Any]
     final: Callable[[Any], Any]
+    merge: Callable[[Any, Any], Any] | None = None
+    is_pooled: bool = False
+    parts: tuple[tuple[str, Reducer], ...] = ()
 
 
 class _Moments(NamedTuple):
@@ -41,8 +48,29 @@ def _zero_count(value: Tree) -> Tensor:
     return torch.zeros((), dtype=torch.int32, device=tree.first(value).device)
 
 
-def mean() -> Reducer:
+def merged(merge: Callable[[Any, Any], Any], accumulators: Any, keeps_axis: bool = False) -> Any:
+    """One accumulator of many ``(C, ...)``: neighbours are merged, then neighbouring results, and so on.
+
+    With ``keeps_axis`` it has a leading axis of length 1, or 0 where there are none.
+
+    >>> float(merged(torch.add, torch.arange(5.0)))
+    10.0
+    """
+    while (num := tree.batch_size(accumulators)) > 1:
+        pairs = tree.map(lambda leaf: leaf[: num // 2 * 2].unflatten(0, (num // 2, 2)), accumulators)
+        first, second = (tree.map(lambda leaf: leaf[:, side], pairs) for side in (0, 1))  # noqa: B023
+        both = vmap(merge)(first, second)
+        if num % 2:
+            both = tree.map(lambda leaf, rest: torch.cat([leaf, rest[-1:]]), both, accumulators)
+        accumulators = both
+    return accumulators if keeps_axis else tree.map(lambda leaf: leaf[0], accumulators)
+
+
+def mean(*, across_chains: bool = False) -> Reducer:
     """The mean of each number, updated as ``m + (x - m) / n``; flags count as 0 and 1.
+
+    Args:
+        across_chains: one result of all chains together, ``(*event,)``, in place of ``(C, *event)``.
 
     >>> reducer = mean()
     >>> accumulator = reducer.init(torch.tensor(0.0))
@@ -59,13 +87,27 @@ def mean() -> Reducer:
         count = moments.num + 1
         return _Moments(count, tree.map(lambda m, x: m + (_as_float(x) - m) / count, moments.mean, value), ())
 
-    return Reducer(init, update, lambda moments: moments.mean)
+    def merge(a: _Moments, b: _Moments) -> _Moments:
+        count, share = _together(a, b)
+        return _Moments(count, tree.map(lambda x, y: x + (y - x) * share, a.mean, b.mean), ())
+
+    return Reducer(init, update, lambda moments: moments.mean, merge, across_chains)
 
 
-def variance() -> Reducer:
+def _together(a: _Moments, b: _Moments) -> tuple[Tensor, Tensor]:
+    """How many draws both have, and the share of the second; 0 where there are none."""
+    count = a.num + b.num
+    return count, b.num / count.clamp(min=1)
+
+
+def variance(*, across_chains: bool = False) -> Reducer:
     """Mean and variance (divisor ``n - 1``) of each number, as a dict with the keys ``mean`` and ``variance``.
 
-    Reference: Welford (1962), Technometrics 4(3):419-420.
+    Args:
+        across_chains: one result of all chains together, ``(*event,)``, in place of ``(C, *event)``.
+
+    Reference: Welford (1962), Technometrics 4(3):419-420; Chan, Golub and LeVeque (1983), The American Statistician 37(3), for
+    ``merge``.
 
     >>> reducer = variance()
     >>> accumulator = reducer.init(torch.tensor(0.0))
@@ -74,13 +116,16 @@ def variance() -> Reducer:
     >>> reducer.final(accumulator)
     {'mean': tensor(2.), 'variance': tensor(2.)}
     """
-    return _moments("variance", lambda x: x, lambda before, after: before * after)
+    return _moments("variance", lambda x: x, lambda before, after: before * after, across_chains)
 
 
-def covariance() -> Reducer:
+def covariance(*, across_chains: bool = False) -> Reducer:
     """Mean and covariance (divisor ``n - 1``), over the ravelled value: a dict with ``mean`` and ``covariance`` ``(D, D)``.
 
-    Reference: Welford (1962), Technometrics 4(3):419-420, for vectors.
+    Args:
+        across_chains: one result of all chains together, in place of one for each.
+
+    Reference: Welford (1962), Technometrics 4(3):419-420, for vectors; Chan, Golub and LeVeque (1983) for ``merge``.
 
     >>> reducer = covariance()
     >>> accumulator = reducer.init(torch.zeros(2))
@@ -90,10 +135,13 @@ def covariance() -> Reducer:
     tensor([[2., 2.],
             [2., 2.]])
     """
-    return _moments("covariance", lambda x: tree.ravel(x)[0], lambda before, after: torch.outer(before, after))
+    outer = lambda before, after: torch.outer(before, after)  # noqa: E731
+    return _moments("covariance", lambda x: tree.ravel(x)[0], outer, across_chains)
 
 
-def _moments(name: str, prepare: Callable[[Tree], Tree], product: Callable[[Tensor, Tensor], Tensor]) -> Reducer:
+def _moments(
+    name: str, prepare: Callable[[Tree], Tree], product: Callable[[Tensor, Tensor], Tensor], is_pooled: bool
+) -> Reducer:
     def init(value: Tree) -> _Moments:
         zeros = tree.map(lambda leaf: torch.zeros_like(_as_float(leaf)), prepare(value))
         return _Moments(_zero_count(value), zeros, tree.map(product, zeros, zeros))
@@ -109,7 +157,14 @@ def _moments(name: str, prepare: Callable[[Tree], Tree], product: Callable[[Tens
     def final(moments: _Moments) -> dict[str, Tree]:
         return {"mean": moments.mean, name: tree.map(lambda s: s / (moments.num - 1), moments.second)}
 
-    return Reducer(init, update, final)
+    def merge(a: _Moments, b: _Moments) -> _Moments:
+        count, share = _together(a, b)
+        apart = tree.map(lambda x, y: y - x, a.mean, b.mean)
+        average = tree.map(lambda x, d: x + d * share, a.mean, apart)
+        second = tree.map(lambda s, t, d: s + t + product(d, d) * (a.num * share), a.second, b.second, apart)
+        return _Moments(count, average, second)
+
+    return Reducer(init, update, final, merge, is_pooled)
 
 
 def combine(reducers: dict[str, Reducer]) -> Reducer:
@@ -124,8 +179,16 @@ def combine(reducers: dict[str, Reducer]) -> Reducer:
     >>> sorted(combine({"mean": mean(), "spread": variance()}).init(torch.zeros(2)))
     ['mean', 'spread']
     """
+
+    def merge(a: Any, b: Any) -> Any:
+        return {
+            name: reducer.merge(a[name], b[name]) for name, reducer in reducers.items() if reducer.merge is not None
+        }
+
     return Reducer(
         lambda value: {name: reducer.init(value) for name, reducer in reducers.items()},
         lambda accumulators, value: {name: r.update(accumulators[name], value) for name, r in reducers.items()},
         lambda accumulators: {name: reducer.final(accumulators[name]) for name, reducer in reducers.items()},
+        merge if all(reducer.merge is not None for reducer in reducers.values()) else None,
+        parts=tuple(reducers.items()),
     )

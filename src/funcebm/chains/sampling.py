@@ -1,85 +1,30 @@
 """Many chains of one sampler: ``sample`` and ``resume``.
 
 The key of chain ``c`` is ``split(key, C)[c]``, that of its step ``i`` is ``fold_in(chain_key, i)`` with ``i`` counted from
-the start of the run, burn-in included. So the draws do not depend on the number of chains, on ``jit``, on ``chunk_size``
-or on where a run was cut. The chain axis is the last one inside a run: it is the long one, which vectorises.
+the start of the run, burn-in included. So the draws do not depend on the number of chains, on ``jit``, on ``chunk_size``,
+on where a run was cut or on how many ranks share the chains. The chain axis is the last one inside a run: it is the long one,
+which vectorises.
 """
 
 from __future__ import annotations
 
 import contextlib
-from functools import partial
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, random, tree
-from .._progress import progress_bar
-from ..transforms import is_worth_it, jit_begin, jit_scan, run_all
+from ..distributed.agreement import together
+from ..distributed.mesh import Mesh, Shard
+from ..transforms import is_worth_it
 from ..types import Key, Params, Position, Sampler, Tree
-from . import _checks, reducers
-from ._loop import (
-    chain_axis,
-    chain_blocks,
-    chains_first,
-    chunk_sizes,
-    compiled_part,
-    draw_noise,
-    draw_step,
-    join_blocks,
-    make_begin,
-    make_body,
-    numbers_to_flags,
-    summary,
-    take_block,
-    to_inside,
-)
+from . import _checks, _ranks, reducers
+from ._run import Run, Samples, finish, go_on, start
 from .reducers import Reducer
 
 __all__ = ["Run", "Samples", "resume", "sample"]
-
-
-class Run(NamedTuple):
-    """What :func:`resume` needs beside the state; opaque."""
-
-    chain_keys: Key
-    sampler: Sampler
-    params: Params
-    tuning: Tree | Callable[[Tensor], Tree]
-    accumulator: Tree
-    num_steps: int
-    thin: int
-    collect: Callable[[Any, Any], Tree]
-    reducer: Reducer | None
-    jit: bool
-    progress: bool
-    chunk_size: int | None
-
-
-class Samples(NamedTuple):
-    """What a run returns.
-
-    Attributes:
-        draws: what was collected, with leading axes ``(C, N)``; ``()`` where nothing is kept.
-        info: the info of the sampler at each draw, ``(C, N)``; with ``reduce`` its mean over the draws, ``(C,)``; ``()``
-            where ``collect`` keeps nothing.
-        state: the state of the sampler at the end, ``(C, ...)``.
-        reduced: the results of ``reduce``, ``(C, ...)``, over the whole run; ``()`` without it.
-        is_complete: False where the run was interrupted; what it had finished is here.
-        run: what :func:`resume` needs; ``()`` inside a transform or a compiled function.
-    """
-
-    draws: Tree
-    info: Any
-    state: Any
-    reduced: Tree
-    is_complete: bool | tuple[()]
-    run: Run | tuple[()]
-
-
-_THREADS_FROM = 2**15  # numbers that a chunk computes; for fewer a thread would not be worth its start
 
 
 def _collect_position(state: Any, info: Any) -> Position:
@@ -90,7 +35,7 @@ def sample(
     key: Key,
     sampler: Sampler,
     params: Params,
-    positions: Position,
+    positions: Position | Shard,
     *,
     num_samples: int,
     num_burn_in: int = 0,
@@ -101,6 +46,8 @@ def sample(
     jit: bool | None = None,
     progress: bool = False,
     chunk_size: int | None = None,
+    mesh: Mesh | None = None,
+    gather: str = "summary",
 ) -> Samples:
     """Runs a sampler on many chains.
 
@@ -122,12 +69,19 @@ def sample(
             ``grad``.
         progress: show a bar (tqdm). Ctrl-C then, as always, ends the run and returns what is finished.
         chunk_size: at most this many draws in one call, after which Ctrl-C is heard; it changes speed and memory only.
+        mesh: from :func:`funcebm.distributed.mesh`: the chains are shared out over its ranks, each of which makes this call with
+            the same arguments (or with ``mesh.shard(rows)`` as positions). Chain ``c`` is the same whoever runs it. Nothing is
+            sent while chains run; an error, or Ctrl-C, on one rank is one on all.
+        gather: what ranks tell each other at the end. ``"summary"``: all get the results of ``reduce``, ``(C, ...)``; draws
+            stay where they were made (``mesh.gather(samples.draws)`` has all of them). ``"draws"``: the first rank gets all
+            draws. ``"none"``: nothing.
 
     Returns:
         :class:`Samples`.
 
     Raises:
-        ValueError: a bad count or shape, trees that do not fit, an energy that is not finite at the start.
+        ValueError: a bad count or shape, trees that do not fit, an energy that is not finite at the start; on ranks, arguments
+            that differ between them, or draws that would not fit into ``mesh.memory``.
         TypeError: positions that are not floating point where the sampler needs a gradient.
 
     >>> from funcebm import random, samplers
@@ -143,42 +97,48 @@ def sample(
     if chunk_size is not None:
         checks.positive_int("chunk_size", chunk_size)
     tuning = sampler.tuning if tuning is None else tuning
+    counts = (num_samples, num_burn_in, thin)
+    given = {"key": key, "params": params, "tuning": tuning, "counts": counts}
+    positions, place = _ranks.enter(mesh, gather, positions, given)
     weight = 1 if sampler.batched_step is None else 10
     is_long = is_worth_it(jit, num_burn_in + num_samples * thin, weight) and (
         jit or not checks.is_traced((key, positions))
     )
     jit = bool(is_long) and not loops.is_compiling()  # a compiled function is compiled whole
-    if not loops.is_compiling():  # the checks are for a person, the compiler cannot follow their messages
-        _checks.outermost(jit, (key, params, positions, () if callable(tuning) else tuning))
-        _checks.positions(positions)
-        checks.same_device(params=params, positions=positions)
-        if tuning is not sampler.tuning:
-            like = positions if sampler.bijection is None else vmap(sampler.bijection.inverse)(positions)
-            _checks.tuning(tuning, sampler.tuning, tree.map(lambda leaf: leaf[0], like))
-    like = tree.first(positions)
-    tuning = tuning if callable(tuning) else tree.cast_like(tuning, like)
+    with together(place.mesh):
+        if not loops.is_compiling():  # the checks are for a person, the compiler cannot follow their messages
+            _checks.outermost(jit, (key, params, positions, () if callable(tuning) else tuning))
+            checks.same_device(params=params, positions=positions)
+            if tuning is not sampler.tuning:
+                like = positions if sampler.bijection is None else vmap(sampler.bijection.inverse)(positions)
+                _checks.tuning(tuning, sampler.tuning, tree.map(lambda leaf: leaf[0], like))
+            if reduce is None and collect is None:
+                _ranks.check_memory(place, num_samples, positions)
+        like = tree.first(positions)
+        tuning = tuning if callable(tuning) else tree.cast_like(tuning, like)
 
+        with _gradients(jit):
+            chain_keys = random.split(key.to(like.device), tree.batch_size(positions), start=place.first)
+            reducer = reducers.combine(reduce) if isinstance(reduce, dict) else reduce
+            collect = _collect_position if collect is None else collect
+            run = Run(
+                chain_keys=chain_keys,
+                sampler=sampler,
+                params=params,
+                tuning=tuning,
+                accumulator=(),
+                num_steps=0,
+                thin=thin,
+                collect=collect,
+                reducer=reducer,
+                jit=jit,
+                progress=progress and place.mesh.rank == 0,
+                chunk_size=chunk_size,
+                place=place,
+            )
+            run, chains = start(run, positions)
     with _gradients(jit):
-        chain_keys = random.split(key.to(like.device), tree.batch_size(positions))
-        reducer = reducers.combine(reduce) if isinstance(reduce, dict) else reduce
-        collect = _collect_position if collect is None else collect
-        run = Run(
-            chain_keys=chain_keys,
-            sampler=sampler,
-            params=params,
-            tuning=tuning,
-            accumulator=(),
-            num_steps=0,
-            thin=thin,
-            collect=collect,
-            reducer=reducer,
-            jit=jit,
-            progress=progress,
-            chunk_size=chunk_size,
-        )
-        run, chains = _start(run, positions)
-        run, chains = _burn_in(run, chains, num_burn_in)
-        return _sample(run, chains, num_samples)
+        return finish(run, chains, num_burn_in, num_samples)
 
 
 def resume(samples: Samples, *, num_samples: int) -> Samples:
@@ -204,190 +164,13 @@ def resume(samples: Samples, *, num_samples: int) -> Samples:
     if not isinstance(samples.run, Run):
         fix = "Call funcebm.sample outside of vmap, grad and jit, and resume what it returns."
         raise ValueError(checks.message("samples must hold what a run needs to go on", "samples of a transform", fix))
-    with _gradients(samples.run.jit):
-        return _sample(samples.run, _split(samples.run, samples.state), num_samples)
+    run = samples.run
+    state = run.place.spare if tree.leaves(run.place.spare) else samples.state
+    _ranks.begin_run(run.place.mesh)
+    with _gradients(run.jit):
+        return finish(run, go_on(run, state), 0, num_samples)
 
 
 def _gradients(jit: bool) -> contextlib.AbstractContextManager[Any]:
     """Compiled runs keep no graph of derivatives; the others are pure functions, through which ``grad`` goes."""
     return torch.no_grad() if jit else contextlib.nullcontext()
-
-
-# -- the run ------------------------------------------------------------------------------------------------------
-
-
-class _Chains(NamedTuple):
-    """All chains on their way, in the blocks that are run together; each carry is ``(state, accumulator)``, its axis inside."""
-
-    axis: int
-    blocks: list[tuple[int, int, int]]
-    program: _Program
-    carries: list[Tree]
-
-
-class _Program(NamedTuple):
-    """The loop of a run, and what is the same in all its iterations, for each block."""
-
-    body: Callable[..., Any]
-    loop: Callable[..., tuple[Tree, Tree]]
-    shared: list[Tree]
-    name: str
-
-
-def _blocks(run: Run, positions: Position) -> list[tuple[int, int, int]]:
-    num_chains = tree.batch_size(positions)
-    is_split = run.jit and tree.first(positions).device.type == "cpu"
-    return chain_blocks(num_chains) if is_split else [(0, num_chains, num_chains)]
-
-
-def _split(run: Run, state: Any) -> _Chains:
-    axis, blocks = chain_axis(state.position), _blocks(run, state.position)
-    inside = to_inside((state, run.accumulator), axis)
-    carries = [take_block(inside, block, axis) for block in blocks]
-    return _Chains(axis, blocks, _program(run, axis, blocks), carries)
-
-
-def _joined(chains: _Chains) -> tuple[Any, Tree]:
-    """The state and the accumulator of all chains, ``(C, ...)``."""
-    return chains_first(join_blocks(chains.carries, chains.blocks, chains.axis), chains.axis)
-
-
-def _start(run: Run, positions: Position) -> tuple[Run, _Chains]:
-    """The states at the start, which must be finite, and the accumulator of a run that reduces."""
-    init, axis, blocks = run.sampler.init, chain_axis(positions), _blocks(run, positions)
-    if run.jit and run.reducer is None:
-        program = _program(run, axis, blocks)
-        begin = jit_begin(make_begin(init, axis), program.body, name=program.name)
-        first = torch.zeros(1, dtype=_index_dtype(run), device=run.chain_keys.device)
-        starts = [take_block(positions, block, 0) for block in blocks]
-        pairs = zip(starts, program.shared, strict=True)
-        results = [begin((run.params, start), shared, (first, (), ())) for start, shared in pairs]
-        if all(bool(is_finite) for _, is_finite in results):
-            return run, _Chains(axis, blocks, program, [carry for carry, _ in results])
-    state = vmap(init, (None, 0))(run.params, positions)
-    _checks.start(state, partial(init, run.params), positions)
-    if run.reducer is not None:  # one step, which is thrown away, shows what there is to reduce
-        index = torch.zeros((), dtype=torch.int64, device=run.chain_keys.device)
-        noise = draw_step(run.sampler, run.chain_keys, state.position, index)
-        tuning = run.tuning(index) if callable(run.tuning) else run.tuning
-        example = vmap(run.sampler.step, (None, None, 0, 0))(run.params, tuning, state, noise)
-        accumulator = vmap(summary(run.collect, run.reducer).init)(example)
-        run = run._replace(accumulator=tree.map(torch.clone, accumulator))
-    return run, _split(run, state)
-
-
-def _index_dtype(run: Run) -> torch.dtype:
-    """Keys take 32 bits of the index of a step; a schedule is given what it would be given elsewhere."""
-    return torch.int64 if callable(run.tuning) else torch.int32
-
-
-def _program(run: Run, axis: int, blocks: list[tuple[int, int, int]]) -> _Program:
-    schedule = run.tuning if callable(run.tuning) else None
-    body = make_body(compiled_part(run.sampler), schedule, run.collect, run.reducer, axis)
-    name = f"{run.sampler.step.__qualname__.split('.')[0]}, {blocks[-1][1]} chains, blocks"
-    loop = jit_scan(body, name=name) if run.jit else partial(_plain_loop, run.sampler, body, axis)
-    tuning = () if callable(run.tuning) else run.tuning
-    shared = [(run.params, tuning, take_block(run.chain_keys, block, 0)) for block in blocks]
-    return _Program(body, loop, shared, name)
-
-
-def _advance(
-    run: Run, chains: _Chains, num_draws: int, thin: int, is_kept: bool = True
-) -> Iterator[tuple[Run, _Chains, Tree, int]]:
-    """Makes draws chunk by chunk: the run and the chains so far, what the chunk emitted ``(n, ...)``, and ``n``."""
-    axis, blocks, program, carries = chains
-    num_values = sum(leaf.numel() for leaf in tree.leaves(carries))
-    for size in chunk_sizes(chains_first(carries[0][0].position, axis), num_draws, thin, run.chunk_size):
-        num_steps = size * thin
-        last = run.num_steps + num_steps
-        indices = torch.arange(run.num_steps, last, device=run.chain_keys.device, dtype=_index_dtype(run))
-        is_masked = run.thin > 1 and run.reducer is not None
-        is_draw = (indices - run.num_steps) % thin == thin - 1 if is_masked else ()
-        xs = (indices, is_draw, ())
-        pairs = zip(program.shared, chains.carries, strict=True)
-        calls = [partial(program.loop, one, carry, xs, thin, is_kept) for one, carry in pairs]
-        results = run_all(calls) if num_steps * num_values > _THREADS_FROM else [call() for call in calls]
-        chains = chains._replace(carries=[carry for carry, _ in results])
-        ys = join_blocks([y for _, y in results], blocks, -1 if axis == -1 else 1)
-        run = run._replace(num_steps=run.num_steps + num_steps)
-        yield run, chains, ys, size
-
-
-def _plain_loop(
-    sampler: Sampler,
-    body: Callable[..., Any],
-    axis: int,
-    shared: Tree,
-    carry: Tree,
-    xs: Tree,
-    every: int,
-    is_kept: bool,
-) -> tuple[Tree, Tree]:
-    """What :func:`jit_scan` does, as a pure function; the noise of many steps is drawn at once where nobody compiles."""
-    indices, is_draw, _ = xs
-    num_steps, noise = len(indices), ()
-    if not loops.is_compiling():
-        noise = draw_noise(sampler, shared[2], chains_first(carry[0].position, axis), indices)
-        noise = tree.map(lambda leaf: leaf.movedim(1, axis if axis == -1 else 1), noise)
-
-    def one(carry: Tree, x: Tree) -> tuple[Tree, Tree]:
-        return body(shared, carry, x)
-
-    def draw(carry: Tree, x: Tree) -> tuple[Tree, Tree]:
-        before, last = tree.map(lambda leaf: leaf[:-1], x), tree.map(lambda leaf: leaf[-1], x)
-        return one(loops.fold(lambda carry, x: one(carry, x)[0], carry, before), last)
-
-    xs = (indices, is_draw, noise)
-    if not is_kept:
-        return loops.fold(lambda carry, x: one(carry, x)[0], carry, xs), ()
-    if every == 1:
-        return loops.scan(one, carry, xs)
-    return loops.scan(draw, carry, tree.map(lambda leaf: leaf.unflatten(0, (num_steps // every, every)), xs))
-
-
-def _burn_in(run: Run, chains: _Chains, num_burn_in: int) -> tuple[Run, _Chains]:
-    """Steps whose draws and statistics are dropped."""
-    if num_burn_in > 0:
-        accumulators = [carry[1] for carry in chains.carries]
-        for run, chains, _, _ in _advance(run, chains, num_burn_in, 1, is_kept=False):  # noqa: B020
-            pass
-        carries = [(carry[0], before) for carry, before in zip(chains.carries, accumulators, strict=True)]
-        chains = chains._replace(carries=carries)
-    return run, chains
-
-
-def _sample(run: Run, chains: _Chains, num_samples: int) -> Samples:
-    buffer: Tree = ()
-    num_done, axis = 0, chains.axis
-    with progress_bar(num_samples, "sampling", run.progress) as bar:
-        # an interrupt loses the chunk that is being made, and nothing else
-        with contextlib.suppress(KeyboardInterrupt):
-            for run, chains, ys, size in _advance(run, chains, num_samples, run.thin):  # noqa: B020
-                buffer = _keep(buffer, ys, num_done, num_samples)
-                num_done += size
-                bar.update(size)
-    state, accumulator = _joined(chains)
-    run = run._replace(accumulator=accumulator)
-    if num_done < num_samples:
-        buffer = tree.map(lambda leaf: leaf[:num_done], buffer)
-    draws, info, reduced = (), (), ()
-    if tree.leaves(buffer):  # (N, ..., C) or (N, C, ...) to (C, N, ...)
-        draws, info = chains_first(buffer, -1 if axis == -1 else 1)
-        info = numbers_to_flags(info)
-    elif run.reducer is not None:
-        info, reduced = vmap(summary(run.collect, run.reducer).final)(run.accumulator)
-    state = tree.map(lambda leaf: leaf.contiguous(), state)
-    if checks.is_traced((run.chain_keys, state)):
-        return Samples(draws, info, state, reduced, (), ())
-    return Samples(draws, info, state, reduced, num_done == num_samples, run)
-
-
-def _keep(buffer: Tree, ys: Tree, start: int, num_samples: int) -> Tree:
-    """Puts what a chunk emitted where it belongs; the buffer is made once, when it is known what comes."""
-    size = tree.batch_size(ys) if tree.leaves(ys) else 0
-    if size in (0, num_samples):
-        return ys
-    if start == 0:
-        buffer = tree.map(lambda leaf: leaf.new_empty(num_samples, *leaf.shape[1:]), ys)
-    tree.map(lambda kept, leaf: kept[start : start + size].copy_(leaf), buffer, ys)
-    return buffer

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, NamedTuple
+from types import MappingProxyType
+from typing import Any, Callable, Mapping, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import checks, loops, tree
+from .. import checks, tree
 from .._torch import collectives
-from .._torch.tracing import is_mapped
+from .._torch.tracing import is_mapped, is_tracing
 from ..types import Tree
 
 __all__ = ["Mesh", "Shard", "bounds", "mesh", "num_bytes_sent", "shared_rows", "single", "tree_sum"]
@@ -48,7 +49,7 @@ class Mesh(NamedTuple):
     agree: Callable[[Any], bool]
     name: str = ""
     memory: int = 2**32
-    axes: dict[str, Mesh] = {}
+    axes: Mapping[str, Mesh] = MappingProxyType({})
 
     def shard(self, rows: Tree) -> Shard:
         """Marks rows as those of this rank alone, where the whole would be taken otherwise."""
@@ -65,9 +66,7 @@ def _same(value: Tree) -> Tree:
 single = Mesh(0, 1, _same, _same, _same, bool)
 
 
-def mesh(
-    *, timeout: float = 60.0, memory: int = 2**32, backend: str | None = None, **axes: int
-) -> Mesh:
+def mesh(*, timeout: float = 60.0, memory: int = 2**32, backend: str | None = None, **axes: int) -> Mesh:
     """Joins the ranks of this run.
 
     Under ``torchrun`` it opens the group of processes (gloo for CPUs, NCCL for CUDA); where there is a group already, as under
@@ -123,8 +122,8 @@ def _mesh_of(name: str, memory: int) -> Mesh:
     rank, size = peers.rank, peers.size
     if size == 1:
         return single._replace(memory=memory)
-    tells = [_sum, _gather, _take, _agree]
-    return Mesh(rank, size, *(_bound(tell, rank, size, name) for tell in tells), name, memory)
+    functions = [_bound(function, rank, size, name) for function in (_sum, _gather, _take, _agree)]
+    return Mesh(rank, size, functions[0], functions[1], functions[2], functions[3], name, memory)
 
 
 def _bound(function: Callable[..., Any], rank: int, size: int, name: str) -> Callable[[Any], Any]:
@@ -181,7 +180,7 @@ def _gather(value: Tree, rank: int, size: int, name: str) -> Tree:
     if not leaves:
         return value
     counts = [leaves[0].shape[0]] * size
-    if not loops.is_compiling() and not any(is_mapped(leaf) for leaf in leaves):
+    if not is_tracing() and not any(is_mapped(leaf) for leaf in leaves):
         own = torch.tensor([leaf.shape[0] for leaf in leaves], device=leaves[0].device)
         counts = collectives.exchange(own, name, size, False)[:, 0].tolist()
     most = max(counts)

@@ -1,0 +1,287 @@
+"""A run of many chains on its way: the start, the chunks, the end."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Callable, Iterator, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from .. import checks, loops, tree
+from .._progress import progress_bar
+from ..distributed.agreement import together
+from ..transforms import jit_begin, jit_scan, run_all
+from ..types import Key, Params, Position, Sampler, Tree
+from . import _checks, _ranks
+from ._loop import (
+    chain_axis,
+    chain_blocks,
+    chains_first,
+    chunk_sizes,
+    compiled_part,
+    draw_noise,
+    draw_step,
+    join_blocks,
+    make_begin,
+    make_body,
+    numbers_to_flags,
+    summary,
+    take_block,
+    to_inside,
+)
+from .reducers import Reducer
+
+__all__ = ["Run", "Samples", "finish", "go_on", "start"]
+
+
+class Run(NamedTuple):
+    """What :func:`resume` needs beside the state; opaque."""
+
+    chain_keys: Key
+    sampler: Sampler
+    params: Params
+    tuning: Tree | Callable[[Tensor], Tree]
+    accumulator: Tree
+    num_steps: int
+    thin: int
+    collect: Callable[[Any, Any], Tree]
+    reducer: Reducer | None
+    jit: bool
+    progress: bool
+    chunk_size: int | None
+    place: _ranks.Place
+
+
+class Samples(NamedTuple):
+    """What a run returns.
+
+    Attributes:
+        draws: what was collected, with leading axes ``(C, N)``; ``()`` where nothing is kept.
+        info: the info of the sampler at each draw, ``(C, N)``; with ``reduce`` its mean over the draws, ``(C,)``; ``()``
+            where ``collect`` keeps nothing.
+        state: the state of the sampler at the end, ``(C, ...)``.
+        reduced: the results of ``reduce``, ``(C, ...)``, over the whole run; ``()`` without it.
+        is_complete: False where the run was interrupted; what it had finished is here.
+        run: what :func:`resume` needs; ``()`` inside a transform or a compiled function.
+        chains: ``(first, end, C)``: which of all chains the draws (or with ``reduce`` its results) are of; all of them but where
+            a mesh shares them out. The state is always that of the chains of this rank.
+    """
+
+    draws: Tree
+    info: Any
+    state: Any
+    reduced: Tree
+    is_complete: bool | tuple[()]
+    run: Run | tuple[()]
+    chains: tuple[int, int, int] | tuple[()] = ()
+
+
+_THREADS_FROM = 2**15  # numbers that a chunk computes; for fewer a thread would not be worth its start
+
+
+class _Chains(NamedTuple):
+    """All chains on their way, in the blocks that are run together; each carry is ``(state, accumulator)``, its axis inside."""
+
+    axis: int
+    blocks: list[tuple[int, int, int]]
+    program: _Program
+    carries: list[Tree]
+
+
+class _Program(NamedTuple):
+    """The loop of a run, and what is the same in all its iterations, for each block."""
+
+    body: Callable[..., Any]
+    loop: Callable[..., tuple[Tree, Tree]]
+    shared: list[Tree]
+    name: str
+
+
+def _blocks(run: Run, positions: Position) -> list[tuple[int, int, int]]:
+    num_chains = tree.batch_size(positions)
+    is_split = run.jit and tree.first(positions).device.type == "cpu"
+    return chain_blocks(num_chains) if is_split else [(0, num_chains, num_chains)]
+
+
+def go_on(run: Run, state: Any) -> _Chains:
+    axis, blocks = chain_axis(state.position), _blocks(run, state.position)
+    inside = to_inside((state, run.accumulator), axis)
+    carries = [take_block(inside, block, axis) for block in blocks]
+    return _Chains(axis, blocks, _program(run, axis, blocks), carries)
+
+
+def _joined(chains: _Chains) -> tuple[Any, Tree]:
+    """The state and the accumulator of all chains, ``(C, ...)``."""
+    return chains_first(join_blocks(chains.carries, chains.blocks, chains.axis), chains.axis)
+
+
+def start(run: Run, positions: Position) -> tuple[Run, _Chains]:
+    """The states at the start, which must be finite, and the accumulator of a run that reduces."""
+    init, axis, blocks = run.sampler.init, chain_axis(positions), _blocks(run, positions)
+    if run.jit and run.reducer is None:
+        program = _program(run, axis, blocks)
+        begin = jit_begin(make_begin(init, axis), program.body, name=program.name)
+        first = torch.zeros(1, dtype=_index_dtype(run), device=run.chain_keys.device)
+        starts = [take_block(positions, block, 0) for block in blocks]
+        pairs = zip(starts, program.shared, strict=True)
+        results = [begin((run.params, start), shared, (first, (), ())) for start, shared in pairs]
+        if all(bool(is_finite) for _, is_finite in results):
+            return run, _Chains(axis, blocks, program, [carry for carry, _ in results])
+    state = vmap(init, (None, 0))(run.params, positions)
+    _checks.start(state, partial(init, run.params), positions, run.place.first)
+    if run.reducer is not None:  # one step, which is thrown away, shows what there is to reduce
+        index = torch.zeros((), dtype=torch.int64, device=run.chain_keys.device)
+        noise = draw_step(run.sampler, run.chain_keys, state.position, index)
+        tuning = run.tuning(index) if callable(run.tuning) else run.tuning
+        example = vmap(run.sampler.step, (None, None, 0, 0))(run.params, tuning, state, noise)
+        accumulator = vmap(summary(run.collect, run.reducer).init)(example)
+        run = run._replace(accumulator=tree.map(torch.clone, accumulator))
+    return run, go_on(run, state)
+
+
+def _index_dtype(run: Run) -> torch.dtype:
+    """Keys take 32 bits of the index of a step; a schedule is given what it would be given elsewhere."""
+    return torch.int64 if callable(run.tuning) else torch.int32
+
+
+def _program(run: Run, axis: int, blocks: list[tuple[int, int, int]]) -> _Program:
+    schedule = run.tuning if callable(run.tuning) else None
+    body = make_body(compiled_part(run.sampler), schedule, run.collect, run.reducer, axis)
+    name = f"{run.sampler.step.__qualname__.split('.')[0]}, {blocks[-1][1]} chains, blocks"
+    loop = jit_scan(body, name=name) if run.jit else partial(_plain_loop, run.sampler, body, axis)
+    tuning = () if callable(run.tuning) else run.tuning
+    shared = [(run.params, tuning, take_block(run.chain_keys, block, 0)) for block in blocks]
+    return _Program(body, loop, shared, name)
+
+
+def _advance(
+    run: Run, chains: _Chains, num_draws: int, thin: int, is_kept: bool = True
+) -> Iterator[tuple[Run, _Chains, Tree, int]]:
+    """Makes draws chunk by chunk: the run and the chains so far, what the chunk emitted ``(n, ...)``, and ``n``."""
+    axis, blocks, program, carries = chains
+    num_values = sum(leaf.numel() for leaf in tree.leaves(carries))
+    for size in chunk_sizes(chains_first(carries[0][0].position, axis), num_draws, thin, run.chunk_size):
+        num_steps = size * thin
+        last = run.num_steps + num_steps
+        indices = torch.arange(run.num_steps, last, device=run.chain_keys.device, dtype=_index_dtype(run))
+        is_masked = run.thin > 1 and run.reducer is not None
+        is_draw = (indices - run.num_steps) % thin == thin - 1 if is_masked else ()
+        xs = (indices, is_draw, ())
+        pairs = zip(program.shared, chains.carries, strict=True)
+        calls = [partial(program.loop, one, carry, xs, thin, is_kept) for one, carry in pairs]
+        results = run_all(calls) if num_steps * num_values > _THREADS_FROM else [call() for call in calls]
+        chains = chains._replace(carries=[carry for carry, _ in results])
+        ys = join_blocks([y for _, y in results], blocks, -1 if axis == -1 else 1)
+        run = run._replace(num_steps=run.num_steps + num_steps)
+        yield run, chains, ys, size
+
+
+def _plain_loop(
+    sampler: Sampler,
+    body: Callable[..., Any],
+    axis: int,
+    shared: Tree,
+    carry: Tree,
+    xs: Tree,
+    every: int,
+    is_kept: bool,
+) -> tuple[Tree, Tree]:
+    """What :func:`jit_scan` does, as a pure function; the noise of many steps is drawn at once where nobody compiles."""
+    indices, is_draw, _ = xs
+    num_steps, noise = len(indices), ()
+    if not loops.is_compiling():
+        noise = draw_noise(sampler, shared[2], chains_first(carry[0].position, axis), indices)
+        noise = tree.map(lambda leaf: leaf.movedim(1, axis if axis == -1 else 1), noise)
+
+    def one(carry: Tree, x: Tree) -> tuple[Tree, Tree]:
+        return body(shared, carry, x)
+
+    def draw(carry: Tree, x: Tree) -> tuple[Tree, Tree]:
+        before, last = tree.map(lambda leaf: leaf[:-1], x), tree.map(lambda leaf: leaf[-1], x)
+        return one(loops.fold(lambda carry, x: one(carry, x)[0], carry, before), last)
+
+    xs = (indices, is_draw, noise)
+    if not is_kept:
+        return loops.fold(lambda carry, x: one(carry, x)[0], carry, xs), ()
+    if every == 1:
+        return loops.scan(one, carry, xs)
+    return loops.scan(draw, carry, tree.map(lambda leaf: leaf.unflatten(0, (num_steps // every, every)), xs))
+
+
+def _burn_in(run: Run, chains: _Chains, num_burn_in: int) -> tuple[Run, _Chains]:
+    """Steps whose draws and statistics are dropped."""
+    if num_burn_in > 0:
+        accumulators = [carry[1] for carry in chains.carries]
+        for run, chains, _, _ in _advance(run, chains, num_burn_in, 1, is_kept=False):  # noqa: B020
+            pass
+        carries = [(carry[0], before) for carry, before in zip(chains.carries, accumulators, strict=True)]
+        chains = chains._replace(carries=carries)
+    return run, chains
+
+
+def finish(run: Run, chains: _Chains, num_burn_in: int, num_samples: int) -> Samples:
+    """The rest of a run that has started; an error of one rank is one of all."""
+    try:
+        run, chains = _burn_in(run, chains, num_burn_in)
+        run, chains, buffer, num_done = _sample(run, chains, num_samples)
+    except BaseException:
+        _ranks.stop(run.place)
+        with together(run.place.mesh):
+            raise
+    num_all = _ranks.meet(run.place, num_done)
+    if num_all > num_done:  # another rank was interrupted later: all end with the same number of draws
+        run, chains, more, _ = _sample(run, chains, num_all - num_done, is_last=True)
+        buffer = tree.map(lambda *parts: torch.cat(parts), buffer, more) if num_done else more
+    return _samples(run, chains, buffer, num_all == num_samples)
+
+
+def _sample(run: Run, chains: _Chains, num_samples: int, is_last: bool = False) -> tuple[Run, _Chains, Tree, int]:
+    """Makes draws until there are enough, or Ctrl-C: what was collected, the chain axis inside, and how many draws."""
+    buffer: Tree = ()
+    num_done = 0
+    with progress_bar(num_samples, "sampling", run.progress) as bar:
+        # an interrupt loses the chunk that is being made, and nothing else
+        try:
+            for run, chains, ys, size in _advance(run, chains, num_samples, run.thin):  # noqa: B020
+                buffer = _keep(buffer, ys, num_done, num_samples)
+                num_done += size
+                bar.update(size)
+                if not is_last and num_done < num_samples and _ranks.stops(run.place):
+                    break
+        except KeyboardInterrupt:
+            _ranks.stop(run.place)
+    if num_done < num_samples:
+        buffer = tree.map(lambda leaf: leaf[:num_done], buffer)
+    return run, chains, buffer, num_done
+
+
+def _samples(run: Run, chains: _Chains, buffer: Tree, is_complete: bool) -> Samples:
+    """What the run gives back."""
+    state, accumulator = _joined(chains)
+    run, axis, place = run._replace(accumulator=accumulator), chains.axis, run.place
+    draws, info, reduced = (), (), ()
+    if tree.leaves(buffer):  # (N, ..., C) or (N, C, ...) to (C, N, ...)
+        draws, info = chains_first(buffer, -1 if axis == -1 else 1)
+        info = numbers_to_flags(info)
+        draws, info, place = _ranks.gathered(place, *_ranks.own_rows(place, (draws, info)))
+    elif run.reducer is not None:
+        info, reduced, place = _ranks.reduced(place, run.reducer, *accumulator)
+    state = tree.map(lambda leaf: leaf.contiguous(), state)
+    if checks.is_traced((run.chain_keys, state)):
+        return Samples(draws, info, state, reduced, (), ())
+    if run.place.last == run.place.first:
+        run = run._replace(place=run.place._replace(spare=state))
+    return Samples(draws, info, _ranks.own_rows(run.place, state), reduced, is_complete, run, place.chains)
+
+
+def _keep(buffer: Tree, ys: Tree, start: int, num_samples: int) -> Tree:
+    """Puts what a chunk emitted where it belongs; the buffer is made once, when it is known what comes."""
+    size = tree.batch_size(ys) if tree.leaves(ys) else 0
+    if size in (0, num_samples):
+        return ys
+    if start == 0:
+        buffer = tree.map(lambda leaf: leaf.new_empty(num_samples, *leaf.shape[1:]), ys)
+    tree.map(lambda kept, leaf: kept[start : start + size].copy_(leaf), buffer, ys)
+    return buffer

@@ -1,0 +1,98 @@
+"""What ranks must agree on: that they were given the same, and that an error of one is an error of all."""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import ctypes
+import hashlib
+import json
+from types import FunctionType
+from typing import Any, Iterator
+
+import torch
+from torch import Tensor
+
+from .. import checks, tree
+from .._torch import collectives
+from .._torch.collectives import RankError
+from ..types import Tree
+from .mesh import Mesh
+
+__all__ = ["RankError", "check_equal", "digest", "together"]
+
+_ROOM = 4096  # bytes of what one rank tells the others
+
+
+def digest(value: Tree) -> str:
+    """A name for all numbers, shapes, dtypes and the structure of a tree; functions count by their names.
+
+    >>> digest({"a": torch.zeros(2)}) == digest({"a": torch.zeros(2)}), digest(torch.zeros(2)) == digest(torch.ones(2))
+    (True, False)
+    """
+    leaves, _ = tree.flatten(value)
+    found = hashlib.sha256(json.dumps(tree.paths(value)).encode())
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            found.update(f"{leaf.dtype}{tuple(leaf.shape)}".encode())
+            plain = leaf.detach().cpu().contiguous().reshape(-1)
+            found.update(ctypes.string_at(plain.data_ptr(), plain.numel() * plain.element_size()))
+        else:
+            found.update((leaf.__qualname__ if isinstance(leaf, FunctionType) else repr(leaf)).encode())
+    return found.hexdigest()[:24]
+
+
+def told(mesh: Mesh, news: dict[str, Any]) -> list[dict[str, Any]]:
+    """What every rank has to tell, in the order of ranks."""
+    text = json.dumps(news).encode()
+    if len(text) > _ROOM:
+        text = json.dumps({"error": str(news.get("error", ""))[:1000] or "a message that is too long"}).encode()
+    device = "cuda" if collectives.peers_of(mesh.name).backend == "nccl" else "cpu"
+    own = torch.tensor(list(text.ljust(_ROOM)), dtype=torch.uint8, device=device)
+    everything = collectives.exchange(own, mesh.name, mesh.size, False).cpu()
+    return [json.loads(bytes(row.tolist()).decode()) for row in everything]
+
+
+def check_equal(mesh: Mesh, found: list[dict[str, Any]]) -> None:
+    """Raises where ranks were given different things; ``found`` is what all of them told, ``{"digests": {name: digest}}``."""
+    for name in found[0]["digests"]:
+        values = [news["digests"].get(name) for news in found]
+        if len(set(values)) > 1:
+            other = next(rank for rank, value in enumerate(values) if value != values[0])
+            got = f"others on rank {other} than on rank 0"
+            fix = f"Make {name} from the same key and files on every rank"
+            fix += ", or mark the rows of one rank: mesh.shard(rows)." if name == "positions" else "."
+            raise ValueError(checks.message(f"{name} must be the same on all ranks", got, fix))
+
+
+@contextlib.contextmanager
+def together(mesh: Mesh, news: dict[str, Any] | None = None) -> Iterator[list[dict[str, Any]]]:
+    """An error inside, of any rank, is raised on all of them at the end; what each has put into ``news`` is known to all then.
+
+    The rank where it happened raises it as it is, the others an error of the same kind that names the rank.
+    """
+    news = {} if news is None else news
+    found: list[dict[str, Any]] = []
+    if mesh.size == 1:
+        yield found
+        return
+    try:
+        yield found
+    except (Exception, KeyboardInterrupt) as error:
+        told(mesh, {"error": str(error) or "interrupted", "kind": type(error).__name__})
+        raise
+    found.extend(told(mesh, news))
+    for rank, other in enumerate(found):
+        if "error" in other:
+            raise _error(rank, mesh.size, other)
+
+
+def _error(rank: int, size: int, news: dict[str, Any]) -> BaseException:
+    """The error of another rank: of its type where Python has it."""
+    kind = getattr(builtins, news.get("kind", ""), None)
+    right = isinstance(kind, type) and issubclass(kind, (Exception, KeyboardInterrupt))
+    text = f"{news['error']} (rank {rank} of {size})"
+    try:
+        return kind(text) if right and kind is not None else RankError(f"{news.get('kind', 'an error')}: {text}")
+    except TypeError:
+        return RankError(f"{news.get('kind')}: {text}")

@@ -1,0 +1,98 @@
+"""Chains over ranks: the draws of one process, whatever the number of ranks, and nothing sent while they are made."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from funcebm import distributed
+from tests.ranks import work
+
+
+@pytest.mark.parametrize("num_chains", [16, 33])
+def test_two_ranks_draw_what_one_draws(two, num_chains):
+    alone = work.draws(distributed.single, num_chains)
+    for rank, found in enumerate(two.run(work.draws, num_chains)):
+        assert torch.equal(found["draws"], alone["draws"])
+        assert torch.equal(found["each"], alone["each"])
+        assert torch.equal(found["info"], alone["info"])
+        torch.testing.assert_close(found["all"], alone["all"])
+        half = -(-num_chains // 2)
+        assert found["chains"] == ((0, half, num_chains) if rank == 0 else (half, num_chains, num_chains))
+
+
+@pytest.mark.compiled
+def test_two_ranks_draw_what_one_draws_compiled(two):
+    alone = work.draws(distributed.single, 100, True)
+    for found in two.run(work.draws, 100, True):
+        assert torch.equal(found["draws"], alone["draws"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_chains", [100, 1001, 5, 3])
+def test_four_ranks_draw_what_one_draws(four, num_chains):
+    """Also where the last rank has no chain (5 on 4 ranks), or there are more ranks than chains."""
+    alone = work.draws(distributed.single, num_chains)
+    for found in four.run(work.draws, num_chains):
+        assert torch.equal(found["draws"], alone["draws"])
+        assert torch.equal(found["each"], alone["each"])
+
+
+def test_more_ranks_than_chains(two):
+    alone = work.draws(distributed.single, 1)
+    for found in two.run(work.draws, 1):
+        assert torch.equal(found["draws"], alone["draws"])
+        assert torch.equal(found["each"], alone["each"])
+
+
+def test_nothing_is_sent_while_chains_run(two):
+    few, many = (two.run(work.draws, 16, False, "none", num)[0]["sent"] for num in (2, 12))
+    assert few == many
+
+
+def test_draws_go_to_the_first_rank(two):
+    alone = work.draws(distributed.single, 9)
+    found = two.run(work.draws, 9, False, "draws")
+    assert torch.equal(found[0]["draws"], alone["draws"])
+    assert torch.equal(found[1]["draws"], alone["draws"][5:])
+    assert [each["chains"] for each in found] == [(0, 9, 9), (5, 9, 9)]
+
+
+def test_rows_of_one_rank_are_marked(two):
+    found = two.run(work.shard, 7)
+    assert found == [((0, 5, 7), True), ((5, 7, 7), True)]
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("params", "params must be the same on all ranks"),
+        ("positions", "positions must be the same on all ranks"),
+        ("shard on one rank", "whole or a shard, must be the same on all ranks"),
+        ("counts", "counts must be the same on all ranks"),
+        ("start", "chains 3"),
+        ("one bad rank", "gather must be one of three"),
+        ("memory", "reduce=reducers.variance()"),
+    ],
+)
+def test_bad_input_is_an_error_on_every_rank(two, what, words):
+    for text, seconds in two.run(work.refused, what):
+        assert words in text
+        assert seconds < 10
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_interrupt_of_one_rank_gives_all_what_is_finished(two, rank):
+    found = two.run(work.interrupted, rank)
+    assert len({num for num, *_ in found}) == 1
+    for num, seconds, is_complete, is_equal in found:
+        assert 0 < num < 10**6
+        assert seconds < 10
+        assert is_complete is False
+        assert is_equal
+
+
+def test_an_error_of_one_rank_is_one_of_all(two):
+    for text, seconds in two.run(work.fails_later, 1):
+        assert "the disk is full" in text
+        assert seconds < 10

@@ -1,0 +1,187 @@
+"""What the ranks of the tests run, by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import torch
+from torch.func import grad, vmap
+
+import funcebm as ebm
+from funcebm import distributed, random, samplers
+from funcebm.distributed.agreement import digest
+
+KEY = random.key(0)
+
+
+def energy(params, x):
+    """Not Gaussian, and without a product of matrices."""
+    return params * (x**2).sum() / 2 + torch.cos(3 * x).sum() / 3
+
+
+def network(params, x):
+    return (x**2).sum() / 2 + torch.tanh(torch.nn.functional.silu(x @ params)).sum() / 10
+
+
+# -- the mesh -----------------------------------------------------------------------------------------------------
+
+
+def collect(mesh):
+    x = torch.arange(10.0).reshape(5, 2)
+    mixed = {"a": x.double() / 3, "b": torch.arange(5) - 2**40, "c": torch.arange(5) > 2, "d": x.half(), "e": -x}
+    back = mesh.gather(mesh.take(mixed))
+    return {
+        "gather": torch.equal(mesh.gather(mesh.take(x)), x),
+        "mixed": all(torch.equal(back[name], mixed[name]) for name in mixed),
+        "sum": float(mesh.sum(torch.tensor(mesh.rank + 1.0))),
+        "large sum": float(mesh.sum(torch.full((2**19,), mesh.rank + 1.0))[-1]),
+        "vmap": torch.equal(vmap(mesh.sum)(x), mesh.size * x),
+        "vmap twice": torch.equal(vmap(vmap(mesh.sum, 1), 0)(x[None])[0].T, mesh.size * x),
+        "vmap gather": vmap(mesh.gather, 1, 1)(x).shape == (5 * mesh.size, 2),
+        "agree": (mesh.agree(mesh.rank == mesh.size - 1), mesh.agree(False)),
+    }
+
+
+def differentiate(mesh, mapped):
+    function = grad(lambda x: mesh.sum(x * x).sum())
+    try:
+        (vmap(function) if mapped else function)(torch.ones(3, 2))
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+def axes(mesh):
+    both = distributed.mesh(chains=1, rungs=mesh.size)
+    lines = {name: (axis.rank, axis.size, float(axis.sum(torch.tensor(1.0)))) for name, axis in both.axes.items()}
+    try:
+        distributed.mesh(chains=mesh.size + 1)
+    except ValueError as error:
+        return lines, str(error)
+    return lines, ""
+
+
+def scan(mesh):
+    """A sum over ranks in each iteration of a loop, eager and compiled."""
+
+    def body(carry, x):
+        both = mesh.sum({"a": carry * x, "n": torch.ones((), dtype=torch.int64), "d": x.double()})
+        return carry + both["a"] / 10 + both["d"].float(), both["n"]
+
+    def run(carry, xs):
+        return ebm.loops.scan(body, carry, xs)
+
+    arguments = (torch.ones(3), torch.linspace(0, 1, 20))
+    return run(*arguments), ebm.jit(run)(*arguments)
+
+
+# -- chains -------------------------------------------------------------------------------------------------------
+
+
+def draws(mesh, num_chains, jit=False, gather="summary", num_samples=6):
+    """All draws of a run that is cut once, as one process would give them; what reducers gave; and bytes sent."""
+    positions = random.normal(random.key(1), (num_chains, 4))
+    sampler = samplers.hmc(energy, step_size=0.2, num_leapfrog=4)
+    options = {"num_burn_in": 3, "jit": jit, "mesh": mesh, "gather": gather}
+    before = distributed.num_bytes_sent()
+    first = ebm.sample(KEY, sampler, torch.tensor(0.5), positions, num_samples=num_samples, **options)
+    sent = distributed.num_bytes_sent() - before
+    second = ebm.resume(first, num_samples=2)
+    reduce = {"each": ebm.reducers.variance(), "all": ebm.reducers.variance(across_chains=True)}
+    reduced = ebm.sample(KEY, sampler, torch.tensor(0.5), positions, num_samples=8, reduce=reduce, **options)
+    own = torch.cat([first.draws, second.draws], 1)
+    return {
+        "draws": own if gather == "draws" else mesh.gather(own),
+        "chains": first.chains,
+        "sent": sent,
+        "info": reduced.info.acceptance_rate,
+        "each": reduced.reduced["each"]["variance"],
+        "all": reduced.reduced["all"]["variance"],
+    }
+
+
+def shard(mesh, num_chains):
+    """Rows that only this rank has."""
+    positions = random.normal(random.key(1), (num_chains, 4))
+    first = 0 if mesh.rank == 0 else num_chains - 2
+    rows = positions[first : num_chains - 2] if mesh.rank == 0 else positions[first:]
+    sampler = samplers.mala(energy, step_size=0.1)
+    options = {"num_samples": 3, "jit": False, "mesh": mesh}
+    whole = ebm.sample(KEY, sampler, torch.tensor(0.5), positions, **options)
+    parts = ebm.sample(KEY, sampler, torch.tensor(0.5), mesh.shard(rows), **options)
+    return parts.chains, torch.equal(mesh.gather(parts.draws), mesh.gather(whole.draws))
+
+
+def refused(mesh, what):
+    """What ranks say of arguments that do not fit together; the seconds it took."""
+    positions = random.normal(random.key(1), (5, 2))
+    params, options, start = torch.tensor(0.5), {"num_samples": 2}, time.monotonic()
+    if what == "params":
+        params = params + mesh.rank
+    elif what == "positions":
+        positions = positions + mesh.rank
+    elif what == "shard on one rank":
+        positions = mesh.shard(positions) if mesh.rank else positions
+    elif what == "start":
+        positions[3] = torch.nan
+    elif what == "counts":
+        options = {"num_samples": 2 + mesh.rank}
+    elif what == "one bad rank":
+        options = {"num_samples": 2, "gather": "everything" if mesh.rank else "summary"}
+    elif what == "memory":
+        mesh = mesh._replace(memory=30)
+    try:
+        ebm.sample(KEY, samplers.mala(energy), params, positions, mesh=mesh, jit=False, **options)
+    except ValueError as error:
+        return str(error), time.monotonic() - start
+    return "", 0.0
+
+
+def interrupted(mesh, rank):
+    """SIGINT to one rank in the middle of a run; what all of them return, against a run that is not interrupted."""
+    positions = random.normal(random.key(1), (6, 2))
+    sampler = samplers.mala(energy, step_size=0.1)
+    options = {"jit": False, "mesh": mesh, "chunk_size": 20}
+    if mesh.rank == rank:
+        timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+    start = time.monotonic()
+    samples = ebm.sample(KEY, sampler, torch.tensor(0.5), positions, num_samples=10**6, **options)
+    seconds, num = time.monotonic() - start, samples.draws.shape[1]
+    more = ebm.resume(samples, num_samples=2)
+    whole = ebm.sample(KEY, sampler, torch.tensor(0.5), positions, num_samples=num + 2, **options)
+    both = torch.cat([samples.draws, more.draws], 1)
+    return num, seconds, samples.is_complete, torch.equal(both, whole.draws)
+
+
+def fails_later(mesh, rank):
+    """An error of one rank in the middle of a run."""
+
+    def fragile(params, x):
+        return energy(params, x)
+
+    sampler = samplers.mala(fragile, step_size=0.1)
+    calls = []
+
+    def collect(state, info):
+        calls.append(0)
+        if mesh.rank == rank and len(calls) > 50:
+            raise LookupError("the disk is full")
+        return state.position
+
+    start = time.monotonic()
+    try:
+        positions = random.normal(random.key(1), (6, 2))
+        ebm.sample(
+            KEY, sampler, torch.tensor(0.5), positions, num_samples=2000, collect=collect, chunk_size=20, mesh=mesh, jit=False
+        )  # fmt: skip
+    except LookupError as error:
+        return str(error), time.monotonic() - start
+    return "", 0.0
+
+
+def name(mesh, value):
+    return digest(value)
