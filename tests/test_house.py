@@ -222,4 +222,4 @@ def test_the_guards_can_tell():
     assert not house.resolves("samplers.langevin", "no_such_name")
     assert house.raises(funcebm.samplers.hmc)
     assert {"energy", "step_size"} <= house.described(funcebm.samplers.langevin)
-    assert "chains._loop" in house.imports("chains.sampling")
+    assert "chains._loop" in house.imports("chains._run")

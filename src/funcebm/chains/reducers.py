@@ -51,7 +51,13 @@ def _zero_count(value: Tree) -> Tensor:
 def merged(merge: Callable[[Any, Any], Any], accumulators: Any, keeps_axis: bool = False) -> Any:
     """One accumulator of many ``(C, ...)``: neighbours are merged, then neighbouring results, and so on.
 
-    With ``keeps_axis`` it has a leading axis of length 1, or 0 where there are none.
+    Args:
+        merge: ``(accumulator, accumulator) -> accumulator``, of one chain each.
+        accumulators: of many chains, every leaf ``(C, ...)``.
+        keeps_axis: whether the result leads with an axis of length 1, or 0 where there are none.
+
+    Returns:
+        The accumulator of all draws.
 
     >>> float(merged(torch.add, torch.arange(5.0)))
     10.0
