@@ -7,24 +7,29 @@ from .descent import gradient_descent, nesterov
 from .dynamic_hmc import dynamic_hmc
 from .elliptical_slice import elliptical_slice
 from .ghmc import ghmc
+from .gibbs import gibbs
+from .gibbs_with_gradients import gibbs_with_gradients
 from .hmc import hmc
 from .langevin import langevin
 from .mala import mala
 from .mclmc import mclmc
-from .metropolis import metropolis_hastings
+from .metropolis import accepted, metropolis_hastings
 from .nuts import nuts
 from .parallel_tempering import communication_barrier, num_restarts, parallel_tempering, tune_ladder
+from .parts import on
 from .random_walk import random_walk
 from .riemannian_hmc import riemannian_hmc
 from .sghmc import sghmc
 from .sgld import sgld
 from .sgnht import sgnht
+from .single_site import metropolised_gibbs, single_site_metropolis
 from .softabs import softabs
 from .svgd import svgd
 from .tempering import annealed, tempered
 from .underdamped_langevin import underdamped_langevin
 
 __all__ = [
+    "accepted",
     "adjusted_mclmc",
     "annealed",
     "barker",
@@ -33,22 +38,27 @@ __all__ = [
     "dynamic_hmc",
     "elliptical_slice",
     "ghmc",
+    "gibbs",
+    "gibbs_with_gradients",
     "gradient_descent",
     "hmc",
     "langevin",
     "mala",
     "mclmc",
     "metropolis_hastings",
+    "metropolised_gibbs",
     "mix",
     "nesterov",
-    "nuts",
     "num_restarts",
+    "nuts",
+    "on",
     "parallel_tempering",
     "random_walk",
     "riemannian_hmc",
     "sghmc",
     "sgld",
     "sgnht",
+    "single_site_metropolis",
     "softabs",
     "svgd",
     "tempered",

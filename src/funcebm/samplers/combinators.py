@@ -78,6 +78,8 @@ def _num_new_gradients(state: Any, known: dict[str, Tree]) -> int | None:
     kept = {name for name in ("energy", "gradient") if hasattr(state, name)}
     if kept <= set(known) and not hasattr(state, "carry_over"):
         return None
+    if hasattr(state, "inner"):  # of a part of the position
+        return _num_new_gradients(state.inner, {}) or 0
     leaves = zip(tree.paths(state), tree.leaves(state), strict=True)
     size = sum(leaf.numel() for path, leaf in leaves if "gradient" in path.split("/"))
     return math.ceil(size / sum(leaf.numel() for leaf in tree.leaves(state.position)))

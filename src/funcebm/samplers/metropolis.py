@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from .. import tree
+from .. import checks, tree
 from ..types import Info, Tree
 
-__all__ = ["metropolis_hastings", "nan_outside", "unadjusted_info"]
+__all__ = ["accepted", "metropolis_hastings", "nan_outside", "unadjusted_info"]
 
 _DIVERGENCE_THRESHOLD = 1000.0
 
@@ -59,6 +61,36 @@ def unadjusted_info(position: Tree, energy: Tensor, num_gradients: int) -> Info:
         num_gradients=_count(num_gradients, energy),
         energy=energy,
     )
+
+
+def accepted(state: Any, num_gradients: int = 0) -> Info:
+    """The info of a kernel of one's own that always moves: Gibbs, an exact draw, a deterministic map.
+
+    Args:
+        state: the new one, with the fields ``position`` and ``energy``, the energy ``()`` of the position; without an energy
+            the info has 0 there.
+        num_gradients: what the step cost.
+
+    Returns:
+        :class:`~funcebm.types.Info` with an acceptance rate of 1. It diverges where the energy or the position is not finite.
+
+    Raises:
+        ValueError: a state without a position.
+
+    >>> from typing import NamedTuple
+    >>> class State(NamedTuple):
+    ...     position: Tensor
+    ...     energy: Tensor
+    >>> info = accepted(State(torch.zeros(3), torch.tensor(1.5)), 2)
+    >>> float(info.acceptance_rate), bool(info.is_divergent), int(info.num_gradients)
+    (1.0, False, 2)
+    """
+    fix = "Make it a NamedTuple with position and energy."
+    checks.require(hasattr(state, "position"), "a state must have a position", type(state).__name__, fix)
+    energy = getattr(state, "energy", None)
+    if energy is None:
+        energy = torch.zeros_like(tree.first(state.position).sum())
+    return unadjusted_info(state.position, energy, num_gradients)
 
 
 def _count(num: int, like: Tensor) -> Tensor:

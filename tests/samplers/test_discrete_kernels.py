@@ -1,0 +1,258 @@
+"""The one-step matrices of discrete samplers on three bits, and on two sites of three values, exactly."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from funcebm import samplers, spaces, tree
+from funcebm.samplers.gibbs import BlockGibbsNoise
+from funcebm.samplers.gibbs_with_gradients import GibbsWithGradientsNoise
+from funcebm.samplers.single_site import SingleSiteNoise
+
+from .transition import (
+    NEVER,
+    Target,
+    assert_kernel,
+    bits,
+    categories,
+    choices,
+    is_invariant,
+    move_targets,
+    ordinals,
+    outcomes,
+    sequences,
+    values_by_uniforms,
+)
+
+TARGETS = {"bits": bits(), "spins": bits((-1.0, 1.0)), "categories": categories(), "ordinals": ordinals()}
+every_target = pytest.mark.parametrize("name", list(TARGETS))
+
+
+def _level(target: Target):
+    """The value of each site in each state, ``(S, D)``."""
+    states = target.states
+    if target.space.kind == "categorical":
+        return states.argmax(-1)
+    return ((states - target.space.levels[0]) / (target.space.levels[1] - target.space.levels[0])).long()
+
+
+def _rank_of_change(target: Target):
+    """Of proposals of another value: which of the others it is, ``(site, (n, 2)) -> (n,)``."""
+    level = _level(target)
+
+    def observe(site, ends):
+        before, after = level[ends[:, 0], site], level[ends[:, 1], site]
+        return after - (after > before).long()
+
+    return observe
+
+
+# -- one site at a time -------------------------------------------------------------------------------------------
+
+
+def _random_scan(target: Target, make) -> torch.Tensor:
+    """The mean over sites of the matrices of one site."""
+    sampler = make(target.energy, target.space)
+    level, num_sites = _level(target), target.states.shape[1]
+    num_values = 2 if target.space.kind == "binary" else 3
+    matrices = []
+    for site in range(num_sites):
+        choice = lambda u: torch.full((len(u), 1), site)  # noqa: E731, B023
+        is_gibbs = sampler.draw(_key(), target.states[0]).test == ()
+        noise = lambda u: SingleSiteNoise(u, () if is_gibbs else torch.zeros_like(u), choice(u))  # noqa: E731, B023
+        if is_gibbs:
+            observe = lambda _, ends: level[ends[:, 1], site]  # noqa: E731, B023
+            matrices.append(values_by_uniforms(sampler, target, noise, observe, [0], num_values))
+        else:  # the proposal never is the current value; the test is in the rate
+            rank = _rank_of_change(target)
+            observe = lambda _, ends: rank(site, ends)  # noqa: E731, B023
+            matrices.append(values_by_uniforms(sampler, target, noise, observe, [0], num_values - 1, is_tested=True))
+    return torch.stack(matrices).mean(0)
+
+
+def _key():
+    from funcebm import random
+
+    return random.key(0)
+
+
+@every_target
+@pytest.mark.parametrize("rule", ["gibbs", "single_site_metropolis", "metropolised_gibbs"])
+def test_one_random_site(name, rule):
+    target = TARGETS[name]
+    make = {
+        "gibbs": lambda energy, space: samplers.gibbs(energy, space=space, scan="random"),
+        "single_site_metropolis": samplers.single_site_metropolis,
+        "metropolised_gibbs": samplers.metropolised_gibbs,
+    }[rule]
+    assert_kernel(_random_scan(target, make), target.probabilities, is_reversible=True)
+
+
+@every_target
+def test_a_sweep_of_single_sites_is_invariant_but_not_reversible(name):
+    target = TARGETS[name]
+    sampler = samplers.gibbs(target.energy, space=target.space)
+    level, num_sites = _level(target), target.states.shape[1]
+    observe = lambda site, ends: level[ends[:, 1], site]  # noqa: E731
+    noise = lambda u: SingleSiteNoise(u, (), ())  # noqa: E731
+    num_values = 2 if target.space.kind == "binary" else 3
+    matrix = values_by_uniforms(sampler, target, noise, observe, list(range(num_sites)), num_values)
+    assert_kernel(matrix, target.probabilities, is_reversible=False)
+
+
+def test_a_metropolis_sweep_is_the_product_of_its_sites():
+    target = TARGETS["bits"]
+    sampler = samplers.single_site_metropolis(target.energy, target.space, scan="systematic")
+    level = _level(target)
+    noise = lambda u: SingleSiteNoise(torch.zeros_like(u), u, ())  # noqa: E731
+    observe = lambda site, ends: (level[ends[:, 0], site] != level[ends[:, 1], site]).long()  # noqa: E731
+    matrix = values_by_uniforms(sampler, target, noise, observe, [0, 1, 2], 2)
+    assert_kernel(matrix, target.probabilities, is_reversible=False)
+
+
+@every_target
+@pytest.mark.parametrize("rule", ["gibbs", "single_site_metropolis", "metropolised_gibbs"])
+def test_a_palindromic_sweep_is_one_forth_and_one_back(name, rule):
+    from funcebm import random
+
+    target = TARGETS[name]
+    make = getattr(samplers, rule)
+    sweep, both = (make(target.energy, space=target.space, scan=scan) for scan in ("systematic", "palindromic"))
+    num = target.states.shape[1]
+    for seed, x in itertools.product(range(3), target.states):
+        noise = both.draw(random.key(seed), x)
+        state, _ = both.step((), both.tuning, both.init((), x), noise)
+        by_hand = sweep.init((), x)
+        for place, site in enumerate([*range(num), *reversed(range(num))]):
+            one = make(target.energy, space=target.space, scan="random")
+            part = tree.map(lambda leaf: leaf[place : place + 1], noise._replace(choice=torch.zeros(2 * num)))  # noqa: B023
+            by_hand, _ = one.step((), one.tuning, by_hand, part._replace(choice=torch.tensor([site])))
+        assert torch.equal(state.position, by_hand.position)
+
+
+# -- blocks -------------------------------------------------------------------------------------------------------
+
+
+def _chain(levels=(0.0, 1.0)) -> tuple[Target, torch.Tensor]:
+    """Three bits in a chain with fields: the outer ones do not interact."""
+
+    def energy(params, x):
+        x = (x - levels[0]) / (levels[1] - levels[0])
+        return -0.7 * x[0] + 0.4 * x[1] + 0.2 * x[2] + 0.9 * x[0] * x[1] - 1.3 * x[1] * x[2]
+
+    states = torch.tensor(list(itertools.product(levels, repeat=3)), dtype=torch.float64)
+    p = torch.softmax(-torch.func.vmap(energy, (None, 0))((), states), 0)
+    return Target(energy, spaces.binary(3, levels), states, p), torch.tensor(
+        [[True, False, True], [False, True, False]]
+    )
+
+
+@pytest.mark.parametrize("levels", [(0.0, 1.0), (-1.0, 1.0)])
+def test_colours_of_bits(levels):
+    target, blocks = _chain(levels)
+    level = _level(target)
+    sampler = samplers.gibbs(target.energy, blocks, space=target.space)
+    observe = lambda site, ends: level[ends[:, 1], site]  # noqa: E731
+    matrix = values_by_uniforms(sampler, target, lambda u: BlockGibbsNoise(u, ()), observe, [0, 2, 1], 2)
+    assert_kernel(matrix, target.probabilities, is_reversible=False)
+    one_block = samplers.gibbs(target.energy, blocks, space=target.space, scan="random")
+    matrices = []
+    for block, sites in enumerate(([0, 2], [1])):
+        noise = lambda u: BlockGibbsNoise(u, torch.full((len(u),), block))  # noqa: E731, B023
+        order = sites + [i for i in range(3) if i not in sites]
+        # the others stay: whatever their numbers, one value
+        keep = lambda site, ends: level[ends[:, 1], site] if site in sites else torch.zeros(len(ends))  # noqa: E731, B023
+        matrices.append(values_by_uniforms(one_block, target, noise, keep, order, 2))
+    assert_kernel(sum(matrices) / 2, target.probabilities, is_reversible=True)
+    # forth and back: the second colour once, in the middle
+    first, second = matrices
+    both = samplers.gibbs(target.energy, blocks, space=target.space, scan="palindromic")
+    assert_kernel(first @ second @ first, target.probabilities, is_reversible=True)
+    low, high = torch.zeros(8, 3).double(), torch.full((8, 3), 1 - 1e-12).double()
+    for back, other in itertools.product((low, high), repeat=2):
+        ends, _ = outcomes(both, target, torch.arange(8), BlockGibbsNoise(torch.stack([other, back], 1), ()))
+        assert (level[ends][:, [0, 2]] == (back[0, 0] == 0).long()).all()  # the last to be drawn are the outer ones
+        assert (level[ends][:, 1] == (other[0, 1] == 0).long()).all()
+
+
+def test_blocks_of_categories_and_given_conditionals():
+    target = categories(is_multilinear=True)
+    level = _level(target)
+    blocks = torch.eye(2).bool()
+    by_gradient = samplers.gibbs(target.energy, blocks, space=target.space)
+    slope = torch.func.grad(target.energy, argnums=1)
+    given = samplers.gibbs(blocks=blocks, space=target.space, conditional=lambda params, x, block: -slope((), x))
+    observe = lambda site, ends: level[ends[:, 1], site]  # noqa: E731
+    for sampler in (by_gradient, given):
+        matrix = values_by_uniforms(sampler, target, lambda u: BlockGibbsNoise(u, ()), observe, [0, 1], 3)
+        assert_kernel(matrix, target.probabilities, is_reversible=False)
+
+
+def test_all_sites_at_once_is_another_distribution():
+    target, _ = _chain()
+    level = _level(target)
+    slope = torch.func.grad(target.energy, argnums=1)
+    wrong = samplers.gibbs(
+        blocks=torch.ones(1, 3).bool(), space=target.space, conditional=lambda params, x, block: -slope((), x)
+    )
+    observe = lambda site, ends: level[ends[:, 1], site]  # noqa: E731
+    matrix = values_by_uniforms(wrong, target, lambda u: BlockGibbsNoise(u, ()), observe, [0, 1, 2], 2)
+    assert not is_invariant(matrix, target.probabilities, 1e-3)
+
+
+# -- informed -----------------------------------------------------------------------------------------------------
+
+
+def _gwg_matrix(target: Target, **options) -> torch.Tensor:
+    sampler = samplers.gibbs_with_gradients(target.energy, target.space, **options)
+    num_draws, moves = options.get("num_draws", 1), move_targets(target)
+    num_moves = moves.shape[1]
+
+    def noise(gumbel):
+        gumbel = gumbel if gumbel.ndim == 3 else torch.stack([gumbel, *[first_move(len(gumbel))] * (num_draws - 1)], 1)
+        return GibbsWithGradientsNoise(gumbel, torch.zeros(len(gumbel), dtype=torch.float64))
+
+    def first_move(count):
+        forced = torch.full((count, num_moves), NEVER, dtype=torch.float64)
+        forced[:, 0] = 0.0
+        return forced
+
+    single = samplers.gibbs_with_gradients(target.energy, target.space, **{**options, "num_draws": 1})
+    one = lambda gumbel: GibbsWithGradientsNoise(gumbel[:, None], torch.zeros(len(gumbel), dtype=torch.float64))  # noqa: E731
+    chances = choices(single, target, one, moves)
+    if num_draws == 2 and target.space.kind == "binary":  # all draws of a step are from one distribution
+        every = torch.arange(8).repeat_interleave(3)
+        forced = torch.full((24, 3), NEVER, dtype=torch.float64)
+        forced[torch.arange(24), torch.arange(3).repeat(8)] = 0.0
+        ends = outcomes(sampler, target, every, noise(forced))[0].reshape(8, 3)
+        torch.testing.assert_close(choices(sampler, target, noise, ends), chances, rtol=1e-12, atol=1e-14)
+    paths = torch.cartesian_prod(*[torch.arange(num_moves)] * num_draws).reshape(-1, num_draws)
+    return sequences(sampler, target, noise, paths, chances)
+
+
+@every_target
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"num_draws": 2}, {"num_draws": 3}], ids=str)
+def test_gibbs_with_gradients(name, options):
+    target = TARGETS[name]
+    assert_kernel(_gwg_matrix(target, **options), target.probabilities, is_reversible=True)
+
+
+def test_a_proposal_that_stays_that_of_the_first_state_is_wrong():
+    """A published shortcut: one proposal for several inner steps."""
+    target, p = TARGETS["bits"], TARGETS["bits"].probabilities
+    moves = move_targets(target)
+    matrix = torch.zeros(8, 8, dtype=torch.float64)
+    for x in range(8):
+        slope = torch.func.grad(target.energy, argnums=1)((), target.states[x])
+        q = torch.softmax((2 * target.states[x] - 1) * slope / 2, 0)
+        inner = torch.zeros(8, 8, dtype=torch.float64)
+        for a, i in itertools.product(range(8), range(3)):
+            rate = min(1.0, float(p[moves[a, i]] / p[a]))
+            inner[a, moves[a, i]] += q[i] * rate
+            inner[a, a] += q[i] * (1 - rate)
+        assert is_invariant(inner, p)  # each inner step is right
+        matrix[x] = torch.linalg.matrix_power(inner, 3)[x]
+    assert not is_invariant(matrix, p, 1e-3)
