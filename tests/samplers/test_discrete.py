@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import funcebm as ebm
-from funcebm import graphs, random, samplers, spaces, tree
+from funcebm import energies, graphs, random, samplers, spaces, tree
 
 from ..laws import assert_mean
 
@@ -331,3 +331,19 @@ def test_a_compiled_cycle_of_parts_is_the_eager_one():
     sampler = _layers()["parts"]
     runs = [ebm.sample(random.key(2), sampler, _machine_params, start, num_samples=6, jit=jit) for jit in (True, False)]
     assert all(torch.equal(a, b) for a, b in zip(*(tree.leaves(run.draws) for run in runs), strict=True))
+
+
+def test_the_space_that_an_energy_carries_is_the_default():
+    lattice = energies.ising_torus((4, 4))
+    coupling = lattice.params(0.3)
+    for sampler in (samplers.gibbs(lattice, lattice.blocks), samplers.gibbs_with_gradients(lattice)):
+        state = sampler.init(coupling, torch.ones(4, 4))
+        for i in range(5):
+            state, _ = sampler(random.key(i), coupling, state)
+        spaces.check(SPINS, state.position)
+    machine = energies.rbm(4, 2)
+    weights = machine.params(torch.ones(4, 2))
+    by_mask = samplers.gibbs(machine, machine.blocks)  # of both layers
+    given = samplers.gibbs(blocks=machine.blocks, conditional=machine.conditional)
+    runs = [ebm.sample(random.key(0), s, weights, torch.zeros(9, 6), num_samples=4, jit=False) for s in (by_mask, given)]
+    assert torch.equal(runs[0].draws, runs[1].draws)

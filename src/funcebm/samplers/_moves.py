@@ -7,6 +7,8 @@ gather, and so nothing here depends on data but through arithmetic.
 
 from __future__ import annotations
 
+from typing import Any, Callable
+
 import torch
 from torch import Tensor
 from torch.func import vmap
@@ -29,16 +31,34 @@ __all__ = [
     "on_levels",
     "reverse",
     "same_sites",
-    "space_like",
+    "space_for",
     "uniform_like",
 ]
 
 # -- spaces -------------------------------------------------------------------------------------------------------
 
 
-def space_like(space: Tree | None, position: Position) -> Tree:
-    """The space, or bits like the position where none is given."""
-    return tree.map(lambda leaf: spaces.binary(tuple(leaf.shape)), position) if space is None else space
+def space_for(name: str, space: Tree | None, energy: Any) -> Callable[[Position], Tree]:
+    """The space of a position: as given; else what the energy carries, if it fits; else bits.
+
+    Raises:
+        TypeError: something that is no tree of spaces.
+        ValueError: real leaves.
+    """
+    if space is not None:
+        check_discrete(name, space)
+        return lambda position: space
+    carried = [getattr(energy, field) for field in ("space", "joint_space") if hasattr(energy, field)]
+
+    def of(position: Position) -> Tree:
+        for candidate in carried:
+            fits = tree.structure(candidate) == tree.structure(position)
+            parts = zip(tree.leaves(candidate), tree.leaves(position), strict=False)
+            if fits and all(part.kind != "real" and part.shape == tuple(leaf.shape) for part, leaf in parts):
+                return candidate
+        return tree.map(lambda leaf: spaces.binary(tuple(leaf.shape)), position)
+
+    return of
 
 
 def check_discrete(name: str, space: Tree) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks, fields, graphs, loops, random, spaces, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from ._heat_bath import DiscreteInfo, heat_bath, logits_of, next_values
-from ._moves import check_discrete, num_changed, on_levels, space_like, uniform_like
+from ._moves import num_changed, on_levels, space_for, uniform_like
 from .metropolis import unadjusted_info
 from .single_site import check_scan, single_site
 
@@ -74,7 +74,8 @@ def gibbs(
             a tree of positions a tree of such masks. Masks are a part of the tuning: others of the same shape compile nothing.
             Or the names of the leaves of a dict of positions, such as ``("hidden", "visible")``: each leaf is a block, and
             nothing is computed for the others. None is one site at a time.
-        space: of the positions, from :mod:`funcebm.spaces`; None is bits, 0 and 1.
+        space: of the positions, from :mod:`funcebm.spaces`; None is that of
+            the energy, if it has one that fits (those of :mod:`funcebm.energies`), else bits, 0 and 1.
         conditional: ``(params, x, block) -> logits`` of the sites in one block, the mask or the name of which it is given: like
             the position (of a named block, like the leaf); of the upper level for two levels, else of each value. What it says
             of other sites is not used. Divided by the temperature.
@@ -111,8 +112,7 @@ def gibbs(
     checks.require(
         energy is not None or conditional is not None, "gibbs needs an energy or a conditional", "neither", fix
     )
-    if space is not None:
-        check_discrete("gibbs", space)
+    space_of = space_for("gibbs", space, energy)
     whole = no_energy if energy is None else energy
     if blocks is None:
         fix = "Give the masks or the names of the blocks that it is called with."
@@ -133,14 +133,14 @@ def gibbs(
         if conditional is not None:
             return torch.zeros_like(tree.first(position).sum()), conditional(params, position, block)
         value, gradient = fields.value_and_gradient(_of_leaf(whole, position, block))(params, _part(position, block))
-        return value, tree.map(logits_of, _part(space_like(space, position), block), gradient)
+        return value, tree.map(logits_of, _part(space_of(position), block), gradient)
 
     def update(
         params: Params, temperature: Tensor, position: Position, block: Any, uniform: Tree
     ) -> tuple[Position, Tensor]:
         """Draws a block; the energy after it, if it is one of a gradient."""
         value, logits = logits_in(params, position, block)
-        part, old = _part(space_like(space, position), block), _part(position, block)
+        part, old = _part(space_of(position), block), _part(position, block)
         draw_leaf = lambda part, logit, u, x: heat_bath(part, logit / temperature, u, x.dtype)  # noqa: E731
         new = tree.map(draw_leaf, part, logits, _part(uniform, block), old)
         if names is None:
@@ -153,7 +153,7 @@ def gibbs(
     # -- the sampler ----------------------------------------------------------------------------------------------
 
     def init(params: Params, position: Position) -> BlockGibbsState:
-        own = space_like(space, position)
+        own = space_of(position)
         spaces.check(own, position, "positions")
         if names is not None:
             _check_names(names, position, is_partial)
@@ -173,7 +173,7 @@ def gibbs(
         masks = None if names is not None else blocks
         is_wrong = torch.zeros_like(tree.first(position).sum(), dtype=torch.bool)
         for block in _blocks(names, masks):
-            part = _part(space_like(space, position), block)
+            part = _part(space_of(position), block)
             # on the way to other values, where what is linear and free of interactions has the same slope
             between = lambda part, x: x + _BETWEEN * (next_values(part, x) - x)  # noqa: E731
             others = tree.map(between, part, _part(position, block))
@@ -194,7 +194,7 @@ def gibbs(
 
     def draw(key: Key, position: Position) -> BlockGibbsNoise:
         key_uniform, key_choice = random.split(key)
-        own = space_like(space, position)
+        own = space_of(position)
         if scan == "palindromic":
             twice = [uniform_like(k, own, position) for k in random.split(key_uniform).unbind(0)]
             return BlockGibbsNoise(tree.stack(twice), ())
@@ -228,7 +228,7 @@ def gibbs(
             value = whole(params, position)
         num_gradients = 0 if conditional is not None else num_updates
         info = unadjusted_info(position, value, num_gradients)
-        changed = num_changed(space_like(space, position), state.position, position)
+        changed = num_changed(space_of(position), state.position, position)
         return BlockGibbsState(position, value, state.fault), DiscreteInfo.of(info, changed)
 
     def pick(params: Params, tuning: GibbsTuning, carry: Tree, noise: BlockGibbsNoise) -> Tree:

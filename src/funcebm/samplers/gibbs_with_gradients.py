@@ -13,7 +13,6 @@ from ._heat_bath import DiscreteInfo
 from ._moves import (
     apply,
     argmax_mask,
-    check_discrete,
     door,
     estimates,
     masked_sum,
@@ -21,7 +20,7 @@ from ._moves import (
     num_moves,
     reverse,
     same_sites,
-    space_like,
+    space_for,
 )
 from .mala import MalaState as InformedState
 from .metropolis import metropolis_hastings
@@ -60,7 +59,8 @@ def gibbs_with_gradients(
 
     Args:
         energy: ``(params, x) -> ()``, differentiable: also between the levels, where it is never evaluated.
-        space: of the positions, from :mod:`funcebm.spaces`; None is bits, 0 and 1.
+        space: of the positions, from :mod:`funcebm.spaces`; None is that of
+            the energy, if it has one that fits (those of :mod:`funcebm.energies`), else bits, 0 and 1.
         temperature: :math:`\tau > 0` of the *proposal*; 2 is balanced (:math:`\sqrt t`), 1 can be many times slower. For another
             target :math:`e^{-E/T}` use :func:`~funcebm.samplers.tempered`. ``()``.
         num_draws: moves a step, where single flips are accepted nearly always. Static.
@@ -83,24 +83,23 @@ def gibbs_with_gradients(
     """
     checks.positive("temperature", temperature, "The balanced proposal has 2.0.")
     checks.positive_int("num_draws", num_draws)
-    if space is not None:
-        check_discrete("gibbs_with_gradients", space)
+    space_of = space_for("gibbs_with_gradients", space, energy)
     value_and_gradient = fields.value_and_gradient(energy)
 
     def init(params: Params, position: Position) -> InformedState:
         value, gradient = value_and_gradient(params, position)
-        return InformedState(position, door(space_like(space, position), position, value), gradient)
+        return InformedState(position, door(space_of(position), position, value), gradient)
 
     def draw(key: Key, position: Position) -> GibbsWithGradientsNoise:
         key_gumbel, key_accept = random.split(key)
-        dtype, num = tree.first(position).dtype, num_moves(space_like(space, position))
+        dtype, num = tree.first(position).dtype, num_moves(space_of(position))
         gumbel = random.gumbel(key_gumbel, (num_draws, num), dtype=dtype)
         return GibbsWithGradientsNoise(gumbel, random.uniform(key_accept, dtype=dtype))
 
     def step(
         params: Params, tuning: GibbsWithGradientsTuning, state: InformedState, noise: GibbsWithGradientsNoise
     ) -> tuple[InformedState, DiscreteInfo]:
-        own = space_like(space, state.position)
+        own = space_of(state.position)
         scale = tuning.temperature * tuning.proposal_temperature
 
         def log_chances(state: InformedState) -> Tensor:

@@ -12,7 +12,7 @@ from .. import checks, fields, loops, random, tree
 from ..spaces.space import Space
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
 from ._heat_bath import DiscreteInfo, value_of
-from ._moves import check_discrete, door, space_like
+from ._moves import door, space_for
 
 __all__ = [
     "SingleSiteNoise",
@@ -56,7 +56,8 @@ def single_site_metropolis(
 
     Args:
         energy: ``(params, x) -> ()``.
-        space: of the positions, from :mod:`funcebm.spaces`; None is bits.
+        space: of the positions, from :mod:`funcebm.spaces`; None is that of
+            the energy, if it has one that fits, else bits.
         scan: ``"random"``, one site a step, reversible; ``"systematic"``, all sites in their order, invariant but not reversible;
             ``"palindromic"``, forth and back, reversible. Static.
         temperature: :math:`T > 0`, in units of energy. ``()``.
@@ -89,7 +90,8 @@ def metropolised_gibbs(
 
     Args:
         energy: ``(params, x) -> ()``.
-        space: of the positions, from :mod:`funcebm.spaces`; None is bits.
+        space: of the positions, from :mod:`funcebm.spaces`; None is that of
+            the energy, if it has one that fits, else bits.
         scan: as for :func:`single_site_metropolis`. Static.
         temperature: :math:`T > 0`, in units of energy. ``()``.
 
@@ -122,18 +124,17 @@ def check_scan(scan: str) -> None:
 def single_site(energy: Energy, space: Tree | None, rule: str, scan: str, temperature: float | Tensor) -> Sampler:
     """The sampler of a rule, ``"heat_bath"``, ``"metropolis"`` or ``"metropolised"``."""
     checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
-    if space is not None:
-        check_discrete("a sampler of single sites", space)
+    space_of = space_for("a sampler of single sites", space, energy)
 
     def scalar(params: Params, position: Position) -> Tensor:
         return fields.require_scalar(energy(params, position), position)
 
     def init(params: Params, position: Position) -> SingleSiteState:
-        return SingleSiteState(position, door(space_like(space, position), position, scalar(params, position)))
+        return SingleSiteState(position, door(space_of(position), position, scalar(params, position)))
 
     def draw(key: Key, position: Position) -> SingleSiteNoise:
         key_value, key_test, key_choice = random.split(key, 3)
-        num, dtype = _num_sites(space_like(space, position)), tree.first(position).dtype
+        num, dtype = _num_sites(space_of(position)), tree.first(position).dtype
         count = {"random": 1, "systematic": num, "palindromic": 2 * num}[scan]
         return SingleSiteNoise(
             random.uniform(key_value, (count,), dtype=dtype),
@@ -144,7 +145,7 @@ def single_site(energy: Energy, space: Tree | None, rule: str, scan: str, temper
     def step(
         params: Params, tuning: SingleSiteTuning, state: SingleSiteState, noise: SingleSiteNoise
     ) -> tuple[SingleSiteState, DiscreteInfo]:
-        own = space_like(space, state.position)
+        own = space_of(state.position)
 
         def update(state: SingleSiteState, x: tuple[Tensor, ...]) -> tuple[SingleSiteState, Tree]:
             site, uniform, *test = x
