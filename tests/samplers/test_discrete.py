@@ -345,5 +345,7 @@ def test_the_space_that_an_energy_carries_is_the_default():
     weights = machine.params(torch.ones(4, 2))
     by_mask = samplers.gibbs(machine, machine.blocks)  # of both layers
     given = samplers.gibbs(blocks=machine.blocks, conditional=machine.conditional)
-    runs = [ebm.sample(random.key(0), s, weights, torch.zeros(9, 6), num_samples=4, jit=False) for s in (by_mask, given)]
+    runs = [
+        ebm.sample(random.key(0), s, weights, torch.zeros(9, 6), num_samples=4, jit=False) for s in (by_mask, given)
+    ]
     assert torch.equal(runs[0].draws, runs[1].draws)
