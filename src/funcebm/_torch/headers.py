@@ -1,8 +1,8 @@
 """The header of all kernels, precompiled: parsing it is two thirds of what a small program costs the C++ compiler.
 
-Compiling it ahead takes three times as long as parsing it once and 150 MB of the cache folder, so nobody waits for it: when a
-second program is compiled, a process in the background, of lowest priority, makes it for those that follow. It changes the time
-of compiling only. ``FUNCEBM_PRECOMPILE=0`` switches it off.
+Compiling it ahead takes two to three times as long as parsing it once and 150 MB of the cache folder, so nobody waits for it:
+when the first program is about to be compiled, a process in the background, of lowest priority, makes it for those that follow,
+once a machine and torch. It changes the time of compiling only. ``FUNCEBM_PRECOMPILE=0`` switches it off.
 """
 
 from __future__ import annotations
@@ -18,44 +18,47 @@ import time
 
 from . import native
 
-__all__ = ["precompiled"]
+__all__ = ["begin", "precompiled"]
 
 _STALE = 600.0  # seconds after which an unfinished attempt is taken for dead
 
 
-def precompiled(include: str, flags: tuple[str, ...]) -> tuple[str, ...]:
-    """Flags that make a compilation use the precompiled header, ``()`` where there is none (yet).
+def begin(include: str, flags: tuple[str, ...]) -> None:
+    """Has the header precompiled in the background, if it is not there and nobody does it.
 
     Args:
         include: the line with which a source begins.
         flags: of the compilation; a header is good for the same ones only.
     """
+    if (folder := _folder(include, flags)) is None or (folder / "funcebm.hpp.gch").exists():
+        return
+    with contextlib.suppress(OSError):
+        _make(folder, include, flags, native.compiler("c++") or [])
+
+
+def precompiled(include: str, flags: tuple[str, ...]) -> tuple[str, ...]:
+    """Flags that make a compilation use the precompiled header, ``()`` where there is none (yet)."""
+    folder = _folder(include, flags)
+    if folder is None or not (folder / "funcebm.hpp.gch").exists():
+        return ()
+    return ("-include", str(folder / "funcebm.hpp"))
+
+
+def _folder(include: str, flags: tuple[str, ...]) -> pathlib.Path | None:
+    """Where the header is kept, or ``None`` where there shall be none."""
     command = native.compiler("c++")
     is_on = os.environ.get("FUNCEBM_PRECOMPILE", "1") not in ("0", "false", "no")
-    if (
-        command is None
-        or not is_on
-        or "g++" not in os.path.basename(os.path.realpath(command[0]))
-        or os.name != "posix"
-    ):
-        return ()
-    named = native.digest_of((include, flags), command)
-    folder = native.cache_dir() / f"header-{named}"
-    header = folder / "funcebm.hpp"
-    if (folder / "funcebm.hpp.gch").exists():
-        return ("-include", str(header))
-    with contextlib.suppress(OSError):
-        _make(folder, header, include, flags, command)
-    return ()
+    if command is None or not is_on or os.name != "posix":
+        return None
+    if "g++" not in os.path.basename(os.path.realpath(command[0])):
+        return None
+    return native.cache_dir() / f"header-{native.digest_of((include, flags), command)}"
 
 
-def _make(folder: pathlib.Path, header: pathlib.Path, include: str, flags: tuple[str, ...], command: list[str]) -> None:
-    """Starts the background process; the first call only notes that there was one."""
-    first, begun = folder / "first", folder / "begun"
-    if not first.exists():
-        folder.mkdir(exist_ok=True)
-        first.touch()
-        return
+def _make(folder: pathlib.Path, include: str, flags: tuple[str, ...], command: list[str]) -> None:
+    """Starts the background process."""
+    header, begun = folder / "funcebm.hpp", folder / "begun"
+    folder.mkdir(exist_ok=True)
     try:
         os.close(os.open(begun, os.O_CREAT | os.O_EXCL))
     except FileExistsError:

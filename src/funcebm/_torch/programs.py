@@ -258,7 +258,9 @@ def program_of(parts: list[Part], times: dict[str, Any] | None = None) -> Progra
     plan = _kept_plan(name)
     times["from"] = "disk" if plan is not None else "scratch"
     if plan is None:
-        plan = make_plan(parts)._replace(flags=_flags())
+        flags = _flags()
+        headers.begin(INCLUDE, flags)
+        plan = make_plan(parts)._replace(flags=flags)
         native.write(f"plan-{name}", pickle.dumps(plan))
     times["generated"] = time.perf_counter() - start
     start = time.perf_counter()
