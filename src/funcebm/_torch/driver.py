@@ -26,7 +26,7 @@ from .layout import (
     num_elements,
     span,
 )
-from .lowering import lower
+from .segments import lower
 from .stages import last_uses, stages_of
 
 __all__ = ["Writer"]

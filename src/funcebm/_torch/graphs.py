@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Iterable, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Body", "results_of", "scan_loop", "while_loop"]
+__all__ = ["Body", "described", "results_of", "scan_loop", "while_loop"]
 
 
 class Body(NamedTuple):
@@ -38,3 +38,40 @@ def results_of(graph: torch.fx.Graph) -> list[torch.fx.Node]:
     """The nodes of a graph that are its outputs."""
     outputs: Any = graph.output_node().args[0]
     return list(outputs)
+
+
+def described(nodes: Iterable[torch.fx.Node], names: dict[torch.fx.Node, str]) -> list[str]:
+    """What nodes do, a line each, in the same words in every process.
+
+    Args:
+        nodes: in order.
+        names: of those that are read and not among them; the others are added.
+    """
+
+    def show(value: Any) -> str:
+        if isinstance(value, torch.fx.Node):
+            return names[value]
+        if isinstance(value, (tuple, list)):
+            return "(" + ",".join(map(show, value)) + ")"
+        if isinstance(value, dict):
+            return "{" + ",".join(f"{name}:{show(part)}" for name, part in value.items()) + "}"
+        return repr(value)
+
+    text = []
+    for index, node in enumerate(nodes):
+        names[node] = f"%{index}"
+        value = node.meta.get("val")
+        kind = f"{tuple(value.shape)}{value.dtype}{value.device}" if isinstance(value, Tensor) else ""
+        text.append(f"%{index} {_name_of(node)} {show(node.args)} {show(node.kwargs)} {kind}")
+        if "bodies" in node.meta:
+            text.append(f"length {node.meta['length']}")
+            for inner in node.meta["bodies"]:
+                text += ["[", *described(inner.nodes, {}), "]"]
+    return text
+
+
+def _name_of(node: torch.fx.Node) -> str:
+    if node.op != "call_function":
+        return node.op
+    is_operator = isinstance(node.target, torch._ops.OpOverload)
+    return str(node.target) if is_operator else str(getattr(node.target, "__name__", ""))

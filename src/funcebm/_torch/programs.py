@@ -17,7 +17,8 @@ from typing import Any, Iterator
 import torch
 from torch import Tensor
 
-from . import headers, native, threefry_kernels
+from . import headers, native, segments, threefry_kernels
+from .graphs import described
 from .layout import Buffer
 from .lowering import isa
 from .plans import INCLUDE, Part, Plan, make_plan
@@ -203,44 +204,8 @@ def digest(parts: list[Part]) -> str:
     text = [str(_FORMAT), torch.__version__, str(torch.__file__), native.processor()]
     for part in parts:
         text.append(f"is_dynamic {part.is_dynamic}")
-        _describe(part.body.graph, text)
+        text += described(part.body.graph.nodes, {})
     return hashlib.sha256("\n".join(text).encode()).hexdigest()
-
-
-def _name_of(node: torch.fx.Node) -> str:
-    """What a node does, in the same words in every process."""
-    if node.op != "call_function":
-        return node.op
-    return (
-        str(node.target)
-        if isinstance(node.target, torch._ops.OpOverload)
-        else str(getattr(node.target, "__name__", ""))
-    )
-
-
-def _describe(graph: torch.fx.Graph, text: list[str]) -> None:
-    names: dict[torch.fx.Node, str] = {}
-
-    def show(value: Any) -> str:
-        if isinstance(value, torch.fx.Node):
-            return names[value]
-        if isinstance(value, (tuple, list)):
-            return "(" + ",".join(map(show, value)) + ")"
-        if isinstance(value, dict):
-            return "{" + ",".join(f"{name}:{show(part)}" for name, part in value.items()) + "}"
-        return repr(value)
-
-    for index, node in enumerate(graph.nodes):
-        names[node] = f"%{index}"
-        value = node.meta.get("val")
-        kind = f"{tuple(value.shape)}{value.dtype}{value.device}" if isinstance(value, Tensor) else ""
-        text.append(f"%{index} {_name_of(node)} {show(node.args)} {show(node.kwargs)} {kind}")
-        if "bodies" in node.meta:
-            text.append(f"length {node.meta['length']}")
-            for inner in node.meta["bodies"]:
-                text.append("[")
-                _describe(inner, text)
-                text.append("]")
 
 
 _programs: OrderedDict[str, Program] = OrderedDict()
@@ -285,6 +250,7 @@ def _kept_plan(name: str) -> Plan | None:
 def clear() -> None:
     """Forgets the programs of this process."""
     _programs.clear()
+    segments.clear()
 
 
 @functools.cache

@@ -1,0 +1,73 @@
+"""Equal parts of programs are lowered once."""
+
+import pytest
+import torch
+
+import funcebm as ebm
+from funcebm import loops, transforms
+from funcebm._torch import lowering
+
+pytestmark = pytest.mark.compiled
+X = torch.linspace(-1, 1, 6)
+
+
+@pytest.fixture
+def lowered(monkeypatch):
+    """How often a part of a graph is lowered, from nothing."""
+    transforms.clear_cache()
+    counts, lower = [], lowering.lower
+
+    def counted(*args):
+        counts.append(args)
+        return lower(*args)
+
+    monkeypatch.setattr(lowering, "lower", counted)
+    return counts
+
+
+def _step(x):
+    return (1.25 * x).sin() + x.mean()
+
+
+def _three(x):
+    return loops.scan(lambda x, _: (_step(x), ()), x, torch.arange(3))[0]
+
+
+def test_a_body_that_two_programs_share_is_lowered_once(lowered):
+    expected = _step(_step(_step(X)))
+    torch.testing.assert_close(ebm.jit(_three)(X), expected)
+    before = len(lowered)
+    torch.testing.assert_close(ebm.jit(lambda x: _three(x).cos())(X), expected.cos())
+    assert len(lowered) == before + 1  # the cosine
+    torch.testing.assert_close(ebm.jit(lambda x: (x.exp(), _three(x.exp()) + 1)[1])(X), _three(X.exp()) + 1)
+    assert len(lowered) == before + 3
+
+
+def test_other_constants_shapes_and_types_are_lowered_anew(lowered):
+    torch.testing.assert_close(ebm.jit(_three)(X), _three(X))
+    for x in (X[:5], X.double()):
+        before = len(lowered)
+        torch.testing.assert_close(ebm.jit(_three)(x), _three(x))
+        assert len(lowered) > before
+    before = len(lowered)
+    other = ebm.jit(lambda x: loops.scan(lambda x, _: ((1.5 * x).sin() + x.mean(), ()), x, torch.arange(3))[0])
+    other(X)
+    assert len(lowered) > before
+
+
+def test_a_part_reads_its_inputs_where_they_are_now(lowered):
+    """The same operators with their inputs exchanged, twice the same, or in other blocks of memory."""
+
+    def between(a, b):
+        return 2.75 * a - b
+
+    programs = [
+        lambda x, y: between(x, y),
+        lambda x, y: between(y, x),
+        lambda x, y: between(x, x),
+        lambda x, y: loops.scan(lambda c, _: ((c[1], between(*c)), ()), (x, y), torch.arange(4))[0],
+        lambda x, y: loops.scan(lambda c, _: ((between(*c), c[0]), ()), (x, y), torch.arange(4))[0],
+    ]
+    for program in programs:
+        for got, right in zip(ebm.jit(program)(X, X + 3), program(X, X + 3), strict=True):
+            torch.testing.assert_close(got, right)
