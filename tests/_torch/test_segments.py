@@ -5,7 +5,7 @@ import torch
 
 import funcebm as ebm
 from funcebm import loops, transforms
-from funcebm._torch import lowering
+from funcebm._torch import lowering, programs
 
 pytestmark = pytest.mark.compiled
 X = torch.linspace(-1, 1, 6)
@@ -15,6 +15,7 @@ X = torch.linspace(-1, 1, 6)
 def lowered(monkeypatch):
     """How often a part of a graph is lowered, from nothing."""
     transforms.clear_cache()
+    monkeypatch.setattr(programs, "_kept_plan", lambda name: None)  # of an earlier run, on disk
     counts, lower = [], lowering.lower
 
     def counted(*args):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import OrderedDict
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from torch import Tensor
