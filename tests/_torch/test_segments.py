@@ -50,10 +50,12 @@ def test_other_constants_shapes_and_types_are_lowered_anew(lowered):
         before = len(lowered)
         torch.testing.assert_close(ebm.jit(_three)(x), _three(x))
         assert len(lowered) > before
-    before = len(lowered)
-    other = ebm.jit(lambda x: loops.scan(lambda x, _: ((1.5 * x).sin() + x.mean(), ()), x, torch.arange(3))[0])
-    other(X)
-    assert len(lowered) > before
+    others = [lambda x: (1.5 * x).sin() + x.mean(), lambda x: (1.25 * x).sin() + x.sum(), lambda x: (1.25 * x).sin()]
+    for step in others:
+        before = len(lowered)
+        got = ebm.jit(lambda x: loops.scan(lambda x, _: (step(x), ()), x, torch.arange(3))[0])(X)  # noqa: B023
+        torch.testing.assert_close(got, step(step(step(X))))
+        assert len(lowered) > before
 
 
 def test_a_part_reads_its_inputs_where_they_are_now(lowered):
