@@ -30,11 +30,13 @@ class RBM(Protocol):
     Attributes:
         free_energy: ``(params, visible) -> ()``, what to train with: gradients with the hidden layer summed out.
         joint: ``(params, x) -> ()``.
+        visible_energy: ``(params, visible) -> ()``, what the visible units cost by themselves.
         hidden_free_energy: ``(params, hidden) -> ()``, with the visible layer summed out.
         hidden_logits: ``(params, visible) -> (H,)``, the log odds of each hidden unit given the visible ones.
         visible_logits: ``(params, hidden) -> (V,)``, the log odds of each visible unit; of Gaussian ones the mean.
-        conditional: ``(params, x, block) -> (V + H,)``, the log odds of all units given those of the other layer, for
-            Gibbs sampling; None for Gaussian visible units.
+        conditional: ``(params, x, block) -> logits``, the log odds of units given those of the other layer, for Gibbs sampling:
+            of all ``(V + H,)`` where the block is a mask; of one layer of ``x = {"visible", "hidden"}`` where it is a name. None
+            for Gaussian visible units.
         params: ``(weight, visible_bias=0.0, hidden_bias=0.0)``, and ``scale=1.0`` for Gaussian visible units.
         init: ``(key, mean=None, weight_scale=0.01) -> params`` to train from; ``mean`` are means of data ``(V,)``.
         space: of the visible units. ``joint_space``: of all units.
@@ -45,10 +47,11 @@ class RBM(Protocol):
 
     free_energy: Energy
     joint: Energy
+    visible_energy: Energy
     hidden_free_energy: Energy
     hidden_logits: Callable[[Params, Tensor], Tensor]
     visible_logits: Callable[[Params, Tensor], Tensor]
-    conditional: Callable[[Params, Tensor, Any], Tensor] | None
+    conditional: Callable[[Params, Position, Any], Tensor] | None
     params: Callable[..., Params]
     init: Callable[..., Params]
     space: spaces.Space
@@ -145,19 +148,20 @@ def rbm(num_visible: int, num_hidden: int, *, visible: str = "bernoulli") -> RBM
         params = cast_params(params, h)
         return params["visible_bias"] + h @ params["weight"].t()
 
-    def of_visible(params: Params, v: Tensor) -> Tensor:
-        """What the visible units cost by themselves."""
+    def visible_energy(params: Params, v: Position) -> Tensor:
+        v = sites(v, (num_visible,))
+        params = cast_params(params, v)
         if is_gaussian:
             return ((v - params["visible_bias"]) ** 2 * torch.exp(-2 * params["log_scale"])).sum() / 2
         return -(v * params["visible_bias"]).sum()
 
     def joint(params: Params, x: Position) -> Tensor:
         v, h = split(x)
-        return of_visible(cast_params(params, v), v) - (hidden_logits(params, v) * h).sum()
+        return visible_energy(params, v) - (hidden_logits(params, v) * h).sum()
 
     def free_energy(params: Params, v: Position) -> Tensor:
         v = sites(v, (num_visible,))
-        return of_visible(cast_params(params, v), v) - softplus(hidden_logits(params, v)).sum()
+        return visible_energy(params, v) - softplus(hidden_logits(params, v)).sum()
 
     def hidden_free_energy(params: Params, h: Position) -> Tensor:
         h = sites(h, (num_hidden,))
@@ -175,8 +179,10 @@ def rbm(num_visible: int, num_hidden: int, *, visible: str = "bernoulli") -> RBM
             return free_energy(params, x)
         return joint(params, x)
 
-    def conditional(params: Params, x: Tensor, block: Any = None) -> Tensor:
+    def conditional(params: Params, x: Position, block: Any = None) -> Tensor:
         v, h = split(x)
+        if isinstance(block, str):
+            return visible_logits(params, h) if block == "visible" else hidden_logits(params, v)
         return torch.cat([visible_logits(params, h), hidden_logits(params, v)])
 
     over_hidden = is_gaussian or num_hidden <= num_visible
@@ -205,6 +211,7 @@ def rbm(num_visible: int, num_hidden: int, *, visible: str = "bernoulli") -> RBM
         energy,
         free_energy=free_energy,
         joint=joint,
+        visible_energy=visible_energy,
         hidden_free_energy=hidden_free_energy,
         hidden_logits=hidden_logits,
         visible_logits=visible_logits,

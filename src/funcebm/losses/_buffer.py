@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+import warnings
+from typing import Any, Callable, NamedTuple, Union
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, random, tree
+from .. import checks, random, spaces, tree
 from ..types import Batch, Key, Position, Tree
 
 __all__ = [
     "BufferNoise",
+    "Initial",
     "PersistentMemory",
     "age",
     "begin",
@@ -20,10 +22,17 @@ __all__ = [
     "choose",
     "draw_buffer",
     "draw_initial",
+    "is_space",
     "num_drawn",
     "put",
+    "starts_of",
     "take",
+    "warn_of_levels",
 ]
+
+
+Initial = Union[Callable[[Key], Position], Tree, None]
+"""Where chains start: a function of a key, a space, or None for normal numbers."""
 
 
 class PersistentMemory(NamedTuple):
@@ -47,6 +56,34 @@ class BufferNoise(NamedTuple):
     restart: Tree
 
 
+def is_space(value: Any) -> bool:
+    """Whether this is a tree of :mod:`funcebm.spaces`, and not of tensors, nor a function."""
+    found = tree.leaves(value)
+    return bool(found) and all(isinstance(leaf, spaces.Space) for leaf in found)
+
+
+def starts_of(initial: Callable[[Key], Position] | Tree, batch: Batch) -> Callable[[Key], Position]:
+    """Where one chain starts, for a function or for a space, whose levels the data must hold."""
+    if not is_space(initial):
+        return initial
+    spaces.check(initial, batch, "the batch")
+    return spaces.start(initial, dtype=tree.first(batch).dtype)
+
+
+def warn_of_levels(batch: Batch) -> None:
+    """Chains for data of two levels should not start from normal noise."""
+    first = tree.first(batch)
+    if not checks.is_concrete(first) or len(tree.leaves(batch)) > 1:
+        return
+    low, high = first.amin(), first.amax()
+    if bool(low < high) and bool(((first == low) | (first == high)).all()):
+        warnings.warn(
+            f"the data hold two levels only, {low.item():g} and {high.item():g}, but chains start from standard normal "
+            "numbers. For a model of discrete states pass its space: initial=funcebm.spaces.binary(shape).",
+            stacklevel=3,
+        )
+
+
 def check_buffer(buffer_size: int, restart_probability: float | Tensor) -> None:
     """The numbers of a buffer, at the door."""
     checks.positive_int("buffer_size", buffer_size)
@@ -68,10 +105,10 @@ def num_drawn(batch: Batch, buffer_size: int, num_more: int = 0) -> int:
     return num
 
 
-def draw_initial(key: Key, batch: Batch, num: int, initial: Callable[[Key], Position] | None) -> Position:
-    """``num`` positions where chains start: the user's, or standard normal numbers like the data."""
+def draw_initial(key: Key, batch: Batch, num: int, initial: Initial) -> Position:
+    """``num`` positions where chains start: the user's, uniform in a space, or standard normal numbers like the data."""
     if initial is not None:
-        return vmap(initial)(random.split(key, num))
+        return vmap(starts_of(initial, batch))(random.split(key, num))
     return tree.normal_like(key, tree.map(lambda leaf: leaf[:1].expand(num, *leaf.shape[1:]), batch))
 
 

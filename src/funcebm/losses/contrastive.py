@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Callable, NamedTuple
 
 from torch import Tensor
-from torch.func import vmap
 
 from .. import checks, random, tree
 from ..types import Batch, Energy, Key, Loss, Params, Position, Sampler, Tree
@@ -80,8 +79,9 @@ def contrastive_divergence(
         energy: ``(params, x) -> ()``.
         sampler: a kernel for the same energy.
         num_steps: k, static.
-        start: where chains start: ``"data"`` (the batch), ``"noise"`` (standard normal numbers like the batch), a function
-            ``key -> position`` of one chain, or a tree of positions ``(B, *event)``.
+        start: where chains start: ``"data"`` (the batch), ``"noise"`` (standard normal numbers like the batch), a space of
+            discrete states (:mod:`funcebm.spaces`, uniform in it), a function ``key -> position`` of one chain, or a tree of
+            positions ``(B, *event)``.
         regularization: :math:`w \ge 0`, in units of one over energy; keeps energies near zero. ``()``.
         gradient_penalty: :math:`v \ge 0`, keeps the energy flat at the data; costs a second derivative. ``()``.
         trim: :math:`f` in [0, 1): the mean over the B negatives leaves out the ``int(f * B)`` of the highest energies, which
@@ -114,31 +114,38 @@ def contrastive_divergence(
     options = Options(regularization, gradient_penalty, trim, clamp, data_noise)
     check(num_steps, options)
     if isinstance(start, str):
-        must = 'start must be "data", "noise", a function of a key, or a tree of positions'
+        must = 'start must be "data", "noise", a space, a function of a key, or a tree of positions'
         checks.require(start in ("data", "noise"), must, start, 'Write start="data" for plain CD.')
+    is_drawn = callable(start) or _buffer.is_space(start)
+    _check_bits(start, data_noise)
 
     def draw(key: Key, batch: Batch) -> ContrastiveNoise:
         key_start, key_chain, key_data = random.split(key, 3)
         first: Tree = ()
-        if callable(start):
-            first = vmap(start)(random.split(key_start, tree.batch_size(batch)))
+        if is_drawn:
+            first = _buffer.draw_initial(key_start, batch, tree.batch_size(batch), start)
         elif isinstance(start, str) and start == "noise":
             first = tree.normal_like(key_start, batch)
-        positions = first if callable(start) else batch if isinstance(start, str) else start
+        positions = first if is_drawn else batch if isinstance(start, str) else start
         noise = draw_chain(sampler, key_chain, positions, num_steps)
         return ContrastiveNoise(first, noise, draw_data_noise(key_data, batch, data_noise))
 
     def prepare(params: Params, memory: Tree, batch: Batch, noise: ContrastiveNoise) -> Contrast:
-        if isinstance(start, str):
-            positions = batch if start == "data" else noise.start
-        else:
-            positions = noise.start if callable(start) else start
+        positions = batch if isinstance(start, str) and start == "data" else noise.start
+        if not is_drawn and not isinstance(start, str):
+            positions = start
         state, metrics = run_chain(
             sampler, numbers(sampler, tuning, positions), num_steps, params, positions, noise.chain
         )
         return Contrast(perturbed(batch, noise.data, data_noise), state.position, (), metrics)
 
     return staged(without_memory, draw, prepare, make_objective(energy, options))
+
+
+def _check_bits(start: Start | None, data_noise: float | Tensor) -> None:
+    if _buffer.is_space(start):
+        none = not isinstance(data_noise, Tensor) and data_noise == 0
+        checks.require(none, "data_noise is for real data", data_noise, "Leave it out: normal noise leaves the levels.")
 
 
 # -- persistent contrastive divergence ----------------------------------------------------------------------------
@@ -151,7 +158,7 @@ def persistent_contrastive_divergence(
     *,
     buffer_size: int,
     restart_probability: float | Tensor = 0.05,
-    initial: Callable[[Key], Position] | None = None,
+    initial: _buffer.Initial = None,
     regularization: float | Tensor = 0.0,
     gradient_penalty: float | Tensor = 0.0,
     trim: float = 0.0,
@@ -171,7 +178,9 @@ def persistent_contrastive_divergence(
         num_steps: k, static.
         buffer_size: how many chains are kept; at least the batch size.
         restart_probability: of each chain drawn, in [0, 1]. ``()``.
-        initial: ``key -> position``, where one chain starts and restarts; by default standard normal, like the data.
+        initial: where chains start and restart: a space of discrete states (:mod:`funcebm.spaces`, uniform in it), or a function
+            ``key -> position`` of one chain (``spaces.start(space, mean=data.mean(0))``, for example); by default standard
+            normal, like the data.
         regularization, gradient_penalty, trim, clamp, data_noise: as in :func:`contrastive_divergence`.
         tuning: the numbers of the sampler; by default its own.
 
@@ -199,9 +208,12 @@ def persistent_contrastive_divergence(
     options = Options(regularization, gradient_penalty, trim, clamp, data_noise)
     check(num_steps, options)
     _buffer.check_buffer(buffer_size, restart_probability)
+    _check_bits(initial, data_noise)
 
     def init(key: Key, params: Params, batch: Batch) -> PersistentMemory:
         _buffer.num_drawn(batch, buffer_size)
+        if initial is None:
+            _buffer.warn_of_levels(batch)
         return _buffer.begin(_buffer.draw_initial(key, batch, buffer_size, initial))
 
     def draw(key: Key, batch: Batch) -> PersistentNoise:

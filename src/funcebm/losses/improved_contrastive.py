@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ def improved_contrastive_divergence(
     divergence_weight: float | Tensor = 1.0,
     entropy_weight: float | Tensor = 1.0,
     restart_probability: float | Tensor = 0.05,
-    initial: Callable[[Key], Position] | None = None,
+    initial: _buffer.Initial = None,
     regularization: float | Tensor = 0.0,
     gradient_penalty: float | Tensor = 0.0,
     trim: float = 0.0,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import random, samplers, tree
 from ..samplers.parallel_tempering import Ladder
-from ..types import Batch, Energy, Key, Loss, Params, Position, Sampler, Tree
+from ..types import Batch, Energy, Key, Loss, Params, Sampler, Tree
 from . import _buffer
 from ._buffer import PersistentMemory
 from ._contrast import (
@@ -37,7 +37,7 @@ def parallel_tempering_contrastive_divergence(
     buffer_size: int,
     reference: Energy | None = None,
     restart_probability: float | Tensor = 0.0,
-    initial: Callable[[Key], Position] | None = None,
+    initial: _buffer.Initial = None,
     regularization: float | Tensor = 0.0,
     gradient_penalty: float | Tensor = 0.0,
     trim: float = 0.0,
@@ -60,7 +60,8 @@ def parallel_tempering_contrastive_divergence(
         buffer_size: how many ladders are kept; at least the batch size.
         reference: the energy at :math:`\beta = 0`, ``(params, x) -> ()``; None is 0.
         restart_probability: of each ladder drawn, in [0, 1]; hot rungs restart chains by themselves. ``()``.
-        initial: ``key -> position``, where one rung starts and restarts; by default standard normal, like the data.
+        initial: ``key -> position``, where one rung starts and restarts, or a space of discrete states; by default standard
+            normal, like the data.
         regularization, gradient_penalty, trim, clamp, data_noise: as in :func:`contrastive_divergence`.
         tuning: the numbers of the parallel tempering; by default its own.
 

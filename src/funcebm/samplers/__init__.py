@@ -18,6 +18,7 @@ from .nuts import nuts
 from .parallel_tempering import communication_barrier, num_restarts, parallel_tempering, tune_ladder
 from .parts import on
 from .random_walk import random_walk
+from .rbm_gibbs import rbm_gibbs
 from .riemannian_hmc import riemannian_hmc
 from .sghmc import sghmc
 from .sgld import sgld
@@ -54,6 +55,7 @@ __all__ = [
     "on",
     "parallel_tempering",
     "random_walk",
+    "rbm_gibbs",
     "riemannian_hmc",
     "sghmc",
     "sgld",

@@ -13,6 +13,7 @@ torch.Size([1, 10])
 
 from .enumeration import index, num_states, state, states
 from .integers import collect, from_integers, to_integers
+from .moves import changes, neighbour, shift, site_sizes
 from .space import Space, binary, categorical, check, ordinal, real, spins
 from .starts import sample, start
 
@@ -20,14 +21,18 @@ __all__ = [
     "Space",
     "binary",
     "categorical",
+    "changes",
     "check",
     "collect",
     "from_integers",
     "index",
+    "neighbour",
     "num_states",
     "ordinal",
     "real",
     "sample",
+    "shift",
+    "site_sizes",
     "spins",
     "start",
     "state",

@@ -1,0 +1,151 @@
+"""Contrastive divergence over bits: chains start in the space, the gradient of an RBM is that of its likelihood."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.laws import assert_mean, assert_uniform
+
+import funcebm as ebm
+from funcebm import energies, losses, random, samplers, spaces, tree
+from funcebm.energies import exact
+from funcebm.samplers.rbm_gibbs import RBMGibbsNoise
+
+MACHINE = energies.rbm(4, 3)
+PARAMS = MACHINE.params(random.normal(random.key(1), (4, 3), dtype=torch.float64), 0.2, -0.3)
+LAW = exact.log_probabilities(MACHINE, MACHINE.space)(PARAMS).exp()
+
+
+def _numbers(positions):
+    return torch.func.vmap(lambda x: spaces.index(MACHINE.space, x))(positions)
+
+
+def _matrix(sampler, params, space):
+    """Of a step on bits: from every state, over a fine grid of the hidden units (exact for them) and analytic in the visible."""
+    hidden = spaces.states(spaces.binary(3), torch.float64)
+    states = spaces.states(space, torch.float64)
+    matrix = torch.zeros(len(states), len(states), dtype=torch.float64)
+    for i, v in enumerate(states):
+        of_hidden = torch.sigmoid(MACHINE.hidden_logits(params, v))
+        for h in hidden:
+            # a uniform of 0 makes a unit 1, one of 1 makes it 0: so the step is asked for exactly this h and each v
+            chance_h = torch.where(h > 0, of_hidden, 1 - of_hidden).prod()
+            of_visible = torch.sigmoid(MACHINE.visible_logits(params, h))
+            for j, w in enumerate(states):
+                noise = RBMGibbsNoise(1 - h, 1 - w)
+                after, info = sampler.step(params, (), sampler.init(params, v), noise)
+                assert torch.equal(after.position, w)
+                torch.testing.assert_close(info.energy, MACHINE.free_energy(params, w))
+                matrix[i, j] += chance_h * torch.where(w > 0, of_visible, 1 - of_visible).prod()
+    return matrix
+
+
+def test_block_gibbs_is_reversible_for_the_free_energy():
+    matrix = _matrix(samplers.rbm_gibbs(MACHINE), PARAMS, MACHINE.space)
+    torch.testing.assert_close(matrix.sum(1), torch.ones(16, dtype=torch.float64))
+    flow = LAW[:, None] * matrix
+    assert (flow - flow.T).abs().max() < 1e-16
+    eigenvalues = torch.linalg.eigvals(matrix).abs().sort().values
+    assert eigenvalues[-2] < 0.99
+
+
+def test_block_gibbs_stays_in_the_law():
+    sampler = samplers.rbm_gibbs(MACHINE)
+    starts = MACHINE.sample(random.key(2), PARAMS, 8000)
+    samples = ebm.sample(random.key(3), sampler, PARAMS, starts, num_samples=3, jit=False)
+    assert_uniform(torch.bincount(_numbers(samples.draws[:, -1]), minlength=16), LAW)
+
+
+def test_block_gibbs_of_gaussian_units_stays_in_the_law():
+    machine = energies.rbm(1, 2, visible="gaussian")
+    weight = torch.tensor([[1.1, -0.4]], dtype=torch.float64)
+    params = machine.params(weight, 0.3, [0.2, 0.5], scale=0.7)
+    starts = machine.sample(random.key(0), params, 20_000)
+    samples = ebm.sample(random.key(1), samplers.rbm_gibbs(machine), params, starts, num_samples=2, jit=False)
+    nodes = torch.linspace(-12, 12, 20001, dtype=torch.float64)
+    weights = torch.softmax(-torch.func.vmap(machine, (None, 0))(params, nodes[:, None]), 0)
+    for draws in (starts, samples.draws[:, -1]):
+        for power in (1, 2, 3):
+            assert_mean(draws**power, (weights * nodes**power).sum())
+
+
+def test_the_gradient_of_long_contrastive_divergence_is_that_of_the_likelihood():
+    sampler = samplers.rbm_gibbs(MACHINE)
+    data = MACHINE.sample(random.key(4), MACHINE.params(torch.zeros(4, 3).double(), 0.5), 50)
+
+    def likelihood(params):
+        values = torch.func.vmap(MACHINE.free_energy, (None, 0))(params, data)
+        return values.mean() + MACHINE.log_normalizer(params)
+
+    expected = torch.func.grad(likelihood)(PARAMS)
+    starts = MACHINE.sample(random.key(5), PARAMS, 50 * 60).reshape(60, 50, 4)  # in the law from the start
+
+    def slope(key, start):
+        loss = losses.contrastive_divergence(MACHINE.free_energy, sampler, 1, start=start)
+        return torch.func.grad(lambda params: loss(key, params, data)[0])(PARAMS)
+
+    slopes = [slope(key, start) for key, start in zip(random.split(random.key(6), 60), starts, strict=True)]
+    slopes = tree.stack(slopes)
+    for name, leaf in slopes.items():
+        assert_mean(leaf, expected[name])
+
+
+@pytest.mark.parametrize("make", ["cd", "pcd", "tempered"])
+def test_chains_start_uniformly_in_the_space(make):
+    space = spaces.spins(3)
+    energy = lambda params, x: -params * x.sum()  # noqa: E731
+    stay = samplers.random_walk(energy, step_size=0.1)
+    batch = torch.ones(500, 3, dtype=torch.float64)
+    if make == "cd":
+        loss = losses.contrastive_divergence(energy, stay, 1, start=space)
+        starts = loss.draw(random.key(0), batch).start
+    elif make == "pcd":
+        loss = losses.persistent_contrastive_divergence(energy, stay, 1, buffer_size=500, initial=space)
+        starts = loss.init(random.key(0), torch.tensor(0.0), batch).positions
+    else:
+        loss = losses.parallel_tempering_contrastive_divergence(
+            energy, lambda energy, beta: stay, [0.5, 1.0], 1, buffer_size=500, initial=space
+        )
+        starts = loss.init(random.key(0), torch.tensor(0.0), batch).positions.reshape(-1, 3)
+    assert starts.dtype == torch.float64
+    spaces.check(space, starts)
+    assert_mean(starts, 0.0)
+
+
+def test_chains_that_go_on_stay_in_the_space():
+    sampler = samplers.rbm_gibbs(MACHINE)
+    mean = torch.full((4,), 0.9, dtype=torch.float64)
+    for initial in (MACHINE.space, spaces.start(MACHINE.space, mean=mean, dtype=torch.float64)):
+        loss = losses.persistent_contrastive_divergence(
+            MACHINE.free_energy, sampler, 2, buffer_size=20, initial=initial, restart_probability=0.2
+        )
+        batch = MACHINE.sample(random.key(0), PARAMS, 6)
+        memory = loss.init(random.key(1), PARAMS, batch)
+        for i in range(3):
+            memory = loss(random.key(2 + i), PARAMS, batch, memory)[1].memory
+        spaces.check(MACHINE.space, memory.positions)
+
+
+def test_bits_and_normal_starts_are_a_warning():
+    sampler = samplers.random_walk(MACHINE.free_energy, step_size=0.1)
+    loss = losses.persistent_contrastive_divergence(MACHINE.free_energy, sampler, 1, buffer_size=10)
+    with pytest.warns(UserWarning, match="initial=funcebm.spaces.binary"):
+        loss.init(random.key(0), PARAMS, torch.tensor([[0.0, 1.0, 1.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda energy, s: losses.contrastive_divergence(energy, s, 1, start=MACHINE.space, data_noise=0.1), "levels"),
+        (
+            lambda energy, s: losses.persistent_contrastive_divergence(
+                energy, s, 1, buffer_size=9, initial=MACHINE.space
+            ).init(random.key(0), PARAMS, torch.full((2, 4), 0.5)),
+            "the batch must hold only the levels",
+        ),
+        (lambda energy, s: s.init(PARAMS, torch.full((4,), 0.5)), "levels of the space"),
+    ],
+)
+def test_bad_calls_are_refused_in_words(call, words):
+    with pytest.raises(ValueError, match=words):
+        call(MACHINE.free_energy, samplers.rbm_gibbs(MACHINE))
