@@ -161,6 +161,36 @@ def test_numbers_that_are_taken_out_of_a_tensor_of_outside_are_never_stale(read,
         torch.testing.assert_close(scaled(x), value * x)
 
 
+def test_what_is_computed_from_tensors_of_outside_alone_has_a_value(x):
+    """It decides an ``if`` and the length of a loop, in the body of a loop too, and is never stale."""
+    outside = torch.tensor([1.0, 2.0])
+
+    def grown(x):
+        for _ in range(int((outside.sum() * 2).round()) - 4):
+            x = 2 * x if (outside.square().sum() > 7.0) else x - 1
+        return x
+
+    def inside(x):
+        return loops.scan(lambda c, _: (grown(c), ()), x, torch.arange(2))[0]
+
+    under_grad = vmap(grad(lambda x: grown(x).sin().sum()))
+    for function in (grown, inside, under_grad):
+        jitted = jit(function)
+        for second in (1.5, 2.0, 2.5):
+            outside[1] = second
+            torch.testing.assert_close(jitted(x), function(x))
+
+
+def test_what_depends_on_an_argument_has_no_value(x):
+    outside = torch.ones(())
+    for function in (
+        lambda x: x if (outside + x.sum()) > 0 else -x,
+        lambda x: x if x.new_ones(2).sum() > x.sum() else 2 * x,
+    ):
+        with pytest.raises(TracedValueError, match="must not ask"):
+            jit(function)(x)
+
+
 def test_a_traced_tensor_gives_no_numbers_to_numpy(x):
     with pytest.raises(TracedValueError, match="must not ask"):
         jit(lambda x: x * float(x.numpy()[0, 0]))(x)

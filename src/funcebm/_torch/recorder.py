@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .changes import RESHAPED, Storage, change, mark_failures, read_by_strides, view_of
 from .graphs import Body, scan_loop, while_loop
-from .reads import Reads
+from .reads import Reads, value_from_outside
 
 __all__ = ["Recorder", "ValueAsked", "current", "real_arange", "record"]
 
@@ -58,6 +58,7 @@ class Recorder(TorchDispatchMode):
         self.fake_mode, self.parent = fake_mode, parent
         self.graph = torch.fx.Graph()
         self.captured: list[Tensor] = []
+        self.outside: dict[torch.fx.Node, Tensor] = {}  # what is captured, by its placeholder
         self.values_read: list[Tensor] = []
         self.places: dict[int, torch.fx.Node] = {}  # of tensors, by id
         self.fakes: dict[int, Tensor] = {}  # of real tensors, by id
@@ -91,12 +92,9 @@ class Recorder(TorchDispatchMode):
     def add_input(self, value: Tensor | _Like, strides: tuple[int, ...] | None = None) -> Tensor:
         """A new input of the graph, with the shape of ``value``: a fake tensor."""
         with self.paused():
-            fake = torch.empty(value.shape, dtype=value.dtype, device=value.device)
-            fake = (
-                fake
-                if strides is None
-                else torch.empty_strided(value.shape, strides, dtype=value.dtype, device=value.device)
-            )
+            like = {"dtype": value.dtype, "device": value.device}
+            ordered = torch.empty(value.shape, **like)
+            fake = ordered if strides is None else torch.empty_strided(value.shape, strides, **like)
         self._add_placeholder(fake, fake)
         self.num_inputs += 1
         return fake
@@ -146,6 +144,7 @@ class Recorder(TorchDispatchMode):
             node = self._add_placeholder(fake, fake)
             self.places[id(tensor)] = node
             self.captured.append(captured)
+            self.outside[node] = captured
             self.kept.append(tensor)
             return node
         storage = self.storage_of(tensor) if not _is_real(tensor) else None
@@ -247,21 +246,20 @@ class Recorder(TorchDispatchMode):
         return fake
 
     def _capture_real(self, value: Tensor, fake: Tensor) -> None:
-        self._add_placeholder(fake, fake)
+        self.outside[self._add_placeholder(fake, fake)] = value
         self.captured.append(value)
 
     def _value_of(self, tensor: Tensor) -> Any:
         """The value of a tensor that does not depend on the arguments; others have none yet."""
-        if _is_real(tensor):
-            top = self
-            while top.parent is not None:
-                top = top.parent
-            top.values_read.append(tensor)
-            return _item(tensor)
-        node = self.places.get(id(tensor))
-        if node is not None and "constant" in node.meta:
-            return _item(node.meta["constant"])
-        raise ValueAsked("a number that is traced has no value yet")
+        read: list[Tensor] = [tensor] if _is_real(tensor) else []
+        if not read and id(tensor) not in self.places:
+            raise ValueAsked("a number that is traced has no value yet")
+        value = tensor if read else value_from_outside(self, self.place(tensor), read, ValueAsked)
+        top = self
+        while top.parent is not None:
+            top = top.parent
+        top.values_read += read
+        return _item(value)
 
     # -- loops ---------------------------------------------------------------------------------------------------
 
