@@ -92,7 +92,7 @@ class Recorder(TorchDispatchMode):
     def add_input(self, value: Tensor | _Like, strides: tuple[int, ...] | None = None) -> Tensor:
         """A new input of the graph, with the shape of ``value``: a fake tensor."""
         with self.paused():
-            like = {"dtype": value.dtype, "device": value.device}
+            like: Any = {"dtype": value.dtype, "device": value.device}
             ordered = torch.empty(value.shape, **like)
             fake = ordered if strides is None else torch.empty_strided(value.shape, strides, **like)
         self._add_placeholder(fake, fake)
