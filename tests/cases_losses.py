@@ -84,7 +84,10 @@ def with_labels(name: str, batch: Tree) -> Tree:
 
 def _joint() -> Loss:
     of_data = losses.persistent_contrastive_divergence(
-        energies.energy_of_logits(classifier), _langevin(), 2, buffer_size=10
+        energies.energy_of_logits(classifier),
+        lambda energy: samplers.langevin(energy, step_size=0.05),
+        2,
+        buffer_size=10,
     )
     return losses.joint_energy(classifier, of_data, weight=0.7, label_smoothing=0.1, data_noise=0.05)
 

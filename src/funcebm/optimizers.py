@@ -1,7 +1,8 @@
 """Optimizers as pure functions, with the shape of optax and the numbers of ``torch.optim``.
 
 An optimizer turns gradients into *updates*; :func:`apply_updates` adds them to the parameters. States hold tensors only,
-so that an optimizer runs inside a compiled loop, and under ``torch.func.vmap`` over parameters or learning rates.
+so that an optimizer runs inside a compiled loop, and under ``torch.func.vmap`` over parameters or learning rates. Their numbers
+are arguments of what is compiled: another learning rate compiles nothing.
 """
 
 from __future__ import annotations
@@ -79,18 +80,33 @@ def _count(params: Params) -> Tensor:
     return torch.zeros((), dtype=torch.int64, device=tree.first(params).device)
 
 
-def _rate_at(learning_rate: Any, step: Tensor) -> float | Tensor:
+def _schedule(learning_rate: LearningRate) -> Schedule:
     """The rate of the update number ``step``, from 0."""
-    return learning_rate(step) if callable(learning_rate) else learning_rate
+    if callable(learning_rate):
+        return learning_rate
+    rate = tree.number(learning_rate)
+    return lambda step: rate
 
 
-def _decay(gradients: Tree, params: Params, weight_decay: float) -> Tree:
-    return gradients if weight_decay == 0 else tree.add_scaled(gradients, weight_decay, params)
+def _times(factor: Tensor, leaf: Tensor) -> Tensor:
+    return tree.cast_like(factor, leaf) * leaf
 
 
-def _scaled(rate: float | Tensor, direction: Tree) -> Tree:
-    """``-rate * direction``, in the dtypes of the direction."""
-    return tree.map(lambda leaf: (-rate * leaf).to(leaf.dtype), direction)
+def _add_scaled(a: Tree, factor: Tensor, b: Tree) -> Tree:
+    return tree.map(lambda x, y: x + _times(factor, y), a, b)
+
+
+def _decayed(weight_decay: float | Tensor) -> Callable[[Tree, Params], Tree]:
+    """``(gradients, params) -> gradients + weight_decay * params``."""
+    if _is_zero(weight_decay):
+        return lambda gradients, params: gradients
+    weight = tree.number(weight_decay)
+    return lambda gradients, params: _add_scaled(gradients, weight, params)
+
+
+def _is_zero(value: float | Tensor) -> bool:
+    """Whether something is left out for good: a number 0, not a tensor, which may change."""
+    return not isinstance(value, Tensor) and value == 0
 
 
 def sgd(
@@ -126,15 +142,23 @@ def sgd(
     _check_not_negative("weight_decay", weight_decay)
     checks.require(momentum > 0 or not nesterov, "nesterov needs momentum", f"momentum={momentum}", "Try momentum=0.9.")
 
+    rate_at, decay, has_momentum, factor = (
+        _schedule(learning_rate),
+        _decayed(weight_decay),
+        momentum != 0,
+        tree.number(momentum),
+    )
+
     def init(params: Params) -> SGDState:
-        return SGDState(_count(params), tree.zeros_like(params) if momentum else ())
+        return SGDState(_count(params), tree.zeros_like(params) if has_momentum else ())
 
     def update(gradients: Tree, state: SGDState, params: Params) -> tuple[Tree, SGDState]:
-        direction, velocity = _decay(gradients, params, weight_decay), state.velocity
-        if momentum:
-            velocity = tree.add_scaled(direction, momentum, velocity)
-            direction = tree.add_scaled(direction, momentum, velocity) if nesterov else velocity
-        return _scaled(_rate_at(learning_rate, state.step), direction), SGDState(state.step + 1, velocity)
+        direction, velocity = decay(gradients, params), state.velocity
+        if has_momentum:
+            velocity = _add_scaled(direction, factor, velocity)
+            direction = _add_scaled(direction, factor, velocity) if nesterov else velocity
+        rate = -rate_at(state.step)
+        return tree.map(lambda leaf: _times(rate, leaf), direction), SGDState(state.step + 1, velocity)
 
     return Optimizer(init, update)
 
@@ -171,7 +195,7 @@ def adam(
     >>> updates
     tensor([-0.1000])
     """
-    return _adam(learning_rate, beta1, beta2, epsilon, lambda g, p: _decay(g, p, weight_decay), weight_decay, 0.0)
+    return _adam(learning_rate, beta1, beta2, epsilon, _decayed(weight_decay), weight_decay, 0.0)
 
 
 def adamw(
@@ -214,7 +238,7 @@ def _adam(
     epsilon: float,
     regularise: Callable[[Tree, Params], Tree],
     weight_decay: float,
-    decoupled: float,
+    decoupled: float | Tensor,
 ) -> Optimizer:
     _check_rate(learning_rate)
     _check_fraction("beta1", beta1)
@@ -222,22 +246,31 @@ def _adam(
     checks.positive("epsilon", epsilon, "Try 1e-8.")
     _check_not_negative("weight_decay", weight_decay)
 
+    rate_at, small, is_decoupled, decay = (
+        _schedule(learning_rate),
+        tree.number(epsilon),
+        not _is_zero(decoupled),
+        tree.number(decoupled),
+    )
+    betas = (tree.number(beta1), tree.number(beta2))
+    rest1, rest2 = 1 - betas[0], 1 - betas[1]
+    log_betas = tuple(tree.number(math.log(beta) if beta else -math.inf) for beta in (beta1, beta2))
+
     def init(params: Params) -> AdamState:
         return AdamState(_count(params), tree.zeros_like(params), tree.zeros_like(params))
 
     def update(gradients: Tree, state: AdamState, params: Params) -> tuple[Tree, AdamState]:
         gradients = regularise(gradients, params)
         step = state.step + 1
-        rate = _rate_at(learning_rate, state.step)
-        first = tree.map(lambda mean, g: beta1 * mean + (1 - beta1) * g, state.first, gradients)
-        second = tree.map(lambda mean, g: beta2 * mean + (1 - beta2) * g * g, state.second, gradients)
-
-        corrections = {dtype: _corrections((beta1, beta2), step, dtype) for dtype in _dtypes(params)}
+        rate = -rate_at(state.step)
+        first = tree.map(lambda mean, g: _times(betas[0], mean) + _times(rest1, g), state.first, gradients)
+        second = tree.map(lambda mean, g: _times(betas[1], mean) + _times(rest2, g) * g, state.second, gradients)
+        corrections = {dtype: _corrections(log_betas, step, dtype) for dtype in _dtypes(params)}
 
         def new(mean: Tensor, square: Tensor, leaf: Tensor) -> Tensor:
             correction1, correction2 = corrections[leaf.dtype]
-            move = mean / correction1 / ((square / correction2).sqrt() + epsilon)
-            return (-rate * (move + decoupled * leaf if decoupled else move)).to(leaf.dtype)
+            move = mean / correction1 / ((square / correction2).sqrt() + tree.cast_like(small, leaf))
+            return _times(rate, move + _times(decay, leaf) if is_decoupled else move)
 
         return tree.map(new, first, second, params), AdamState(step, first, second)
 
@@ -248,11 +281,11 @@ def _dtypes(params: Params) -> list[torch.dtype]:
     return list(dict.fromkeys(leaf.dtype for leaf in tree.leaves(params)))
 
 
-def _corrections(betas: tuple[float, ...], step: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+def _corrections(log_betas: tuple[Tensor, ...], step: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """``1 - beta ** step`` without cancellation, at least in single precision; stacked, so that none is computed anew
     for each number of the params. ``()`` each."""
     count = step.to(torch.promote_types(dtype, torch.float32))
-    parts = [-torch.expm1(count * math.log(beta)) if beta else torch.ones_like(count) for beta in betas]
+    parts = [-torch.expm1(_times(log_beta, count)) for log_beta in log_betas]
     return torch.stack(parts).unbind(0)
 
 
@@ -278,10 +311,12 @@ def clip_by_global_norm(max_norm: float | Tensor) -> Optimizer:
     tensor([0.6000, 0.8000])
     """
     checks.positive("max_norm", max_norm)
+    most = tree.number(max_norm)
 
     def update(gradients: Tree, state: tuple[()], params: Params) -> tuple[Tree, tuple[()]]:
         norm = tree.squared_norm(gradients).sqrt()
-        factor = torch.where(norm > max_norm, max_norm / norm, torch.ones_like(norm))
+        limit = tree.cast_like(most, norm)
+        factor = torch.where(norm > limit, limit / norm, torch.ones_like(norm))
         return tree.map(lambda leaf: leaf * factor.to(leaf.dtype), gradients), ()
 
     return Optimizer(lambda params: (), update)

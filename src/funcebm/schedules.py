@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Sequence, Union
+from typing import Callable, Sequence, Union
 
 import torch
 from torch import Tensor
 
-from . import checks
+from . import checks, tree
 from .types import Schedule
 
 __all__ = [
@@ -52,12 +52,20 @@ def _progress(step: Tensor, num_steps: int) -> Tensor:
     return (_real(step) / num_steps).clamp(0, 1)
 
 
-def _between(start: Number, end: Number, weight: Tensor) -> Tensor:
+def _between(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
     """``start`` at weight 0 and ``end`` at weight 1, both exactly."""
     return start * (1 - weight) + end * weight
 
 
-def _number(name: str, value: Number) -> None:
+def _like(value: Number) -> Callable[[Tensor], Tensor]:
+    """A number in the dtype of what it meets, and an argument where a schedule is compiled; tensors keep their dtype."""
+    if isinstance(value, Tensor):
+        return lambda like: value
+    number = tree.number(value)
+    return lambda like: tree.cast_like(number, like)
+
+
+def _number(name: str, value: Number) -> Callable[[Tensor], Tensor]:
     if isinstance(value, Tensor):
         checks.require(
             value.dim() == 0, f"{name} must be a number or a 0-d tensor", str(tuple(value.shape)), "Index it."
@@ -65,18 +73,20 @@ def _number(name: str, value: Number) -> None:
     else:
         right = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         checks.require(right, f"{name} must be a finite number or a 0-d tensor", value, "Give a number, such as 0.1.")
+    return _like(value)
 
 
 def _in_range(
     name: str, value: Number, right: str, low: float, high: float, *, open_low: bool, open_high: bool
-) -> None:
-    _number(name, value)
+) -> Callable[[Tensor], Tensor]:
+    number = _number(name, value)
     if isinstance(value, Tensor):
         if not checks.is_concrete(value):
-            return
+            return number
         value = float(value)
     inside = (low < value if open_low else low <= value) and (value < high if open_high else value <= high)
     checks.require(inside, f"{name} must be in {right}", value, f"Give a number in {right}.")
+    return number
 
 
 def _increasing(name: str, boundaries: Sequence[int]) -> None:
@@ -101,8 +111,13 @@ def constant(value: Number) -> Schedule:
     >>> constant(0.1)(torch.tensor(7))
     tensor(0.1000)
     """
-    _number("value", value)
-    return lambda step: torch.zeros_like(_real(step)) + value
+    number = _number("value", value)
+
+    def schedule(step: Tensor) -> Tensor:
+        zero = torch.zeros_like(_real(step))
+        return zero + number(zero)
+
+    return schedule
 
 
 def linear(start: Number, end: Number, num_steps: int) -> Schedule:
@@ -122,10 +137,14 @@ def linear(start: Number, end: Number, num_steps: int) -> Schedule:
     >>> linear(1.0, 0.0, 4)(torch.arange(6))
     tensor([1.0000, 0.7500, 0.5000, 0.2500, 0.0000, 0.0000])
     """
-    _number("start", start)
-    _number("end", end)
+    first, last = _number("start", start), _number("end", end)
     checks.positive_int("num_steps", num_steps)
-    return lambda step: _between(start, end, _progress(step, num_steps))
+
+    def schedule(step: Tensor) -> Tensor:
+        weight = _progress(step, num_steps)
+        return _between(first(weight), last(weight), weight)
+
+    return schedule
 
 
 def cosine(start: Number, end: Number, num_steps: int) -> Schedule:
@@ -147,12 +166,12 @@ def cosine(start: Number, end: Number, num_steps: int) -> Schedule:
     >>> cosine(1.0, 0.0, 3)(torch.arange(5))
     tensor([1.0000, 0.7500, 0.2500, 0.0000, 0.0000])
     """
-    _number("start", start)
-    _number("end", end)
+    first, last = _number("start", start), _number("end", end)
     checks.positive_int("num_steps", num_steps)
 
     def schedule(step: Tensor) -> Tensor:
-        return _between(start, end, (1 - torch.cos(math.pi * _progress(step, num_steps))) / 2)
+        weight = (1 - torch.cos(math.pi * _progress(step, num_steps))) / 2
+        return _between(first(weight), last(weight), weight)
 
     return schedule
 
@@ -175,14 +194,15 @@ def exponential(start: Number, decay_rate: Number, *, num_steps: int = 1, minimu
     >>> exponential(1.0, 0.5, minimum=0.2)(torch.arange(4))
     tensor([1.0000, 0.5000, 0.2500, 0.2000])
     """
-    _number("start", start)
-    _in_range("decay_rate", decay_rate, "(0, 1]", 0, 1, open_low=True, open_high=False)
-    _in_range("minimum", minimum, "[0, inf)", 0, math.inf, open_low=False, open_high=True)
+    first = _number("start", start)
+    rate = _in_range("decay_rate", decay_rate, "(0, 1]", 0, 1, open_low=True, open_high=False)
+    least = _in_range("minimum", minimum, "[0, inf)", 0, math.inf, open_low=False, open_high=True)
     checks.positive_int("num_steps", num_steps)
 
     def schedule(step: Tensor) -> Tensor:
-        value = start * decay_rate ** (_real(step) / num_steps)
-        return torch.maximum(value, torch.zeros_like(value) + minimum)
+        periods = _real(step) / num_steps
+        value = first(periods) * rate(periods) ** periods
+        return torch.maximum(value, torch.zeros_like(value) + least(value))
 
     return schedule
 
@@ -209,13 +229,13 @@ def geometric(start: Number, end: Number, num_steps: int) -> Schedule:
     >>> geometric(4.0, 1.0, 2)(torch.arange(4))
     tensor([4., 2., 1., 1.])
     """
-    _in_range("start", start, "(0, inf)", 0, math.inf, open_low=True, open_high=True)
-    _in_range("end", end, "(0, inf)", 0, math.inf, open_low=True, open_high=True)
+    first = _in_range("start", start, "(0, inf)", 0, math.inf, open_low=True, open_high=True)
+    last = _in_range("end", end, "(0, inf)", 0, math.inf, open_low=True, open_high=True)
     checks.positive_int("num_steps", num_steps)
 
     def schedule(step: Tensor) -> Tensor:
         weight = _progress(step, num_steps)
-        return start ** (1 - weight) * end**weight
+        return first(weight) ** (1 - weight) * last(weight) ** weight
 
     return schedule
 
@@ -241,8 +261,13 @@ def logarithmic(start: Number) -> Schedule:
     >>> logarithmic(6.0)(torch.tensor([0, 2, 6, 62]))
     tensor([6., 3., 2., 1.])
     """
-    _in_range("start", start, "(0, inf)", 0, math.inf, open_low=True, open_high=True)
-    return lambda step: start / torch.log2(_real(step) + 2)
+    first = _in_range("start", start, "(0, inf)", 0, math.inf, open_low=True, open_high=True)
+
+    def schedule(step: Tensor) -> Tensor:
+        logarithm = torch.log2(_real(step) + 2)
+        return first(logarithm) / logarithm
+
+    return schedule
 
 
 def polynomial(start: Number, end: Number, num_steps: int, *, power: Number = 2.0) -> Schedule:
@@ -252,7 +277,7 @@ def polynomial(start: Number, end: Number, num_steps: int, *, power: Number = 2.
         start: :math:`v_0`, the value at step 0. ``()``.
         end: :math:`v_T`, the value from step ``num_steps`` on. ``()``.
         num_steps: :math:`T \ge 1`.
-        power: :math:`p > 0`. ``()``.
+        power: :math:`p > 0`; a number is static. ``()``.
 
     Returns:
         A schedule: step index ``()`` to value ``()``.
@@ -263,11 +288,15 @@ def polynomial(start: Number, end: Number, num_steps: int, *, power: Number = 2.
     >>> polynomial(1.0, 0.0, 2, power=2.0)(torch.arange(4))
     tensor([1.0000, 0.2500, 0.0000, 0.0000])
     """
-    _number("start", start)
-    _number("end", end)
+    first, last = _number("start", start), _number("end", end)
     _in_range("power", power, "(0, inf)", 0, math.inf, open_low=True, open_high=True)
     checks.positive_int("num_steps", num_steps)
-    return lambda step: _between(end, start, (1 - _progress(step, num_steps)) ** power)
+
+    def schedule(step: Tensor) -> Tensor:
+        weight = (1 - _progress(step, num_steps)) ** power
+        return _between(last(weight), first(weight), weight)
+
+    return schedule
 
 
 def piecewise(boundaries: Sequence[int], values: Sequence[Number]) -> Schedule:
@@ -291,14 +320,13 @@ def piecewise(boundaries: Sequence[int], values: Sequence[Number]) -> Schedule:
     right = len(values) == len(boundaries) + 1
     must = "values must be one more than boundaries"
     checks.require(right, must, f"{len(values)} and {len(boundaries)}", "Give the value before the first boundary too.")
-    for value in values:
-        _number("each of values", value)
+    numbers = [_number("each of values", value) for value in values]
 
     def schedule(step: Tensor) -> Tensor:
         zero = torch.zeros_like(_real(step))
-        result = zero + values[0]
-        for boundary, value in zip(boundaries, values[1:], strict=True):
-            result = torch.where(_index(step) >= boundary, zero + value, result)
+        result = zero + numbers[0](zero)
+        for boundary, number in zip(boundaries, numbers[1:], strict=True):
+            result = torch.where(_index(step) >= boundary, zero + number(zero), result)
         return result
 
     return schedule
@@ -325,13 +353,14 @@ def warm_up(schedule: Schedule, num_steps: int, *, initial_factor: Number = 0.01
     """
     checks.require(callable(schedule), "schedule must be a function of the step", schedule, "Write constant(0.1), say.")
     checks.positive_int("num_steps", num_steps, minimum=0)
-    _in_range("initial_factor", initial_factor, "[0, inf)", 0, math.inf, open_low=False, open_high=True)
+    factor = _in_range("initial_factor", initial_factor, "[0, inf)", 0, math.inf, open_low=False, open_high=True)
     if num_steps == 0:
         return schedule
 
     def warmed(step: Tensor) -> Tensor:
         after = (_index(step) - num_steps).clamp(min=0)
-        return _between(initial_factor, 1.0, _progress(step, num_steps)) * schedule(after)
+        weight = _progress(step, num_steps)
+        return _between(factor(weight), torch.ones_like(weight), weight) * schedule(after)
 
     return warmed
 
@@ -404,16 +433,16 @@ def temperature(
     >>> temperature(1.0, 10, threshold=0.5)(torch.tensor([0, 5, 6, 10, 20]))
     tensor([0.0000, 0.0000, 0.2000, 1.0000, 1.0000])
     """
-    _in_range("maximum", maximum, "[0, inf)", 0, math.inf, open_low=False, open_high=True)
+    most = _in_range("maximum", maximum, "[0, inf)", 0, math.inf, open_low=False, open_high=True)
     _in_range("threshold", threshold, "[0, 1)", 0, 1, open_low=False, open_high=True)
     checks.positive_int("num_steps", num_steps)
-    _number("start", start)
-    _number("end", end)
+    first, last = _number("start", start), _number("end", end)
     checks.require(end >= start, "end must be at least start", f"start={start}, end={end}", "Swap them.")
 
     def schedule(step: Tensor) -> Tensor:
-        time = _between(start, end, _progress(step, num_steps))
+        weight = _progress(step, num_steps)
+        time = _between(first(weight), last(weight), weight)
         ramp = ((time - threshold) / (1 - threshold)).clamp(0, 1)
-        return (maximum * ramp) ** 0.5 if square_root else maximum * ramp
+        return (most(ramp) * ramp) ** 0.5 if square_root else most(ramp) * ramp
 
     return schedule

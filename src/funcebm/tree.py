@@ -81,6 +81,21 @@ def paths(tree: Tree) -> list[str]:
     ]
 
 
+def describe(tree: Tree, most: int = 3) -> str:
+    """The names, shapes and dtypes of the first leaves, and how many more there are, in one line.
+
+    >>> describe({"a": torch.zeros(3, 2), "b": torch.zeros(3)})
+    'a (3, 2) float32, b (3,) float32'
+    """
+    names, values = paths(tree), leaves(tree)
+    parts = [
+        f"{name} {tuple(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')}"
+        for name, leaf in zip(names, values, strict=True)
+    ]
+    more = [f"and {len(parts) - most} more"] if len(parts) > most else []
+    return ", ".join([part.strip() for part in parts[:most]] + more)
+
+
 def rows(batch: Tree) -> Tensor:
     """A tree of ``(n, *event)`` as one matrix ``(n, D)``, columns in the order of :func:`ravel`.
 
@@ -183,6 +198,17 @@ def batch_size(tree: Tree) -> int:
 def cast_like(tree: Tree, like: Tensor) -> Tree:
     """Floating-point leaves moved to the dtype and device of ``like``; others to its device."""
     return map(lambda leaf: leaf.to(like) if leaf.is_floating_point() else leaf.to(like.device), tree)
+
+
+def number(value: float | Tensor) -> Tensor:
+    """A number as a 0-d tensor, which a compiled function takes as an argument: another one compiles nothing.
+
+    In double precision, so that nothing is lost; :func:`cast_like` gives it the dtype and the device of what it meets.
+
+    >>> number(0.1), number(torch.tensor(2.0))
+    (tensor(0.1000, dtype=torch.float64), tensor(2.))
+    """
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
 
 
 def normal_like(key: Key, tree: Tree) -> Tree:

@@ -288,3 +288,40 @@ def test_together_the_clamp_is_on_the_gap_alone_and_the_regularization_takes_all
 def test_bad_arguments_are_refused_at_the_door(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+OTHER = {
+    "langevin": lambda of: samplers.langevin(of, step_size=0.1),
+    "hmc": lambda of: samplers.hmc(of, step_size=0.1, num_leapfrog=2),
+    "random_walk": lambda of: samplers.random_walk(of, step_size=0.1),
+    "thin": lambda of: samplers.thin(samplers.mala(of, step_size=0.1), 2),
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+@pytest.mark.parametrize("is_persistent", [False, True])
+def test_the_sampler_of_another_energy_is_refused(name, is_persistent):
+    def make(sampler):
+        if is_persistent:
+            return losses.persistent_contrastive_divergence(energy, sampler, 2, buffer_size=8)
+        return losses.contrastive_divergence(energy, sampler, 2)
+
+    params, batch = torch.tensor(1.0), torch.ones(4, 2)
+    for other in (lambda params, x: 2 * energy(params, x), lambda params, x: energy(params, x - 1)):
+        with pytest.raises(ValueError, match="the sampler must be one of the energy that is trained"):
+            make(OTHER[name](other)).init(random.key(0), params, batch)
+        arguments = {"optimizer": ebm.optimizers.sgd(0.1), "num_steps": 1, "batch_size": 4, "jit": False}
+        with pytest.raises(ValueError, match="lambda energy"):
+            ebm.fit(random.key(0), make(OTHER[name](other)), params, batch, **arguments)
+    make(OTHER[name](lambda params, x: energy(params, x))).init(random.key(0), params, batch)  # equal, not identical
+    make(OTHER[name]).init(random.key(0), params, batch)
+
+
+def test_a_sampler_made_of_the_energy_is_the_one_that_is_passed():
+    params, batch = torch.tensor(1.3), random.normal(random.key(5), (4, 2))
+    passed = losses.contrastive_divergence(energy, LANGEVIN, 3)
+    made = losses.contrastive_divergence(energy, lambda energy: samplers.langevin(energy, step_size=0.1), 3)
+    assert torch.equal(passed(random.key(1), params, batch)[0], made(random.key(1), params, batch)[0])
+    for wrong in (3, lambda energy: 3):
+        with pytest.raises(TypeError, match="must be"):
+            losses.contrastive_divergence(energy, wrong, 3)

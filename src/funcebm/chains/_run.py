@@ -31,6 +31,7 @@ from ._loop import (
     take_block,
     to_inside,
 )
+from ._text import text_of
 from .reducers import Reducer
 
 __all__ = ["Run", "Samples", "finish", "go_on", "start"]
@@ -76,6 +77,9 @@ class Samples(NamedTuple):
     is_complete: bool | tuple[()]
     run: Run | tuple[()]
     chains: tuple[int, int, int] | tuple[()] = ()
+
+    def __repr__(self) -> str:
+        return text_of(self)
 
 
 _THREADS_FROM = 2**15  # numbers that a chunk computes; for fewer a thread would not be worth its start

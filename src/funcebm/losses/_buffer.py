@@ -122,11 +122,11 @@ def choose(key: Key, num_slots: int, num: int) -> Tensor:
 
 
 def draw_buffer(
-    key_slots: Key, key_is_restarted: Key, restart: Tree, buffer_size: int, restart_probability: float | Tensor
+    key_slots: Key, key_is_restarted: Key, restart: Tree, buffer_size: int, restart_probability: Tensor
 ) -> BufferNoise:
     """Which slots go on, and which of them from new positions."""
     num = tree.batch_size(restart)
-    is_restarted = random.uniform(key_is_restarted, num) < restart_probability
+    is_restarted = random.uniform(key_is_restarted, num) < restart_probability.to(key_slots.device)
     return BufferNoise(choose(key_slots, buffer_size, num), is_restarted, restart)
 
 

@@ -10,31 +10,50 @@ from torch.func import vmap
 
 from .. import checks, fields, loops, random, tree
 from ..fields import require_scalar
-from ..types import Batch, Energy, Key, LossAux, Params, Position, Sampler, Tree, step_of_chains
+from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Sampler, Tree, step_of_chains
+from . import _buffer
+from ._buffer import BufferNoise, PersistentMemory
+from ._staged import staged
 
 __all__ = [
     "Contrast",
+    "MakeSampler",
     "Options",
-    "check",
+    "PersistentNoise",
+    "check_energy",
     "draw_chain",
     "draw_data_noise",
     "energies_of",
     "make_objective",
+    "number_or_zero",
     "numbers",
+    "options_of",
+    "persistent",
     "perturbed",
     "run_chain",
+    "sampler_of",
     "value_and_metrics",
 ]
+
+MakeSampler = Callable[[Energy], Sampler]
 
 
 class Options(NamedTuple):
     """How positives and negatives are compared; as in :func:`funcebm.losses.contrastive_divergence`."""
 
-    regularization: float | Tensor = 0.0
-    gradient_penalty: float | Tensor = 0.0
-    trim: float = 0.0
-    clamp: float | Tensor | None = None
-    data_noise: float | Tensor = 0.0
+    regularization: float | Tensor
+    gradient_penalty: float | Tensor
+    trim: float
+    clamp: Tensor | None
+    data_noise: float | Tensor
+
+
+class PersistentNoise(NamedTuple):
+    """Which chains go on and which restart, the noise of their steps, and that on the data (or ``()``)."""
+
+    buffer: BufferNoise
+    chain: Tree
+    data: Tree
 
 
 class Contrast(NamedTuple):
@@ -46,16 +65,76 @@ class Contrast(NamedTuple):
     metrics: dict[str, Tensor]
 
 
-def check(num_steps: int, options: Options) -> None:
-    """Counts and numbers, at the door."""
-    checks.positive_int("num_steps", num_steps)
-    for name in ("regularization", "gradient_penalty", "data_noise", "clamp"):
-        number = getattr(options, name)
+def options_of(
+    regularization: float | Tensor,
+    gradient_penalty: float | Tensor,
+    trim: float,
+    clamp: float | Tensor | None,
+    data_noise: float | Tensor,
+) -> Options:
+    """Checks the options of a contrastive loss, and makes tensors of their numbers."""
+    numbers = {"regularization": regularization, "gradient_penalty": gradient_penalty, "data_noise": data_noise}
+    for name, number in {**numbers, "clamp": clamp}.items():
         if number is not None and not isinstance(number, Tensor):
             fix = "Give None for none." if name == "clamp" else "Give 0 for none."
             checks.require(0 <= number < float("inf"), f"{name} must not be negative", number, fix)
-    right = not isinstance(options.trim, Tensor) and 0 <= options.trim < 1
-    checks.require(right, "trim must be a fraction in [0, 1)", options.trim, "Try 0.1, or 0 for none.")
+    right = not isinstance(trim, Tensor) and 0 <= trim < 1
+    checks.require(right, "trim must be a fraction in [0, 1)", trim, "Try 0.1, or 0 for none.")
+    limit = None if clamp is None else tree.number(clamp)
+    tensors = {name: number_or_zero(number) for name, number in numbers.items()}
+    return Options(trim=trim, clamp=limit, **tensors)
+
+
+def number_or_zero(value: float | Tensor) -> float | Tensor:
+    """A number as a tensor; but 0 as it is, which leaves its term out of the graph."""
+    return 0.0 if _is_zero(value) else tree.number(value)
+
+
+# -- the sampler ----------------------------------------------------------------------------------------------------
+
+
+def sampler_of(energy: Energy, sampler: Sampler | MakeSampler, num_steps: int) -> Sampler:
+    """A sampler of the energy: what a function makes of it, or one that was made before."""
+    checks.positive_int("num_steps", num_steps)
+    if not isinstance(sampler, Sampler):
+        fix = "Write lambda energy: samplers.langevin(energy, step_size=0.1), for example."
+        checks.require(callable(sampler), "sampler must be energy -> Sampler", type(sampler).__name__, fix, TypeError)
+        made = sampler(energy)
+        checks.require(
+            isinstance(made, Sampler), "sampler(energy) must be a Sampler", type(made).__name__, fix, TypeError
+        )
+        return made
+    return sampler
+
+
+def check_energy(energy: Energy, sampler: Sampler, params: Params, positions: Tree) -> None:
+    """The force of a sampler at the first example must be that of the energy, where its state shows them."""
+    one = tree.index(positions, 0)
+    if checks.is_traced((params, one)):
+        return
+    try:
+        state = sampler.init(params, one)
+    except ValueError:  # a position that is none of its kind: who draws or runs the chains says so in their words
+        return
+    name = "gradient" if hasattr(state, "gradient") else "energy" if hasattr(state, "energy") else ""
+    if not name:
+        return
+    value, gradient = (
+        fields.value_and_gradient(energy)(params, one) if name == "gradient" else (energy(params, one), ())
+    )
+    expected, got = (gradient, state.gradient) if name == "gradient" else (value, state.energy)
+    if tree.structure(expected) != tree.structure(got):
+        return
+    scale = tree.squared_norm(expected).sqrt() + tree.squared_norm(got).sqrt()
+    distance = tree.squared_norm(tree.sub(expected, got)).sqrt()
+    if bool(distance > 1e-2 * scale):
+        raise ValueError(
+            checks.message(
+                "the sampler must be one of the energy that is trained",
+                f"at the first example a {name} that differs by {float(distance):.2g}",
+                "Give a function that makes it: lambda energy: samplers.langevin(energy, step_size=0.1).",
+            )
+        )
 
 
 # -- the chain ----------------------------------------------------------------------------------------------------
@@ -119,7 +198,10 @@ def draw_data_noise(key: Key, batch: Batch, data_noise: float | Tensor) -> Tree:
 
 def perturbed(batch: Batch, noise: Tree, data_noise: float | Tensor) -> Batch:
     """The batch with its noise."""
-    return batch if _is_zero(data_noise) else tree.add_scaled(batch, data_noise, noise)
+    if _is_zero(data_noise):
+        return batch
+    assert isinstance(data_noise, Tensor)
+    return tree.map(lambda leaf, z: leaf + data_noise.to(leaf) * z, batch, noise)
 
 
 # -- the objective ------------------------------------------------------------------------------------------------
@@ -145,18 +227,22 @@ def value_and_metrics(
     kept = negative.sort().values[: negative.shape[0] - num_left_out] if num_left_out else negative
     value = positive.mean() - kept.mean()
     if options.clamp is not None:
-        value = torch.maximum(value, torch.as_tensor(-options.clamp).to(value))
+        value = torch.maximum(value, -options.clamp.to(value))
     if not _is_zero(options.regularization):
-        value = value + options.regularization * (positive.square().mean() + negative.square().mean())
+        value = value + _like(options.regularization, value) * (positive.square().mean() + negative.square().mean())
     if not _is_zero(options.gradient_penalty):
         slopes = vmap(fields.gradient(energy), (None, 0))(params, positives)
-        value = value + options.gradient_penalty * vmap(tree.squared_norm)(slopes).mean()
+        value = value + _like(options.gradient_penalty, value) * vmap(tree.squared_norm)(slopes).mean()
     metrics = {
         "positive_energy": positive.mean().detach(),
         "negative_energy": kept.mean().detach(),
         "energy_gap": (kept.mean() - positive.mean()).detach(),
     }
     return value, metrics
+
+
+def _like(number: float | Tensor, value: Tensor) -> Tensor:
+    return torch.as_tensor(number).to(value)
 
 
 def make_objective(energy: Energy, options: Options) -> Callable[[Params, Contrast], tuple[Tensor, LossAux]]:
@@ -167,3 +253,71 @@ def make_objective(energy: Energy, options: Options) -> Callable[[Params, Contra
         return value, LossAux(contrast.memory, {**metrics, **contrast.metrics})
 
     return objective
+
+
+# -- persistent chains ------------------------------------------------------------------------------------------------
+
+
+def persistent(
+    energy: Energy,
+    sampler: Sampler,
+    num_steps: int,
+    options: Options,
+    tuning: Tree | None,
+    *,
+    buffer_size: int,
+    restart_probability: float | Tensor,
+    draw_initial: Callable[[Key, Batch, int], Tree],
+    is_checked: bool = False,
+    is_from_normal: bool = False,
+    example: Callable[[Tree], Position] = lambda starts: starts,
+    begin: Callable[[PersistentMemory], Tree] = lambda chains: chains.positions,
+    end: Callable[[Any], Tree] = lambda state: state.position,
+) -> Loss:
+    """A contrastive loss whose chains live in a buffer.
+
+    Args:
+        energy: what is trained.
+        sampler: of the energy.
+        num_steps: of each chain drawn, in each evaluation.
+        options: how positives and negatives are compared.
+        tuning: the numbers of the sampler, or None for its own.
+        buffer_size: of chains.
+        restart_probability: of each chain drawn.
+        draw_initial: ``(key, batch, num) -> starts``, where chains begin.
+        is_from_normal: whether they begin as normal noise, which data of two levels deserve a warning for.
+        is_checked: whether the sampler may be one of another energy, and ``init`` has to look.
+        example: positions like those of the sampler's noise, of such starts.
+        begin: what ``sampler.init`` takes, of the chains drawn.
+        end: what goes back to the buffer, of the states in which they end.
+    """
+    _buffer.check_buffer(buffer_size, restart_probability)
+    probability = tree.number(restart_probability)
+
+    def init(key: Key, params: Params, batch: Batch) -> PersistentMemory:
+        _buffer.num_drawn(batch, buffer_size)
+        if is_from_normal:
+            _buffer.warn_of_levels(batch)
+        if is_checked:
+            check_energy(energy, sampler, params, batch)
+        return _buffer.begin(draw_initial(key, batch, buffer_size))
+
+    def draw(key: Key, batch: Batch) -> PersistentNoise:
+        num = _buffer.num_drawn(batch, buffer_size)
+        key_slots, key_is_restarted, key_restart, key_chain, key_data = random.split(key, 5)
+        restart = draw_initial(key_restart, batch, num)
+        return PersistentNoise(
+            _buffer.draw_buffer(key_slots, key_is_restarted, restart, buffer_size, probability),
+            draw_chain(sampler, key_chain, example(restart), num_steps),
+            draw_data_noise(key_data, batch, options.data_noise),
+        )
+
+    def prepare(params: Params, memory: PersistentMemory, batch: Batch, noise: PersistentNoise) -> Contrast:
+        chains = _buffer.take(memory, noise.buffer)
+        tuned = numbers(sampler, tuning, chains.positions)
+        state, metrics = run_chain(sampler, tuned, num_steps, params, begin(chains), noise.chain)
+        memory = _buffer.put(memory, noise.buffer, chains._replace(positions=end(state)))
+        metrics["buffer_age"] = _buffer.age(memory)
+        return Contrast(perturbed(batch, noise.data, options.data_noise), state.position, memory, metrics)
+
+    return staged(init, draw, prepare, make_objective(energy, options))

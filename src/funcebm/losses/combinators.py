@@ -58,7 +58,7 @@ def weighted_sum(
     fix = "Give one weight for each loss, under the same names."
     checks.require(right, "losses and weights must match", f"losses {names} and weights {weight_names}", fix)
     parts = [losses[name] for name in names] if isinstance(losses, Mapping) else list(losses)
-    factors = [weights[name] for name in names] if isinstance(weights, Mapping) else list(weights)
+    factors = [tree.number(w) for w in ([weights[name] for name in names] if isinstance(weights, Mapping) else weights)]
 
     def init(key: Key, params: Params, batch: Batch) -> tuple[Tree, ...]:
         keys = random.split(key, len(parts)).unbind(0)
@@ -77,7 +77,7 @@ def weighted_sum(
         memories, metrics = [], {}
         for name, factor, loss, stage in zip(names, factors, parts, prepared, strict=True):
             value, aux = objective(loss, params, stage)
-            total = total + factor * value
+            total = total + factor.to(value) * value
             memories.append(aux.memory)
             metrics[f"{name}/loss"] = value.detach()
             metrics.update({f"{name}/{metric}": number for metric, number in aux.metrics.items()})
@@ -107,13 +107,15 @@ def penalised(loss: Loss, penalty: Callable[[Params, Batch], Tensor], weight: fl
     (tensor(0.4000), tensor(4.))
     """
 
+    factor = tree.number(weight)
+
     def prepare_all(params: Params, memory: Tree, batch: Batch, noise: Tree) -> tuple[Tree, Batch]:
         return prepare(loss, params, memory, batch, noise), batch
 
     def objective_all(params: Params, prepared: tuple[Tree, Batch]) -> tuple[Tensor, LossAux]:
         value, aux = objective(loss, params, prepared[0])
         extra = penalty(params, prepared[1])
-        return value + weight * extra, LossAux(aux.memory, {**aux.metrics, "penalty": extra.detach()})
+        return value + factor.to(value) * extra, LossAux(aux.memory, {**aux.metrics, "penalty": extra.detach()})
 
     return _assemble(loss.init, loss.draw, prepare_all, objective_all)
 

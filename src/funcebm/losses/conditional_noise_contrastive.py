@@ -68,6 +68,7 @@ def conditional_noise_contrastive_estimation(
         right = isinstance(noise, (int, float, Tensor))
         checks.require(right, "noise must be a number or a ConditionalNoise", type(noise).__name__, fix)
         checks.positive("noise", noise, fix)
+        noise = tree.number(noise)
     checks.positive_int("num_noise", num_noise)
 
     def draw(key: Key, batch: Batch) -> Tree:
@@ -76,7 +77,7 @@ def conditional_noise_contrastive_estimation(
             keys = random.split(key, num * num_noise).reshape(num, num_noise, 2)
             return vmap(vmap(noise.sample, (0, None)))(keys, batch)
         repeated = tree.map(lambda leaf: leaf[:, None].expand(num, num_noise, *leaf.shape[1:]), batch)
-        return tree.map(lambda leaf, z: leaf + noise * z, repeated, tree.normal_like(key, repeated))
+        return tree.map(lambda leaf, z: leaf + noise.to(leaf) * z, repeated, tree.normal_like(key, repeated))
 
     def value(params: Params, memory: Tree, batch: Batch, moved: Tree) -> tuple[Tensor, LossAux]:
         def value_at(x: Position) -> Tensor:

@@ -9,19 +9,23 @@ from torch import Tensor
 from .. import checks, random, tree
 from ..types import Batch, Energy, Key, Loss, Params, Position, Sampler, Tree
 from . import _buffer
-from ._buffer import BufferNoise, PersistentMemory
+from ._buffer import PersistentMemory
 from ._contrast import (
     Contrast,
-    Options,
-    check,
+    MakeSampler,
+    PersistentNoise,
+    check_energy,
     draw_chain,
     draw_data_noise,
     make_objective,
     numbers,
+    options_of,
+    persistent,
     perturbed,
     run_chain,
+    sampler_of,
 )
-from ._staged import staged, without_memory
+from ._staged import staged
 
 __all__ = [
     "ContrastiveNoise",
@@ -42,20 +46,12 @@ class ContrastiveNoise(NamedTuple):
     data: Tree
 
 
-class PersistentNoise(NamedTuple):
-    """Which chains go on and which restart, beside what CD needs."""
-
-    buffer: BufferNoise
-    chain: Tree
-    data: Tree
-
-
 # -- contrastive divergence ---------------------------------------------------------------------------------------
 
 
 def contrastive_divergence(
     energy: Energy,
-    sampler: Sampler,
+    sampler: Sampler | MakeSampler,
     num_steps: int,
     *,
     start: Start = "data",
@@ -77,7 +73,7 @@ def contrastive_divergence(
 
     Args:
         energy: ``(params, x) -> ()``.
-        sampler: a kernel for the same energy.
+        sampler: ``energy -> Sampler``, such as ``lambda energy: langevin(energy, step_size=0.1)``, or a sampler of this energy.
         num_steps: k, static.
         start: where chains start: ``"data"`` (the batch), ``"noise"`` (standard normal numbers like the batch), a space of
             discrete states (:mod:`funcebm.spaces`, uniform in it), a function ``key -> position`` of one chain, or a tree of
@@ -97,7 +93,7 @@ def contrastive_divergence(
         ``acceptance_rate``, ``divergence_rate``.
 
     Raises:
-        ValueError: a bad count, number or start; when called, an energy that is not a scalar.
+        ValueError: a bad count, number or start, or the sampler of another energy; when called, an energy that is not a scalar.
 
     Reference: Hinton (2002), Neural Computation 14(8):1771-1800; Du and Mordatch (2019), arXiv:1903.08689, for :math:`w`;
     Grathwohl et al. (2021), arXiv:2010.04230, for :math:`v`; Balcerak et al. (2025), arXiv:2504.10612, for :math:`f` and
@@ -106,18 +102,23 @@ def contrastive_divergence(
     >>> import torch
     >>> from funcebm import samplers
     >>> energy = lambda params, x: params * (x**2).sum() / 2
-    >>> loss = contrastive_divergence(energy, samplers.langevin(energy, step_size=0.1), 5)
+    >>> loss = contrastive_divergence(energy, lambda energy: samplers.langevin(energy, step_size=0.1), 5)
     >>> value, aux = loss(random.key(0), torch.tensor(1.0), torch.zeros(4, 2))
     >>> sorted(aux.metrics)
     ['acceptance_rate', 'divergence_rate', 'energy_gap', 'negative_energy', 'positive_energy']
     """
-    options = Options(regularization, gradient_penalty, trim, clamp, data_noise)
-    check(num_steps, options)
+    options = options_of(regularization, gradient_penalty, trim, clamp, data_noise)
+    kernel = sampler_of(energy, sampler, num_steps)
     if isinstance(start, str):
         must = 'start must be "data", "noise", a space, a function of a key, or a tree of positions'
         checks.require(start in ("data", "noise"), must, start, 'Write start="data" for plain CD.')
     is_drawn = callable(start) or _buffer.is_space(start)
     _check_bits(start, data_noise)
+
+    def init(key: Key, params: Params, batch: Batch) -> tuple[()]:
+        if isinstance(sampler, Sampler):
+            check_energy(energy, sampler, params, batch)
+        return ()
 
     def draw(key: Key, batch: Batch) -> ContrastiveNoise:
         key_start, key_chain, key_data = random.split(key, 3)
@@ -127,19 +128,18 @@ def contrastive_divergence(
         elif isinstance(start, str) and start == "noise":
             first = tree.normal_like(key_start, batch)
         positions = first if is_drawn else batch if isinstance(start, str) else start
-        noise = draw_chain(sampler, key_chain, positions, num_steps)
-        return ContrastiveNoise(first, noise, draw_data_noise(key_data, batch, data_noise))
+        noise = draw_chain(kernel, key_chain, positions, num_steps)
+        return ContrastiveNoise(first, noise, draw_data_noise(key_data, batch, options.data_noise))
 
     def prepare(params: Params, memory: Tree, batch: Batch, noise: ContrastiveNoise) -> Contrast:
         positions = batch if isinstance(start, str) and start == "data" else noise.start
         if not is_drawn and not isinstance(start, str):
             positions = start
-        state, metrics = run_chain(
-            sampler, numbers(sampler, tuning, positions), num_steps, params, positions, noise.chain
-        )
-        return Contrast(perturbed(batch, noise.data, data_noise), state.position, (), metrics)
+        tuned = numbers(kernel, tuning, positions)
+        state, metrics = run_chain(kernel, tuned, num_steps, params, positions, noise.chain)
+        return Contrast(perturbed(batch, noise.data, options.data_noise), state.position, (), metrics)
 
-    return staged(without_memory, draw, prepare, make_objective(energy, options))
+    return staged(init, draw, prepare, make_objective(energy, options))
 
 
 def _check_bits(start: Start | None, data_noise: float | Tensor) -> None:
@@ -153,7 +153,7 @@ def _check_bits(start: Start | None, data_noise: float | Tensor) -> None:
 
 def persistent_contrastive_divergence(
     energy: Energy,
-    sampler: Sampler,
+    sampler: Sampler | MakeSampler,
     num_steps: int,
     *,
     buffer_size: int,
@@ -174,7 +174,8 @@ def persistent_contrastive_divergence(
 
     Args:
         energy: ``(params, x) -> ()``.
-        sampler: a kernel for the same energy; it is initialised anew at each evaluation, since the params have changed.
+        sampler: ``energy -> Sampler``, or a sampler of this energy; it is initialised at each evaluation, since the params have
+            changed.
         num_steps: k, static.
         buffer_size: how many chains are kept; at least the batch size.
         restart_probability: of each chain drawn, in [0, 1]. ``()``.
@@ -190,48 +191,35 @@ def persistent_contrastive_divergence(
         ``restart_probability``.
 
     Raises:
-        ValueError: a bad count or number, or a batch larger than the buffer.
+        ValueError: a bad count or number, the sampler of another energy, or a batch larger than the buffer.
 
     Reference: Tieleman (2008), ICML; Du and Mordatch (2019), arXiv:1903.08689, for the buffer and the restarts.
 
     >>> import torch
     >>> from funcebm import samplers
     >>> energy = lambda params, x: params * (x**2).sum() / 2
-    >>> sampler = samplers.langevin(energy, step_size=0.1)
-    >>> loss = persistent_contrastive_divergence(energy, sampler, 5, buffer_size=10)
+    >>> make_sampler = lambda energy: samplers.langevin(energy, step_size=0.1)
+    >>> loss = persistent_contrastive_divergence(energy, make_sampler, 5, buffer_size=10)
     >>> params, batch = torch.tensor(1.0), torch.zeros(4, 2)
     >>> memory = loss.init(random.key(0), params, batch)
     >>> value, aux = loss(random.key(1), params, batch, memory)
     >>> aux.memory.ages.sum(), aux.metrics["buffer_age"]
     (tensor(4), tensor(0.4000))
     """
-    options = Options(regularization, gradient_penalty, trim, clamp, data_noise)
-    check(num_steps, options)
-    _buffer.check_buffer(buffer_size, restart_probability)
     _check_bits(initial, data_noise)
 
-    def init(key: Key, params: Params, batch: Batch) -> PersistentMemory:
-        _buffer.num_drawn(batch, buffer_size)
-        if initial is None:
-            _buffer.warn_of_levels(batch)
-        return _buffer.begin(_buffer.draw_initial(key, batch, buffer_size, initial))
+    def starts(key: Key, batch: Batch, num: int) -> Position:
+        return _buffer.draw_initial(key, batch, num, initial)
 
-    def draw(key: Key, batch: Batch) -> PersistentNoise:
-        num = _buffer.num_drawn(batch, buffer_size)
-        key_slots, key_is_restarted, key_restart, key_chain, key_data = random.split(key, 5)
-        restart = _buffer.draw_initial(key_restart, batch, num, initial)
-        return PersistentNoise(
-            _buffer.draw_buffer(key_slots, key_is_restarted, restart, buffer_size, restart_probability),
-            draw_chain(sampler, key_chain, restart, num_steps),
-            draw_data_noise(key_data, batch, data_noise),
-        )
-
-    def prepare(params: Params, memory: PersistentMemory, batch: Batch, noise: PersistentNoise) -> Contrast:
-        chains = _buffer.take(memory, noise.buffer)
-        tuned = numbers(sampler, tuning, chains.positions)
-        state, metrics = run_chain(sampler, tuned, num_steps, params, chains.positions, noise.chain)
-        memory = _buffer.put(memory, noise.buffer, chains._replace(positions=state.position))
-        metrics["buffer_age"] = _buffer.age(memory)
-        return Contrast(perturbed(batch, noise.data, data_noise), state.position, memory, metrics)
-
-    return staged(init, draw, prepare, make_objective(energy, options))
+    return persistent(
+        energy,
+        sampler_of(energy, sampler, num_steps),
+        num_steps,
+        options_of(regularization, gradient_penalty, trim, clamp, data_noise),
+        tuning,
+        buffer_size=buffer_size,
+        restart_probability=restart_probability,
+        draw_initial=starts,
+        is_from_normal=initial is None,
+        is_checked=isinstance(sampler, Sampler),
+    )

@@ -43,14 +43,15 @@ def denoising_score_matching(energy: Energy, noise_scale: float | Tensor) -> Los
     tensor(0.5000)
     """
     checks.positive("noise_scale", noise_scale, "Try a tenth of the standard deviation of the data.")
-    gradient = fields.gradient(energy)
+    gradient, number = fields.gradient(energy), tree.number(noise_scale)
 
     def draw(key: Key, batch: Batch) -> Tree:
         return tree.normal_like(key, batch)
 
     def one(params: Params, position: Position, noise: Tree) -> tuple[Tensor, Tensor]:
-        uphill = gradient(params, tree.add_scaled(position, noise_scale, noise))
-        residual = tree.map(lambda g, z: g - z / noise_scale, uphill, noise)
+        scale = tree.cast_like(number, tree.first(position))
+        uphill = gradient(params, tree.add_scaled(position, scale, noise))
+        residual = tree.map(lambda g, z: g - z / scale, uphill, noise)
         return tree.squared_norm(residual) / 2, tree.squared_norm(uphill)
 
     def value(params: Params, memory: Tree, batch: Batch, noise: Tree) -> tuple[Tensor, LossAux]:

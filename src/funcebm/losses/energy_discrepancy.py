@@ -68,6 +68,7 @@ def energy_discrepancy(
     if not isinstance(stabiliser, Tensor):
         must = "stabiliser must not be negative"
         checks.require(0 <= stabiliser < float("inf"), must, stabiliser, "Try 1.0.")
+    numbers = tree.number(noise_scale), tree.number(stabiliser)
 
     def draw(key: Key, batch: Batch) -> DiscrepancyNoise:
         key_away, key_back = random.split(key)
@@ -79,10 +80,11 @@ def energy_discrepancy(
         def value_at(x: Position) -> Tensor:
             return require_scalar(energy(params, x), x)
 
-        moved = tree.add_scaled(batch, noise_scale, noise.away)
-        negatives = tree.map(lambda y, z: y[:, None] + noise_scale * z, moved, noise.back)
+        scale, weight = tree.cast_like(numbers, tree.first(batch))
+        moved = tree.add_scaled(batch, scale, noise.away)
+        negatives = tree.map(lambda y, z: y[:, None] + scale * z, moved, noise.back)
         here, there = vmap(value_at)(batch), vmap(vmap(value_at))(negatives)
-        extra = torch.as_tensor(stabiliser, dtype=here.dtype, device=here.device).log().expand(len(here), 1)
+        extra = weight.to(here).log().expand(len(here), 1)
         contrast = torch.logsumexp(torch.cat([here[:, None] - there, extra], 1), 1)
         loss = contrast.mean() - math.log(num_negatives)
         metrics = {"positive_energy": here.mean().detach(), "negative_energy": there.mean().detach()}

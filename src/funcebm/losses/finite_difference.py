@@ -57,17 +57,19 @@ def finite_difference_score_matching(
     """
     checks.positive("step_size", step_size, "Try 0.1 for data of unit scale in a few dimensions.")
     check_probes(num_probes, probe)
+    number = tree.number(step_size)
 
     def draw(key: Key, batch: Batch) -> Tree:
         return draw_probes(key, batch, num_probes, probe)
 
     def one(params: Params, position: Position, probes: Tree) -> tuple[Tensor, Tensor]:
         here = require_scalar(energy(params, position), position)
+        h, square = tree.cast_like((number, number**2), tree.first(position))
 
         def along(probe: Position) -> tuple[Tensor, Tensor]:
-            ahead = energy(params, tree.add_scaled(position, step_size, probe)) - here
-            behind = energy(params, tree.add_scaled(position, -step_size, probe)) - here
-            return ((ahead - behind) / (2 * step_size)).square(), (ahead + behind) / step_size**2
+            ahead = energy(params, tree.add_scaled(position, h, probe)) - here
+            behind = energy(params, tree.add_scaled(position, -h, probe)) - here
+            return ((ahead - behind) / (2 * h)).square(), (ahead + behind) / square
 
         squared, curvature = vmap(along)(probes)
         return squared.mean(), curvature.mean()

@@ -14,14 +14,16 @@ from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Sampler
 from . import _buffer
 from ._buffer import BufferNoise, PersistentMemory
 from ._contrast import (
-    Options,
-    check,
+    MakeSampler,
+    check_energy,
     draw_chain,
     draw_data_noise,
     energies_of,
     numbers,
+    options_of,
     perturbed,
     run_chain,
+    sampler_of,
     value_and_metrics,
 )
 from ._staged import staged
@@ -55,7 +57,7 @@ class _Prepared(NamedTuple):
 
 def improved_contrastive_divergence(
     energy: Energy,
-    sampler: Sampler,
+    sampler: Sampler | MakeSampler,
     num_steps: int,
     *,
     buffer_size: int,
@@ -85,8 +87,8 @@ def improved_contrastive_divergence(
 
     Args:
         energy: ``(params, x) -> ()``, twice differentiable.
-        sampler: a kernel for the same energy whose step is smooth in the params: ``langevin``. What a Metropolis test decides
-            has no gradient.
+        sampler: ``energy -> Sampler``, or a sampler of this energy, whose step is smooth in the params: ``langevin``. What a
+            Metropolis test decides has no gradient.
         num_steps: k, static.
         buffer_size: how many chains are kept; at least the batch size and ``bank_size``.
         bank_size: how many other chains are looked at for neighbours, static.
@@ -110,26 +112,29 @@ def improved_contrastive_divergence(
 
     >>> from funcebm import samplers
     >>> energy = lambda params, x: params * (x**2).sum() / 2
-    >>> sampler = samplers.langevin(energy, step_size=0.1)
-    >>> loss = improved_contrastive_divergence(energy, sampler, 5, buffer_size=20, bank_size=10)
+    >>> make_sampler = lambda energy: samplers.langevin(energy, step_size=0.1)
+    >>> loss = improved_contrastive_divergence(energy, make_sampler, 5, buffer_size=20, bank_size=10)
     >>> params, batch = torch.tensor(1.0), torch.zeros(4, 2)
     >>> value, aux = loss(random.key(1), params, batch, loss.init(random.key(0), params, batch))
     >>> sorted(set(aux.metrics) - {"acceptance_rate", "divergence_rate"})
     ['buffer_age', 'energy_gap', 'entropy', 'negative_energy', 'positive_energy']
     """
-    options = Options(regularization, gradient_penalty, trim, clamp, data_noise)
-    check(num_steps, options)
+    options, kernel = (
+        options_of(regularization, gradient_penalty, trim, clamp, data_noise),
+        sampler_of(energy, sampler, num_steps),
+    )
     _buffer.check_buffer(buffer_size, restart_probability)
     checks.positive_int("bank_size", bank_size)
     checks.positive_int("num_differentiated", num_differentiated)
     must = "num_differentiated must be at most num_steps"
     checks.require(num_differentiated <= num_steps, must, f"{num_differentiated} and {num_steps}", "Try 1.")
     num_first = num_steps - num_differentiated
-    energies, start, step = energies_of(energy), vmap(sampler.init, (None, 0)), vmap(sampler.step, (None, None, 0, 0))
+    probability, weight, entropy_factor = map(tree.number, (restart_probability, divergence_weight, entropy_weight))
+    energies, start, step = energies_of(energy), vmap(kernel.init, (None, 0)), vmap(kernel.step, (None, None, 0, 0))
 
     def last_steps(params: Params, positions: Position, noise: Tree) -> tuple[Position, Any]:
         """The differentiated steps, unrolled: a compiled loop cannot be differentiated through."""
-        tuned, state, infos = numbers(sampler, tuning, positions), start(params, positions), []
+        tuned, state, infos = numbers(kernel, tuning, positions), start(params, positions), []
         for index in range(num_differentiated):
             state, info = step(params, tuned, state, tree.map(lambda leaf: leaf[index], noise))  # noqa: B023
             infos.append(info)
@@ -137,6 +142,8 @@ def improved_contrastive_divergence(
 
     def init(key: Key, params: Params, batch: Batch) -> PersistentMemory:
         _buffer.num_drawn(batch, buffer_size, bank_size)
+        if isinstance(sampler, Sampler):
+            check_energy(energy, sampler, params, batch)
         return _buffer.begin(_buffer.draw_initial(key, batch, buffer_size, initial))
 
     def draw(key: Key, batch: Batch) -> ImprovedNoise:
@@ -144,12 +151,12 @@ def improved_contrastive_divergence(
         key_slots, key_is_restarted, key_restart, key_chain, key_data = random.split(key, 5)
         restart = _buffer.draw_initial(key_restart, batch, num, initial)
         slots = _buffer.choose(key_slots, buffer_size, num + bank_size)
-        is_restarted = random.uniform(key_is_restarted, num) < restart_probability
+        is_restarted = random.uniform(key_is_restarted, num) < probability.to(key.device)
         return ImprovedNoise(
             BufferNoise(slots[:num], is_restarted, restart),
             slots[num:],
-            draw_chain(sampler, key_chain, restart, num_steps),
-            draw_data_noise(key_data, batch, data_noise),
+            draw_chain(kernel, key_chain, restart, num_steps),
+            draw_data_noise(key_data, batch, options.data_noise),
         )
 
     def prepare(params: Params, memory: PersistentMemory, batch: Batch, noise: ImprovedNoise) -> _Prepared:
@@ -159,7 +166,7 @@ def improved_contrastive_divergence(
         rates: dict[str, Tensor] = {}
         if num_first:
             head = tree.map(lambda leaf: leaf[:num_first], noise.chain)
-            state, rates = run_chain(sampler, numbers(sampler, tuning, before), num_first, params, before, head)
+            state, rates = run_chain(kernel, numbers(kernel, tuning, before), num_first, params, before, head)
             before = state.position
         ends, infos = last_steps(params, before, tail)
         last = {
@@ -170,16 +177,16 @@ def improved_contrastive_divergence(
         metrics = {name: share * rates.get(name, 0.0) + (1 - share) * rate for name, rate in last.items()}
         memory = _buffer.put(memory, noise.buffer, chains._replace(positions=ends))
         metrics["buffer_age"] = _buffer.age(memory)
-        positives = perturbed(batch, noise.data, data_noise)
+        positives = perturbed(batch, noise.data, options.data_noise)
         return _Prepared(positives, ends, before, tail, bank, params, memory, metrics)
 
     def objective(params: Params, prepared: _Prepared) -> tuple[Tensor, LossAux]:
         value, metrics = value_and_metrics(energy, options, params, prepared.positives, prepared.negatives)
         moving, _ = last_steps(params, prepared.before, prepared.noise)
         entropy = nearest_neighbour_entropy(moving, prepared.bank)
-        divergence = energies(prepared.params, moving).mean() - entropy_weight * entropy
+        divergence = energies(prepared.params, moving).mean() - entropy_factor.to(entropy) * entropy
         metrics = {**metrics, **prepared.metrics, "entropy": entropy.detach()}
-        return value + divergence_weight * divergence, LossAux(prepared.memory, metrics)
+        return value + weight.to(value) * divergence, LossAux(prepared.memory, metrics)
 
     return staged(init, draw, prepare, objective)
 

@@ -111,6 +111,7 @@ def jarzynski_maximum_likelihood(
     checks.positive("step_size", step_size, "Try 0.01.")
     if not isinstance(resample_below, Tensor):
         checks.require(0 <= resample_below <= 1, "resample_below must be in [0, 1]", resample_below, "Try 0.5.")
+    step, threshold = tree.number(step_size), tree.number(resample_below)
     annealed = maximum_likelihood(
         energy,
         reference=reference,
@@ -139,7 +140,7 @@ def jarzynski_maximum_likelihood(
     work_all = vmap(work, (0, 0, 0, 0, None))
 
     def walk(params: Params, memory: JarzynskiMemory, noise: Tree) -> tuple[Position, Tensor]:
-        h = torch.as_tensor(step_size).to(memory.log_weights)
+        h = step.to(memory.log_weights)
         start = (memory.positions, *value_and_gradient(memory.params, memory.positions), memory.log_weights)
 
         def body(carry: Any, normal: Tree) -> tuple[Any, tuple[()]]:
@@ -157,7 +158,7 @@ def jarzynski_maximum_likelihood(
         weights = torch.softmax(log_weights, 0)
         log_normalizer, _, size = log_mean_exp(log_weights)
         constant = log_normalizer + (weights * energies(params, positions)).sum()
-        is_resampled = size < resample_below * num_walkers
+        is_resampled = size < threshold.to(size) * num_walkers
         order = torch.arange(num_walkers, device=weights.device)
         places = torch.zeros_like(weights) + (order + noise.uniform) / num_walkers  # of one layout with the weights
         chosen = torch.searchsorted(weights.cumsum(0), places, right=True).clamp(max=num_walkers - 1)

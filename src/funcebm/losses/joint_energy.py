@@ -11,7 +11,7 @@ from torch.func import vmap
 from .. import checks, random, tree
 from ..energies.classifier import Classifier, require_logits
 from ..types import Batch, Key, Loss, LossAux, Params, Position, Tree
-from ._contrast import draw_data_noise, perturbed
+from ._contrast import draw_data_noise, number_or_zero, perturbed
 from ._staged import objective, prepare
 
 __all__ = ["JointNoise", "joint_energy"]
@@ -76,11 +76,15 @@ def joint_energy(
             0 <= data_noise < float("inf"), "data_noise must not be negative", data_noise, "Give 0 for none."
         )
 
+    factor, smoothing = tree.number(weight), tree.number(label_smoothing)
+    data_noise = number_or_zero(data_noise)
+
     def one(params: Params, position: Position, label: Tensor) -> tuple[Tensor, Tensor]:
         logits = require_logits(classifier(params, position))
         log_probabilities = torch.log_softmax(logits, -1)
         at_label = log_probabilities.gather(-1, label[None])[0]
-        value = -(1 - label_smoothing) * at_label - label_smoothing * log_probabilities.mean()
+        hard, soft = tree.cast_like((1 - smoothing, smoothing), at_label)
+        value = -hard * at_label - soft * log_probabilities.mean()
         return value, (logits.argmax(-1) == label).to(logits.dtype)
 
     def init(key: Key, params: Params, batch: Batch) -> Tree:
@@ -103,7 +107,7 @@ def joint_energy(
         entropies, is_right = vmap(one, (None, 0, 0))(params, *prepared[1])
         entropy = entropies.mean()
         metrics = {**aux.metrics, "cross_entropy": entropy.detach(), "accuracy": is_right.mean().detach()}
-        return entropy + weight * value, LossAux(aux.memory, metrics)
+        return entropy + factor.to(value) * value, LossAux(aux.memory, metrics)
 
     def value(params: Params, memory: Tree, batch: Batch, noise: JointNoise) -> tuple[Tensor, LossAux]:
         return objective_both(params, prepare_both(params, memory, batch, noise))

@@ -51,6 +51,7 @@ def kernel_stein_discrepancy(
     """
     checks.positive("length_scale", length_scale, "Give None for the median distance.")
     checks.require(-1 < exponent < 0, "exponent must be in (-1, 0)", exponent, "Try -0.5.")
+    given = None if length_scale is None else tree.number(length_scale)
     slopes = vmap(fields.gradient(energy), (None, 0))
 
     def draw(key: Key, batch: Batch) -> tuple[()]:
@@ -60,7 +61,7 @@ def kernel_stein_discrepancy(
 
     def value(params: Tree, memory: Tree, batch: Batch, noise: tuple[()]) -> tuple[Tensor, LossAux]:
         points, gradients = tree.rows(batch), tree.rows(slopes(params, batch))
-        scale = length_scale
+        scale = given
         if scale is None:
             median = pairwise.median_distance(points)
             scale = torch.where(median > 0, median, 1)

@@ -6,24 +6,11 @@ from typing import Callable, Sequence
 
 from torch import Tensor
 
-from .. import random, samplers, tree
+from .. import checks, samplers, tree
 from ..samplers.parallel_tempering import Ladder
-from ..types import Batch, Energy, Key, Loss, Params, Sampler, Tree
+from ..types import Batch, Energy, Key, Loss, Sampler, Tree
 from . import _buffer
-from ._buffer import PersistentMemory
-from ._contrast import (
-    Contrast,
-    Options,
-    check,
-    draw_chain,
-    draw_data_noise,
-    make_objective,
-    numbers,
-    perturbed,
-    run_chain,
-)
-from ._staged import staged
-from .contrastive import PersistentNoise
+from ._contrast import options_of, persistent
 
 __all__ = ["parallel_tempering_contrastive_divergence"]
 
@@ -77,6 +64,7 @@ def parallel_tempering_contrastive_divergence(
     Reference: Desjardins, Courville, Bengio, Vincent and Delalleau (2010), AISTATS, PMLR 9:145-152.
 
     >>> import torch
+    >>> from funcebm import random
     >>> energy = lambda params, x: params * (x**2).sum() / 2
     >>> local = lambda energy, beta: samplers.mala(energy, step_size=0.1 / beta)
     >>> loss = parallel_tempering_contrastive_divergence(energy, local, [0.2, 0.5, 1.0], 3, buffer_size=8)
@@ -86,9 +74,6 @@ def parallel_tempering_contrastive_divergence(
     >>> memory.positions.shape, bool(aux.metrics["swap_rate"] > 0.3)
     (torch.Size([8, 3, 2]), True)
     """
-    options = Options(regularization, gradient_penalty, trim, clamp, data_noise)
-    check(num_steps, options)
-    _buffer.check_buffer(buffer_size, restart_probability)
     sampler = samplers.parallel_tempering(energy, make_sampler, inverse_temperatures, reference=reference)
     num_rungs = len(sampler.tuning.inverse_temperatures)
 
@@ -96,28 +81,18 @@ def parallel_tempering_contrastive_divergence(
         positions = _buffer.draw_initial(key, batch, num * num_rungs, initial)
         return tree.map(lambda leaf: leaf.unflatten(0, (num, num_rungs)), positions)
 
-    def init(key: Key, params: Params, batch: Batch) -> PersistentMemory:
-        _buffer.num_drawn(batch, buffer_size)
-        return _buffer.begin(draw_ladders(key, batch, buffer_size))
-
-    def draw(key: Key, batch: Batch) -> PersistentNoise:
-        num = _buffer.num_drawn(batch, buffer_size)
-        key_slots, key_is_restarted, key_restart, key_chain, key_data = random.split(key, 5)
-        restart = draw_ladders(key_restart, batch, num)
-        return PersistentNoise(
-            _buffer.draw_buffer(key_slots, key_is_restarted, restart, buffer_size, restart_probability),
-            draw_chain(sampler, key_chain, tree.map(lambda leaf: leaf[:, -1], restart), num_steps),
-            draw_data_noise(key_data, batch, data_noise),
-        )
-
-    def prepare(params: Params, memory: PersistentMemory, batch: Batch, noise: PersistentNoise) -> Contrast:
-        chains = _buffer.take(memory, noise.buffer)
-        tuned = numbers(sampler, tuning, chains.positions)
+    checks.positive_int("num_steps", num_steps)
+    return persistent(
+        energy,
+        sampler,
+        num_steps,
+        options_of(regularization, gradient_penalty, trim, clamp, data_noise),
+        tuning,
+        buffer_size=buffer_size,
+        restart_probability=restart_probability,
+        draw_initial=draw_ladders,
+        example=lambda ladders: tree.map(lambda leaf: leaf[:, -1], ladders),
         # the parity of the scans so far says which pairs swap next
-        ladders = Ladder(chains.positions, chains.ages * num_steps)
-        state, metrics = run_chain(sampler, tuned, num_steps, params, ladders, noise.chain)
-        memory = _buffer.put(memory, noise.buffer, chains._replace(positions=state.rungs.position))
-        metrics["buffer_age"] = _buffer.age(memory)
-        return Contrast(perturbed(batch, noise.data, data_noise), state.position, memory, metrics)
-
-    return staged(init, draw, prepare, make_objective(energy, options))
+        begin=lambda chains: Ladder(chains.positions, chains.ages * num_steps),
+        end=lambda state: state.rungs.position,
+    )

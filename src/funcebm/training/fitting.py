@@ -22,13 +22,14 @@ Callback = Callable[[int, Params, dict[str, Tensor]], Any]
 
 def fit(
     key: Key,
-    loss: Loss,
+    loss: Loss | Callable[[Tree], Loss],
     params: Params,
     data: Batch | Iterable[Batch] | Callable[[int], Iterable[Batch]],
     *,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Callable[[Tree], Optimizer],
     num_steps: int,
     batch_size: int | None = None,
+    hyper: Tree = (),
     jit: bool | None = None,
     progress: bool = False,
     callback: Callback | None = None,
@@ -54,14 +55,16 @@ def fit(
 
     Args:
         key: ``(2,)``.
-        loss: what to minimise; keep and reuse it and the optimizer, since new ones compile anew. Its ``draw`` may look at
-            the shapes and dtypes of the batch, not at the numbers.
+        loss: what to minimise, or a function from ``hyper`` to it. Its ``draw`` may look at the shapes and dtypes of the batch,
+            not at the numbers. Losses and optimizers that differ in their numbers alone share one compiled loop.
         params: where training starts; a tree of floating-point tensors.
         data: ``(N, ...)``, a tensor or a tree of tensors with one leading axis, such as ``(points, labels)``; or batches
             (no list, which could be either: ``lambda epoch: batches``).
-        optimizer: how the params move.
+        optimizer: how the params move, or a function from ``hyper`` to it.
         num_steps: how many steps (more, where a run is resumed).
         batch_size: B, at most N; with a loader it may be left out.
+        hyper: what ``loss`` and ``optimizer`` are functions of, a tree of tensors: for numbers of your own that should compile
+            nothing when they change. The loop takes them as arguments.
         jit: compile; None does so for runs of 700 steps or more.
         progress: show a bar (tqdm) with the metrics. Ctrl-C then, as always, ends training and returns what is finished.
         callback: ``(steps done, params, metrics of the chunk) -> stop``, called after each chunk; training ends where
@@ -97,7 +100,7 @@ def fit(
     >>> bool((result.params - 1 / (1 + 0.5**2)).abs() < 0.1)
     True
     """
-    recipe = Recipe(lambda hyper: loss, lambda hyper: optimizer, ema_decay, False)
+    recipe = Recipe(_function_of_hyper(loss, Loss), _function_of_hyper(optimizer, Optimizer), _number(ema_decay), False)
     is_compiled = _decided(jit, num_steps, key, params)
     options = Options(
         num_steps,
@@ -111,7 +114,7 @@ def fit(
         max_bad_steps,
         checkpoint,
     )
-    return run(recipe, options, key, params, data, (), resume)
+    return run(recipe, options, key, params, data, hyper, resume)
 
 
 def fit_ensemble(
@@ -155,7 +158,7 @@ def fit_ensemble(
         optimizer: how params move, or a function from the numbers of a member to its optimizer.
         num_steps: as in :func:`fit`.
         batch_size: as in :func:`fit`.
-        hyper: the numbers in which members differ; a tree of tensors ``(M, ...)``. New numbers do not compile anew.
+        hyper: the numbers in which members differ; a tree of tensors ``(M, ...)``. Other numbers compile nothing.
         jit: compile; None does so for runs of 700 steps or more.
         progress: show a bar, with means over members.
         callback: as in :func:`fit`; params and metrics are of all members.
@@ -194,9 +197,7 @@ def fit_ensemble(
     must = "leaves of params and hyper must lead with one axis, that of the members"
     fix = "Use tree.stack([params_1, params_2, ...]) or tree.broadcast(params, num)."
     checks.require(len(lengths) == 1 and lengths[0] > 0, must, f"lengths {lengths}", fix)
-    loss_of = (lambda hyper: loss) if isinstance(loss, Loss) else loss
-    optimizer_of = (lambda hyper: optimizer) if isinstance(optimizer, Optimizer) else optimizer
-    recipe = Recipe(loss_of, optimizer_of, ema_decay, True)
+    recipe = Recipe(_function_of_hyper(loss, Loss), _function_of_hyper(optimizer, Optimizer), _number(ema_decay), True)
     is_compiled = _decided(jit, num_steps, key, params)
     options = Options(
         num_steps, batch_size, is_compiled, progress, callback, chunk_size, validation, None, max_bad_steps, checkpoint
@@ -208,3 +209,13 @@ def _decided(jit: bool | None, num_steps: int, key: Key, params: Params) -> bool
     """Whether to compile; what was not asked for does not happen inside a transform."""
     is_long = isinstance(num_steps, int) and is_worth_it(jit, num_steps, 3)
     return is_long and (bool(jit) or not checks.is_traced((key, params)))
+
+
+def _number(ema_decay: float | Tensor | None) -> Tensor | None:
+    return None if ema_decay is None else tree.number(ema_decay)
+
+
+def _function_of_hyper(value: Any, kind: type) -> Callable[[Tree], Any]:
+    """A loss or an optimizer, or what a user gave in its place, as a function of the hyperparameters."""
+    is_function = callable(value) and not isinstance(value, kind)
+    return value if is_function else lambda hyper: value

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .. import checks, tree
+from .._progress import in_order
 from ..types import Params, Tree
 
 __all__ = ["Fit", "Validated"]
@@ -58,3 +60,34 @@ class Fit(NamedTuple):
     validation: Validated | tuple[()] = ()
     epoch: int = 0
     epoch_steps: int = 0
+
+    def __repr__(self) -> str:
+        return _text_of(self)
+
+
+def _text_of(run: Fit) -> str:
+    """A few lines: shapes, and the metrics at the start and at the end; inside of a transform, shapes alone."""
+    end = "complete" if run.is_complete else f"ended early: {run.report}" if run.report else "ended early"
+    lines = [f"Fit: {run.num_steps} steps, {end}", f"  params          {tree.describe(run.params)}"]
+    if checks.is_traced((run.params, run.metrics)):
+        return "\n".join([*lines, "  (inside of a transform or a compiled function)"])
+    lines[-1] += f": {tree.size(run.params)} numbers"
+    if run.metrics:
+        width = max(1, min(100, len(run.metrics["loss"]) // 2))
+        lines.append(f"  means of the first and the last {width} steps:")
+        names = in_order(name for name in run.metrics if name != "skipped")
+        lines += [
+            f"  {name:15} {_mean(run.metrics[name][:width])} to {_mean(run.metrics[name][-width:])}"
+            for name in names[:4]
+        ]
+        more = [f"also measured: {', '.join(names[4:])}"] if names[4:] else []
+        lines.append("  " + "; ".join([f"{int(run.metrics['skipped'].sum())} steps skipped", *more]))
+    if isinstance(run.validation, Validated):
+        lines.append(
+            f"  best validation {_mean(run.validation.best_value)} after {run.validation.best_step.tolist()} steps"
+        )
+    return "\n".join(lines)
+
+
+def _mean(values: Tensor) -> str:
+    return f"{float(values.double().mean()):.4g}"

@@ -312,9 +312,9 @@ def _check(params: Params, options: Options, ema_decay: Any) -> None:
         check_validation(options.validation)
     if options.checkpoint is not None:
         check_path(options.checkpoint)
-    if ema_decay is not None and not isinstance(ema_decay, Tensor):
+    if ema_decay is not None and checks.is_concrete(ema_decay):
         must, fix = "ema_decay must be in [0, 1)", "Try 0.999, or None for no average."
-        checks.require(0 <= ema_decay < 1, must, ema_decay, fix)
+        checks.require(bool((ema_decay >= 0) & (ema_decay < 1)), must, ema_decay.tolist(), fix)
     must, fix = "params must hold a tensor", "Give what is to be trained."
     checks.require(bool(tree.leaves(params)), must, "an empty tree", fix)
     for name, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):

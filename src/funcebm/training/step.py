@@ -82,7 +82,9 @@ def train_step(
     params = apply_updates(state.params, updates)
     averages = state.ema_params
     if ema_decay is not None:
-        averages = tree.map(lambda mean, leaf: ema_decay * mean + (1 - ema_decay) * leaf, averages, params)
+        decay = tree.number(ema_decay)
+        kept, new = (lambda leaf: decay.to(leaf) * leaf), (lambda leaf: (1 - decay).to(leaf) * leaf)
+        averages = tree.map(lambda mean, leaf: kept(mean) + new(leaf), averages, params)
     is_finite = torch.isfinite(number) & tree.all_finite(gradients) & tree.all_finite(params)
     new = tree.where(is_finite, TrainState(params, averages, opt_state, aux.memory), state)
     norm = tree.squared_norm(gradients).sqrt()
