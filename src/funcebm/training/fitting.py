@@ -100,7 +100,11 @@ def fit(
     >>> bool((result.params - 1 / (1 + 0.5**2)).abs() < 0.1)
     True
     """
-    recipe = Recipe(_function_of_hyper(loss, Loss), _function_of_hyper(optimizer, Optimizer), _number(ema_decay), False)
+    kinds = (
+        (Loss, Optimizer) if tree.leaves(hyper) else (object, object)
+    )  # without numbers nothing is a function of them
+    loss_of, optimizer_of = _function_of_hyper(loss, kinds[0]), _function_of_hyper(optimizer, kinds[1])
+    recipe = Recipe(loss_of, optimizer_of, _number(ema_decay), False)
     is_compiled = _decided(jit, num_steps, key, params)
     options = Options(
         num_steps,
