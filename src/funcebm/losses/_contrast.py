@@ -108,7 +108,7 @@ def sampler_of(energy: Energy, sampler: Sampler | MakeSampler, num_steps: int) -
 
 
 def check_energy(energy: Energy, sampler: Sampler, params: Params, positions: Tree) -> None:
-    """The force of a sampler at the first example must be that of the energy, where its state shows them."""
+    """The force of a sampler at the first example must be that of the energy, where its state shows it."""
     one = tree.index(positions, 0)
     if checks.is_traced((params, one)):
         return
@@ -116,13 +116,11 @@ def check_energy(energy: Energy, sampler: Sampler, params: Params, positions: Tr
         state = sampler.init(params, one)
     except ValueError:  # a position that is none of its kind: who draws or runs the chains says so in their words
         return
-    name = "gradient" if hasattr(state, "gradient") else "energy" if hasattr(state, "energy") else ""
-    if not name:
+    name = next((name for name in ("gradient", "energy") if hasattr(state, name)), None)
+    if name is None:
         return
-    value, gradient = (
-        fields.value_and_gradient(energy)(params, one) if name == "gradient" else (energy(params, one), ())
-    )
-    expected, got = (gradient, state.gradient) if name == "gradient" else (value, state.energy)
+    expected = fields.gradient(energy)(params, one) if name == "gradient" else energy(params, one)
+    got = getattr(state, name)
     if tree.structure(expected) != tree.structure(got):
         return
     scale = tree.squared_norm(expected).sqrt() + tree.squared_norm(got).sqrt()
