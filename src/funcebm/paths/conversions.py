@@ -14,6 +14,7 @@ from .path import Coefficients, Field, Path, TimeEnergy, at, at_time
 __all__ = [
     "convert",
     "energy_of",
+    "factors_of",
     "negative_gradient",
     "potential_of",
     "velocity_of_energy",
@@ -73,6 +74,11 @@ _TABLE: dict[str, Callable[[Coefficients, str], _Pair]] = {
 }
 
 
+def factors_of(c: Coefficients, source: str, target: str) -> _Pair:
+    """``(p, q)`` with ``target = p x + q source``, from the coefficients of a path at a time."""
+    return _TABLE[source](c, target)
+
+
 def convert(path: Path, field: Field | TimeEnergy, source: str = "velocity", target: str = "score") -> Field:
     r"""One prediction as another, at the same point and time.
 
@@ -124,7 +130,7 @@ def convert(path: Path, field: Field | TimeEnergy, source: str = "velocity", tar
 
     def factors(t: Tensor) -> _Pair:
         c = at(path, t)
-        return _TABLE[source](c._replace(sigma=c.gamma) if is_latent else c, target)
+        return factors_of(c._replace(sigma=c.gamma) if is_latent else c, source, target)
 
     def converted(params: Params, t: Tensor, x: Position, *condition: Tree) -> Position:
         like = tree.first(x)

@@ -198,9 +198,10 @@ def first_step(
     largest = torch.maximum(d1, d2)
     is_flat = ~(largest > 1e-15)
     power = (0.01 / torch.where(is_flat, 1.0, largest)) ** (1.0 / (integrator.error_order or 1))
-    h1 = torch.where(is_flat, torch.clamp(1e-3 * h0, min=1e-6), power.to(h0))
-    found = torch.minimum(100 * h0, h1)
-    return torch.where(torch.isfinite(found), found, h0 * 1e-3)
+    # where nothing moves, a hundredth of the way
+    found = torch.where(is_flat, 0.01 * (t1 - t0).abs(), torch.minimum(100 * h0, power.to(h0)))
+    least = 64 * torch.finfo(t0.dtype).eps * torch.maximum(t0.abs(), t1.abs())  # what the clock can still tell apart
+    return torch.maximum(torch.where(torch.isfinite(found), found, h0), least)
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
