@@ -120,6 +120,9 @@ def flow_energy(flow: Flow, base: Callable[[Position], Tensor] | None = None) ->
         An energy ``(params, x) -> ()`` with ``log_normalizer(params, shape=None)``, which is 0, and ``sample(key, params, num,
         shape)``, which takes the shape of one particle.
 
+    Raises:
+        ValueError: when drawing, a base that is not standard normal.
+
     >>> energy = flow_energy(flow(lambda params, t, x: params * x, times=5))
     >>> round(float(energy(torch.tensor(1.0), torch.zeros(1))), 4)  # log(sqrt(2 pi)) + 1
     1.9189

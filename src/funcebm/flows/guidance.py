@@ -42,7 +42,7 @@ def guided(
         TypeError: a field that is no function.
 
     It does not sample :math:`p_c^g p_0^{1-g}`: for Gaussians on the linear path the guided flow ends with the standard deviation
-    :math:`s_c^g s_0^{1-g}`, which is narrower. Weights correct it: :func:`funcebm.normalizers.escorted_annealing`.
+    :math:`s_c^g s_0^{1-g}`, which is narrower. Weights correct it: ``normalizers.escorted_annealing``.
 
     Reference: Ho and Salimans (2022), arXiv:2207.12598; interval, Kynkäänniemi et al. (2024), arXiv:2404.07724; rescale, Lin
     et al. (2024), arXiv:2305.08891; autoguidance, Karras et al. (2024), arXiv:2406.02507.
