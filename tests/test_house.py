@@ -15,7 +15,7 @@ ROWS = [
     ["types"],
     ["_torch", "_threefry", "random", "tree"],
     ["checks", "_progress", "_deprecated", "distributed"],
-    ["loops", "transforms", "_chunks"],
+    ["loops", "transforms", "_trial", "_chunks"],
     ["schedules", "fields", "metrics", "networks", "bijections", "spaces", "graphs", "pairwise"],
     ["energies", "paths", "couplings", "solvers"],
     ["integrators"],

@@ -9,7 +9,7 @@ from typing import Any, Callable, Sequence
 
 import torch
 
-from . import tree
+from . import _trial, tree
 from ._torch import jitting, native, programs
 from ._torch.cuda_graphs import use_cuda_graphs
 from ._torch.jitting import TracedValueError
@@ -74,7 +74,10 @@ def can_compile() -> bool:
 @functools.cache
 def _why_eager() -> str | None:
     """What this installation lacks for compiled functions, or None."""
-    return programs.why_not() or native.why_not()
+    lacking = programs.why_not() or native.why_not()
+    if lacking is not None or _trial.is_tested(torch.__version__):
+        return lacking
+    return _trial.why_not()
 
 
 def _is_eager() -> bool:
