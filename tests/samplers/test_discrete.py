@@ -47,6 +47,15 @@ CASES = {
     "metropolised_gibbs": (ordered, LEVELS, lambda e, s: samplers.metropolised_gibbs(e, s, scan="palindromic")),
     "gwg": (ising, SPINS, samplers.gibbs_with_gradients),
     "gwg_potts": (potts, SITES, lambda e, s: samplers.gibbs_with_gradients(e, s, num_draws=2)),
+    "langevin": (ising, SPINS, lambda e, s: samplers.discrete_langevin(e, s, step_size=2.0)),
+    "langevin_potts": (potts, SITES, lambda e, s: samplers.discrete_langevin(e, s, preconditioner=torch.ones(3))),
+    "langevin_ordered": (ordered, LEVELS, lambda e, s: samplers.discrete_langevin(e, s, step_size=1.0)),
+    "dlmc": (ising, SPINS, samplers.dlmc),
+    "dlmc_potts": (potts, SITES, lambda e, s: samplers.dlmc(e, s, balance="barker")),
+    "balanced": (ising, SPINS, lambda e, s: samplers.locally_balanced(e, s, balance="barker")),
+    "balanced_ordered": (ordered, LEVELS, samplers.locally_balanced),
+    "path": (ising, SPINS, lambda e, s: samplers.path_auxiliary(e, s, num_flips=2.5, max_flips=5)),
+    "path_potts": (potts, SITES, samplers.path_auxiliary),
     "gwg_ordered": (ordered, LEVELS, samplers.gibbs_with_gradients),
 }
 sweep = pytest.mark.parametrize("name", list(CASES))
@@ -320,7 +329,7 @@ def test_parallel_tempering_annealing_and_thinning_take_discrete_samplers_as_the
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("name", ["gibbs_potts", "gwg_potts", "metropolised_gibbs"])
+@pytest.mark.parametrize("name", ["gwg_potts", "metropolised_gibbs", "langevin_potts", "path"])
 def test_compiled_states_are_eager_ones_bit_for_bit(name):
     assert torch.equal(_run(name, jit=True).draws, _run(name).draws)
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .. import checks, metrics, tree
+from ..samplers.discrete_langevin import DiscreteLangevinTuning
 from ..samplers.elliptical_slice import EllipticalSliceTuning
+from ..samplers.gibbs import GibbsTuning
+from ..samplers.gibbs_with_gradients import GibbsWithGradientsTuning
+from ..samplers.locally_balanced import LocallyBalancedTuning
 from ..samplers.nuts import NUTSTuning
+from ..samplers.path_auxiliary import PathAuxiliaryTuning
+from ..samplers.single_site import SingleSiteTuning
 from ..types import Adaptation, Key, Params, Sampler, Tree
 from .chees import chees
 from .mclmc import adjusted_mclmc_adaptation, mclmc_adaptation
@@ -14,6 +20,16 @@ from .meads import meads
 from .window import window_adaptation
 
 __all__ = ["UnchangedMemory", "default", "unchanged"]
+
+
+_NOTHING_TO_TUNE = (
+    EllipticalSliceTuning,
+    GibbsTuning,
+    GibbsWithGradientsTuning,
+    LocallyBalancedTuning,
+    PathAuxiliaryTuning,
+    SingleSiteTuning,
+)
 
 
 class UnchangedMemory(NamedTuple):
@@ -50,7 +66,8 @@ def default(sampler: Sampler, num_chains: int) -> Adaptation:
     ``alpha`` and ``delta`` (GHMC)                         :func:`meads` with a multiple of 4 chains, 8 or more
     ``step_size`` (HMC, NUTS, MALA, Barker, random walk,   :func:`window_adaptation`; dense where the metric is dense, and
     Langevin, and those above with fewer chains)           for NUTS with the harmonic mean of the acceptance rates
-    nothing, or a prior (elliptical slice)                 :func:`unchanged`
+    nothing, a prior (elliptical slice), a kernel of       :func:`unchanged`
+    discrete states without a test or a step size
     =====================================================  ==========================================
 
     Args:
@@ -89,10 +106,11 @@ def default(sampler: Sampler, num_chains: int) -> Adaptation:
         return adjusted_mclmc_adaptation(metric=metric)
     if {"alpha", "delta"} <= fields and num_chains >= 8 and num_chains % 4 == 0:
         return meads()
-    if "step_size" in fields:
+    is_unadjusted = isinstance(tuning, DiscreteLangevinTuning) and sampler.target_acceptance is None
+    if "step_size" in fields and not is_unadjusted:
         return window_adaptation(metric=metric, average="harmonic" if isinstance(tuning, NUTSTuning) else "mean")
     checks.require(
-        tuning == () or isinstance(tuning, EllipticalSliceTuning),
+        tuning == () or is_unadjusted or isinstance(tuning, _NOTHING_TO_TUNE),
         "a default adaptation needs a tuning that it knows, with a step_size",
         f"{type(tuning).__name__} {sorted(fields)}" if fields else type(tuning).__name__,
         "Choose one of funcebm.adaptation: window_adaptation, chees (dynamic_hmc), meads (ghmc), mclmc_adaptation, "

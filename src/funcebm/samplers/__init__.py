@@ -4,6 +4,8 @@ from .adjusted_mclmc import adjusted_mclmc
 from .barker import barker
 from .combinators import cycle, mix, thin
 from .descent import gradient_descent, nesterov
+from .discrete_langevin import discrete_langevin
+from .dlmc import dlmc
 from .dynamic_hmc import dynamic_hmc
 from .elliptical_slice import elliptical_slice
 from .ghmc import ghmc
@@ -11,12 +13,14 @@ from .gibbs import gibbs
 from .gibbs_with_gradients import gibbs_with_gradients
 from .hmc import hmc
 from .langevin import langevin
+from .locally_balanced import locally_balanced
 from .mala import mala
 from .mclmc import mclmc
 from .metropolis import accepted, metropolis_hastings
 from .nuts import nuts
 from .parallel_tempering import communication_barrier, num_restarts, parallel_tempering, tune_ladder
 from .parts import on
+from .path_auxiliary import path_auxiliary
 from .random_walk import random_walk
 from .rbm_gibbs import rbm_gibbs
 from .riemannian_hmc import riemannian_hmc
@@ -36,6 +40,8 @@ __all__ = [
     "barker",
     "communication_barrier",
     "cycle",
+    "discrete_langevin",
+    "dlmc",
     "dynamic_hmc",
     "elliptical_slice",
     "ghmc",
@@ -44,6 +50,7 @@ __all__ = [
     "gradient_descent",
     "hmc",
     "langevin",
+    "locally_balanced",
     "mala",
     "mclmc",
     "metropolis_hastings",
@@ -54,6 +61,7 @@ __all__ = [
     "nuts",
     "on",
     "parallel_tempering",
+    "path_auxiliary",
     "random_walk",
     "rbm_gibbs",
     "riemannian_hmc",
