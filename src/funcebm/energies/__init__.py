@@ -10,9 +10,14 @@ from . import bijections, exact
 from ._discrete import DiscreteEnergy
 from .algebra import conditioned, confined, fill_in, mixture, product, pullback, tempered
 from .analytic import ackley, double_well, rastrigin, rosenbrock
+from .boltzmann import DeepBoltzmann, boltzmann, deep_boltzmann
+from .categorical_field import categorical_field, potts
 from .classifier import energy_of_logits
 from .closed_forms import AnalyticEnergy, ExactEnergy
 from .conditional import fourier_features, given
+from .encodings import on_bits, on_integers, on_one_hot, on_spins
+from .hopfield import hopfield
+from .independent_sites import independent_sites
 from .ising import ising, ising_torus
 from .landscapes import himmelblau, mueller_brown
 from .members import mixture_of_members, product_of_members
@@ -24,6 +29,7 @@ from .rbm import RBM, rbm
 
 __all__ = [
     "AnalyticEnergy",
+    "DeepBoltzmann",
     "DiscreteEnergy",
     "ExactEnergy",
     "NeuralEnergy",
@@ -31,9 +37,12 @@ __all__ = [
     "ackley",
     "banana",
     "bijections",
+    "boltzmann",
+    "categorical_field",
     "conditioned",
     "confined",
     "conv",
+    "deep_boltzmann",
     "double_well",
     "energy_of_logits",
     "exact",
@@ -46,6 +55,8 @@ __all__ = [
     "given",
     "harmonic",
     "himmelblau",
+    "hopfield",
+    "independent_sites",
     "ising",
     "ising_torus",
     "load_into",
@@ -53,6 +64,11 @@ __all__ = [
     "mixture_of_members",
     "mlp",
     "mueller_brown",
+    "on_bits",
+    "on_integers",
+    "on_one_hot",
+    "on_spins",
+    "potts",
     "product",
     "product_of_members",
     "pullback",

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from typing import Sequence
 
+import torch
 from torch import Tensor
 
 from .. import checks, graphs, spaces
-from ..types import Params, Position
+from ..types import Key, Params, Position
 from ._discrete import DiscreteEnergy, carrying, number_or, sites
 from .closed_forms import Number, cast_params
 from .exact.kaufman import kaufman
 from .exact.transfer import transfer_matrix
+from .exact.trees import is_forest, tree_log_normalizer, tree_sample
 
 __all__ = ["ising", "ising_torus"]
 
@@ -30,7 +32,8 @@ def ising(edges: Tensor, num_sites: int | None = None) -> DiscreteEnergy:
 
     Returns:
         A :class:`DiscreteEnergy` over positions ``(N,)``. ``params(coupling=1.0, field=0.0)`` makes its params:
-        ``{"coupling": () or (M,), "field": () or (N,)}``; ``blocks`` are the colours of the graph.
+        ``{"coupling": () or (M,), "field": () or (N,)}``; ``blocks`` are the colours of the graph. On a tree it has a
+        ``log_normalizer`` and ``sample``.
 
     Raises:
         ValueError: edges that are not pairs of different sites, each once; when called, a position of another size.
@@ -54,8 +57,29 @@ def ising(edges: Tensor, num_sites: int | None = None) -> DiscreteEnergy:
         ends = spins[edges.to(spins.device)]
         return -(params["coupling"] * ends[:, 0] * ends[:, 1]).sum() - (params["field"] * spins).sum()
 
-    blocks = graphs.colouring(edges, count)
-    return carrying(energy, params=make_params, space=spaces.spins(count), edges=edges, blocks=blocks)
+    def tables(params: Params) -> tuple[Tensor, Tensor]:
+        signs = torch.tensor([-1.0, 1.0]).to(params["coupling"])
+        strength = params["coupling"].expand(len(edges))
+        field = params["field"].to(strength).expand(count)
+        return field[:, None] * signs, strength[:, None, None] * signs[:, None] * signs
+
+    def log_normalizer(params: Params) -> Tensor:
+        return tree_log_normalizer(edges, *tables(params))
+
+    def sample(key: Key, params: Params, num: int) -> Tensor:
+        fields, couplings = tables(params)
+        return 2 * tree_sample(key, edges, fields, couplings, num).to(fields.dtype) - 1
+
+    is_tree = is_forest(edges, count)
+    return carrying(
+        energy,
+        params=make_params,
+        space=spaces.spins(count),
+        edges=edges,
+        blocks=graphs.colouring(edges, count),
+        log_normalizer=log_normalizer if is_tree else None,
+        sample=sample if is_tree else None,
+    )
 
 
 def ising_torus(shape: Sequence[int]) -> DiscreteEnergy:

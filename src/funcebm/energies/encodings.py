@@ -1,0 +1,85 @@
+"""Energies of one encoding of discrete states as energies of another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..types import Energy, Params, Position
+
+__all__ = ["on_bits", "on_integers", "on_one_hot", "on_spins"]
+
+
+def on_bits(energy: Energy) -> Energy:
+    """An energy of spins, -1 and 1, as one of bits, 0 and 1.
+
+    Args:
+        energy: ``(params, spins) -> ()``.
+
+    Returns:
+        ``(params, bits) -> ()``.
+
+    >>> on_bits(lambda params, s: s.sum())((), torch.tensor([0.0, 0.0, 1.0]))
+    tensor(-1.)
+    """
+    return lambda params, x: energy(params, 2 * x - 1)
+
+
+def on_spins(energy: Energy) -> Energy:
+    """An energy of bits, 0 and 1, as one of spins, -1 and 1.
+
+    Args:
+        energy: ``(params, bits) -> ()``.
+
+    Returns:
+        ``(params, spins) -> ()``.
+
+    >>> on_spins(lambda params, x: x.sum())((), torch.tensor([-1.0, -1.0, 1.0]))
+    tensor(1.)
+    """
+    return lambda params, s: energy(params, (s + 1) / 2)
+
+
+def on_one_hot(energy: Energy) -> Energy:
+    """An energy of levels ``0 .. K - 1`` (ordinals) as one of one-hot rows, with a gradient with respect to them.
+
+    Args:
+        energy: ``(params, levels) -> ()``, of floats ``(*sites)``.
+
+    Returns:
+        ``(params, rows) -> ()``, of ``(*sites, K)``.
+
+    >>> on_one_hot(lambda params, x: x.sum())((), torch.eye(3))
+    tensor(3.)
+    """
+
+    def of_rows(params: Params, x: Position) -> Tensor:
+        return energy(params, x @ torch.arange(x.shape[-1], dtype=x.dtype, device=x.device))
+
+    return of_rows
+
+
+def on_integers(energy: Energy, num_values: int) -> Energy:
+    """An energy of one-hot rows as one of numbers of values, as data and labels come.
+
+    Args:
+        energy: ``(params, rows) -> ()``, of ``(*sites, K)``.
+        num_values: K.
+
+    Returns:
+        ``(params, x) -> ()``, of whole numbers ``(*sites)``, integers or floats.
+
+    Raises:
+        ValueError: a number of values below 1.
+
+    >>> on_integers(lambda params, x: (params * x).sum(), 3)(torch.arange(6.0).reshape(2, 3), torch.tensor([2, 0]))
+    tensor(5.)
+    """
+    checks.positive_int("num_values", num_values)
+
+    def of_integers(params: Params, x: Position) -> Tensor:
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        return energy(params, (x[..., None] == torch.arange(num_values, device=x.device)).to(dtype))
+
+    return of_integers
