@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+from typing import Any, Iterator
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from .types import Tree
 
 __all__ = [
     "differences",
+    "dtypes_explained",
     "is_concrete",
     "is_traced",
     "message",
@@ -107,3 +109,34 @@ def differences(got: dict[str, Tensor], expected: dict[str, Tensor], *, dtypes: 
         elif dtypes and have.dtype != want.dtype:
             found.append(f"{label}{have.dtype} in place of {want.dtype}")
     return "; ".join(found)
+
+
+@contextlib.contextmanager
+def dtypes_explained(**trees: Tree) -> Iterator[None]:
+    """Around a user's function of these trees: an error about dtypes, where theirs differ, says which has what.
+
+    >>> with dtypes_explained(params=torch.zeros(2, 2), data=torch.zeros(2).double()):
+    ...     torch.zeros(2, 2) @ torch.zeros(2).double()
+    Traceback (most recent call last):
+    TypeError: params and data must have one floating-point dtype. Got params of torch.float32, data of torch.float64 ...
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        text = str(error)
+        kinds = {
+            name: sorted({str(leaf.dtype) for leaf in tree.leaves(value) if isinstance(leaf, Tensor)})
+            for name, value in trees.items()
+        }
+        found = {kind for names in kinds.values() for kind in names}
+        if "dtype" not in text or len(found) < 2:
+            raise
+        got = ", ".join(f"{name} of {' and '.join(names)}" for name, names in kinds.items() if names)
+        name = list(trees)[-1]
+        fix = (
+            f"Convert the one or the other: {name}.to(torch.float32) (integers, such as images, {name}.float() / 255), or "
+            "funcebm.tree.map(lambda leaf: leaf.to(torch.float64), params)."
+        )
+        raise TypeError(
+            message(f"{' and '.join(trees)} must have one floating-point dtype", f"{got} ({text})", fix)
+        ) from error

@@ -238,9 +238,13 @@ def ravel(tree: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
     parts, treedef = flatten(tree)
     shapes = [part.shape for part in parts]
     sizes = [part.numel() for part in parts]
+    dtypes = [part.dtype for part in parts]
+    is_mixed = len(set(dtypes)) > 1
 
     def back(vector: Tensor) -> Tree:
-        pieces = vector.split(sizes)
+        pieces = list(vector.split(sizes))
+        if is_mixed:
+            pieces = [piece.to(dtype) for piece, dtype in zip(pieces, dtypes, strict=True)]
         return unflatten(treedef, [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)])
 
     if len(parts) == 1:

@@ -30,6 +30,7 @@ from .tracing import is_mapped
 
 __all__ = [
     "TracedValueError",
+    "asks_for_value",
     "call",
     "call_begin",
     "call_scan",
@@ -38,6 +39,7 @@ __all__ = [
     "is_inside",
     "log_compiles",
     "run_all",
+    "users_line",
     "warn_once",
 ]
 
@@ -348,11 +350,11 @@ def explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _asks_for_value(error):
+        if not asks_for_value(error):
             raise
         raise TracedValueError(
             "an energy, or another function that is compiled, must not ask a number that is traced for its value, nor make a "
-            f"shape depend on it. Got {_users_line(error)}. Use torch.where(condition, a, b) in place of if and of masks as "
+            f"shape depend on it. Got {users_line(error)}. Use torch.where(condition, a, b) in place of if and of masks as "
             "indices, funcebm.loops.while_loop in place of while, tensors in place of numpy, .item() and float(); or pass "
             "jit=False, where that helps."
         ) from error
@@ -370,7 +372,8 @@ def _quiet() -> Iterator[None]:
         logger.disabled = before
 
 
-def _asks_for_value(error: Exception) -> bool:
+def asks_for_value(error: Exception) -> bool:
+    """Whether an error of torch is about a number that has no value here."""
     if isinstance(error, recorder.ValueAsked):
         return True
     text = str(error) + type(error).__name__
@@ -389,10 +392,11 @@ _SIGNS = (  # of an error that torch raises where a traced number is asked for i
     "does not have data",
     "aten._local_scalar_dense",
     "format string passed to FakeTensor",
+    "support dynamic shape",
 )
 
 
-def _users_line(error: BaseException) -> str:
+def users_line(error: BaseException) -> str:
     """The last line of the user's own code in a traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not is_library_file(frame.filename)] or list(frames)

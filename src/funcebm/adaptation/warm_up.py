@@ -144,6 +144,7 @@ def warm_up(
     """
     random.check_key(key)
     checks.positive_int("num_steps", num_steps)
+    _checks.is_sampler(sampler)
     weight = 1 if sampler.batched_step is None else 10
     is_long = is_worth_it(jit, num_steps, weight) and (jit or not checks.is_traced((key, positions)))
     jit = bool(is_long) and not loops.is_compiling()
@@ -151,6 +152,7 @@ def warm_up(
     if not loops.is_compiling():
         _checks.outermost(jit, (key, params, positions))
         _checks.positions(positions)
+        params = _checks.no_graph(params, jit)
         checks.same_device(params=params, positions=positions)
     if sampler.unconstrained is not None:
         free = sampler.unconstrained._replace(tuning=sampler.tuning)
@@ -171,7 +173,7 @@ def warm_up(
     with torch.no_grad() if jit else contextlib.nullcontext():
         chain_keys = random.split(key_chains, tree.batch_size(positions))
         with explained(jit):
-            state = vmap(sampler.init, (None, 0))(params, positions)
+            state = vmap(sampler.init, (None, 0))(params, tree.map(torch.clone, positions))
         _checks.start(state, partial(sampler.init, params), positions)
         memory = adaptation.init(random.fold_in(key_adapt, 0), sampler, params, state)
         return _run(adaptation, sampler, params, state, memory, chain_keys, key_adapt, windows, jit, progress)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Callable
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, metrics, tree
-from ..types import Position, Tree
+from .. import checks, metrics, samplers, tree
+from ..types import Position, Sampler, Tree
 
-__all__ = ["free_positions", "outermost", "positions", "start", "tuning"]
+__all__ = ["free_positions", "is_flat", "is_sampler", "no_graph", "outermost", "positions", "start", "tuning"]
 
 
 def outermost(jit: bool, arguments: Tree) -> None:
@@ -39,6 +40,21 @@ def positions(positions: Position) -> None:
     lengths = {leaf.shape[0] for leaf in found}
     checks.require(len(lengths) == 1, "all positions must share one chain axis", f"lengths {sorted(lengths)}", fix)
     checks.require(min(lengths) > 0, "there must be at least one chain", "a chain axis of length 0", fix)
+
+
+def is_sampler(sampler: Any) -> None:
+    """A sampler that was built."""
+    if isinstance(sampler, Sampler):
+        return
+    name = getattr(sampler, "__name__", "")
+    is_factory = callable(sampler) and hasattr(samplers, name)
+    got = f"the function samplers.{name}" if is_factory else repr(sampler)
+    fix = (
+        f"Call it with an energy: samplers.{name}(energy)."
+        if is_factory
+        else "Make one, such as samplers.nuts(energy)."
+    )
+    raise TypeError(checks.message("sampler must be a funcebm.Sampler", got, fix))
 
 
 def free_positions(bijection: Any, positions: Position) -> Position:
@@ -83,7 +99,10 @@ def start(state: Any, init: Callable[[Position], Any], positions: Position, firs
     ``first`` is the number of the first chain, among those of all ranks.
     """
     flags = vmap(tree.all_finite)(state)
-    if not checks.is_concrete(flags) or bool(flags.all()):
+    if not checks.is_concrete(flags):
+        return
+    if bool(flags.all()):
+        _connected(state, init, positions)
         return
     bad = torch.nonzero(~flags).flatten().tolist()
     shown = ", ".join(str(first + index) for index in bad[:10]) + (
@@ -95,3 +114,49 @@ def start(state: Any, init: Callable[[Position], Any], positions: Position, firs
         raise ValueError(f"{error} This is so at the start of chains {shown}.") from error
     fix = "Start these chains inside the support, where the energy and its gradient are finite."
     raise ValueError(checks.message("energy and gradient must be finite at the start", f"chains {shown}", fix))
+
+
+def is_flat(state: Any) -> bool:
+    """Whether a state has an energy, and a gradient of zero in all chains."""
+    return hasattr(state, "energy") and hasattr(state, "gradient") and not _is_nonzero(state.gradient)
+
+
+def _connected(state: Any, init: Callable[[Position], Any], positions: Position) -> None:
+    """An energy that differs from place to place has a gradient; one that is detached has none."""
+    if not is_flat(state):
+        return
+    energies = [state.energy]
+    for shift in (0.013, -0.027, 0.057):  # not only where the chains start, which may be a mode
+        moved = vmap(init)(tree.map(lambda leaf: leaf + shift * (1 + leaf.abs()), positions))  # noqa: B023
+        if _is_nonzero(moved.gradient):
+            return
+        energies.append(moved.energy)
+    values = torch.stack(energies)
+    values = values[torch.isfinite(values)]
+    if bool((values != values[0]).any()):
+        must = "an energy must have a gradient where it differs from place to place"
+        fix = "Compute it from its position with torch alone: no detach(), .data, no_grad, round, numpy or counts on the way."
+        raise ValueError(checks.message(must, "a gradient of zero everywhere", fix))
+
+
+def _is_nonzero(gradient: Tree) -> bool:
+    return any(bool((leaf != 0).any()) for leaf in tree.leaves(gradient))
+
+
+_warned: set[str] = set()
+
+
+def no_graph(params: Any, jit: bool) -> Any:
+    """Params of an eager run: those of a module are detached, and who keeps a graph is told, once."""
+    leaves = [leaf for leaf in tree.leaves(params) if isinstance(leaf, Tensor) and checks.is_concrete(leaf)]
+    if jit or not torch.is_grad_enabled() or not any(leaf.requires_grad for leaf in leaves):
+        return params
+    are_of_modules = all(isinstance(leaf, torch.nn.Parameter) for leaf in leaves if leaf.requires_grad)
+    what = (
+        "are detached here" if are_of_modules else "make an eager run keep the graph of all its steps, and its memory"
+    )
+    if what not in _warned:
+        _warned.add(what)
+        fix = "Detach them: funcebm.tree.map(lambda leaf: leaf.detach(), params); torch.func.grad differentiates a run."
+        warnings.warn(f"params that require grad {what}. {fix}", UserWarning, stacklevel=3)
+    return tree.map(lambda leaf: leaf.detach(), params) if are_of_modules else params

@@ -131,9 +131,9 @@ def start(run: Run, positions: Position) -> tuple[Run, _Chains]:
         starts = [take_block(positions, block, 0) for block in blocks]
         pairs = zip(starts, program.shared, strict=True)
         results = [begin((run.params, start), shared, (first, (), ())) for start, shared in pairs]
-        if all(bool(is_finite) for _, is_finite in results):
+        if all(bool(is_finite) for _, is_finite in results) and not all(_checks.is_flat(c[0]) for c, _ in results):
             return run, _Chains(axis, blocks, program, [carry for carry, _ in results])
-    state = vmap(init, (None, 0))(run.params, positions)
+    state = vmap(init, (None, 0))(run.params, tree.map(torch.clone, positions))  # an energy may write into its own
     _checks.start(state, partial(init, run.params), positions, run.place.first)
     if run.reducer is not None:  # one step, which is thrown away, shows what there is to reduce
         index = torch.zeros((), dtype=torch.int64, device=run.chain_keys.device)

@@ -96,6 +96,7 @@ def sample(
     checks.positive_int("thin", thin)
     if chunk_size is not None:
         checks.positive_int("chunk_size", chunk_size)
+    _checks.is_sampler(sampler)
     tuning = sampler.tuning if tuning is None else tuning
     counts = (num_samples, num_burn_in, thin)
     given = {"key": key, "params": params, "tuning": tuning, "counts": counts}
@@ -108,6 +109,7 @@ def sample(
     with together(place.mesh):
         if not loops.is_compiling():  # the checks are for a person, the compiler cannot follow their messages
             _checks.outermost(jit, (key, params, positions, () if callable(tuning) else tuning))
+            params = _checks.no_graph(params, jit)
             checks.same_device(params=params, positions=positions)
             if tuning is not sampler.tuning:
                 like = positions if sampler.bijection is None else vmap(sampler.bijection.inverse)(positions)

@@ -22,11 +22,13 @@ __all__ = [
     "never_moved",
     "not_finite",
     "rhats",
+    "rounding",
     "stood_still",
     "tree_depths",
 ]
 
 _MAX_LISTED = 8
+_MOST_ROUNDING = 0.1  # of an energy, in the log of an acceptance ratio
 _LEAST_EBFMI = 0.3  # Betancourt (2016)
 _LONG_STILL = 20  # draws
 _RARE = -10.0  # log10 of the probability of what is called rare
@@ -215,3 +217,13 @@ def energies(report: SamplerReport) -> list[str]:
         value = f"{report.energy_fraction:.2f}, below {_LEAST_EBFMI:g}"
         return [f"E-BFMI, estimated from the spread of the energies, is {value}: {advice}."]
     return []
+
+
+def rounding(report: SamplerReport) -> list[str]:
+    """Energies so large that rounding hides their differences."""
+    spacing = report.energy_rounding
+    if spacing is None or not spacing > _MOST_ROUNDING:
+        return []
+    where = f"Energies are so large that rounding leaves {spacing:.2g} of them uncertain"
+    advice = "use float64 positions and params, or subtract a constant, such as the energy at the mode"
+    return [f"{where}: acceptance tests, which compare them, are wrong; {advice}."]

@@ -32,6 +32,7 @@ class SamplerReport(NamedTuple):
         energy_fraction: what the E-BFMI of a Hamiltonian sampler tends to in stationary chains,
             :math:`D / (\operatorname{var}(E / T) + D / 2)`, estimated from the potential energies of all draws; for
             samplers with an acceptance test and ``D`` coordinates.
+        energy_rounding: what rounding leaves uncertain of an energy, its spacing at the median of ``|E|`` in its dtype.
     """
 
     acceptance_rate: Tensor | None = None
@@ -43,6 +44,7 @@ class SamplerReport(NamedTuple):
     num_max_depth: Tensor | None = None
     ebfmi: Tensor | None = None
     energy_fraction: float | None = None
+    energy_rounding: float | None = None
 
 
 def sampler_report(samples: Any) -> SamplerReport:
@@ -88,7 +90,14 @@ def sampler_report(samples: Any) -> SamplerReport:
         num_max_depth=None if is_max is None else is_max.long().sum(1),
         ebfmi=None if energies is None or num < 4 else ebfmi(energies),
         energy_fraction=_energy_fraction(run, samples, field("energy")),
+        energy_rounding=_energy_rounding(field("energy")),
     )
+
+
+def _energy_rounding(energies: Tensor | None) -> float | None:
+    if energies is None or not energies.is_floating_point() or energies.numel() == 0:
+        return None
+    return float(energies.abs().double().median()) * torch.finfo(energies.dtype).eps
 
 
 def _energy_fraction(run: Any, samples: Any, energies: Tensor | None) -> float | None:

@@ -193,6 +193,7 @@ def summary(
         *findings.acceptance(report),
         *findings.tree_depths(report, num_samples),
         *findings.energies(report),
+        *findings.rounding(report),
         *findings.rhats(rhat, torch.minimum(bulk, tail), names, max_rhat, least, num_chains),
         *findings.low_ess(bulk, tail, names, least, report),
     ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from typing import Iterator
 
 import torch
 from torch import Tensor
 
 from .. import checks, tree
+from .._torch.mapped_networks import InPlainOperators
 from ..types import Energy, Params, Position
 
 __all__ = ["from_module", "load_into"]
@@ -18,17 +21,20 @@ def from_module(module: torch.nn.Module) -> tuple[Energy, Params]:
 
     Args:
         module: ``(B, *event) -> (B,)`` or ``(B, 1)``. It is copied, and the copy is put in evaluation mode: an energy
-            is deterministic (no dropout) and of one particle (batch normalization uses its running statistics).
+            is deterministic (no dropout) and of one particle (batch normalization uses its running statistics). Attention
+            runs by its formula (torch's ``MATH`` back end), recurrent layers as loops: ``vmap`` and second derivatives go
+            through them. What the forward pass writes into buffers or attributes is dropped.
 
     Returns:
         ``(energy, params)``. ``params`` is a dict of the parameters that have ``requires_grad``, by name, detached
         copies: what training changes. Frozen parameters and buffers (running statistics, tables) are constants of the
-        energy, as they were at this call, moved to the device and dtype of the position: no optimizer touches them.
-        :func:`load_into` writes trained params back.
+        energy, as they were at this call: no optimizer touches them. Positions and constants are moved to the dtype of the
+        params, the energy to that of the position. :func:`load_into` writes trained params back.
 
     Raises:
         TypeError: if ``module`` is not a module.
-        ValueError: when the energy is called, if the module's output for one particle is not ``(1,)`` or ``(1, 1)``.
+        ValueError: a lazy module that has not run, batch normalization without running statistics; when the energy is
+            called, if the module's output for one particle is not ``(1,)`` or ``(1, 1)``.
 
     >>> energy, params = from_module(torch.nn.Linear(2, 1))
     >>> sorted(params)
@@ -37,16 +43,22 @@ def from_module(module: torch.nn.Module) -> tuple[Energy, Params]:
     torch.Size([])
     """
     _check_module(module)
-    frame = copy.deepcopy(module).eval()
+    _check_parts(module)
+    frame = _copied(module).eval()
     params = {name: value.detach().clone() for name, value in frame.named_parameters() if value.requires_grad}
     frame.requires_grad_(False)
     constants = {name: value.detach() for name, value in frame.named_parameters() if name not in params}
     constants.update({name: value.detach() for name, value in frame.named_buffers()})
 
     def energy(params: Params, x: Position) -> Tensor:
-        state = tree.cast_like(constants, tree.first(x))
-        batch = tree.map(lambda leaf: leaf.unsqueeze(0), x)
-        return _one_energy(torch.func.functional_call(frame, {**params, **state}, (batch,)))
+        like = next((leaf for leaf in params.values() if leaf.is_floating_point()), tree.first(x))
+        state = {
+            name: value.clone() for name, value in tree.cast_like(constants, like).items()
+        }  # a module may write there
+        batch = tree.map(lambda leaf: leaf.unsqueeze(0), tree.cast_like(x, like))
+        with _as_it_was(frame), InPlainOperators():
+            output = torch.func.functional_call(frame, {**params, **state}, (batch,))
+        return _one_energy(output).to(tree.first(x).dtype)
 
     return energy, params
 
@@ -90,6 +102,39 @@ def _check_module(module: torch.nn.Module) -> None:
     right = isinstance(module, torch.nn.Module)
     fix = "A function (params, x) -> () already is an energy."
     checks.require(right, "module must be a torch.nn.Module", type(module).__name__, fix, TypeError)
+
+
+def _check_parts(module: torch.nn.Module) -> None:
+    """What has no meaning for one particle, or no shape yet."""
+    for name, part in module.named_modules():
+        values = (*part.parameters(recurse=False), *part.buffers(recurse=False))
+        got = f"{type(part).__name__} {name!r}"
+        must, fix = "a lazy module must know its shapes", "Call it once, on a batch of data: module(batch)."
+        checks.require(not any(map(torch.nn.parameter.is_lazy, values)), must, got, fix)
+        is_coupled = isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and part.running_mean is None
+        must = "an energy is of one particle: batch normalization must have running statistics"
+        fix = "Use track_running_stats=True, or torch.nn.GroupNorm or LayerNorm, which need no batch."
+        checks.require(not is_coupled, must, got, fix)
+
+
+def _copied(module: torch.nn.Module) -> torch.nn.Module:
+    """A deep copy; tensors that a forward pass left as attributes, which torch does not copy, are detached."""
+    left = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    return copy.deepcopy(module, {id(value): value.detach().clone() for value in left if not value.is_leaf})
+
+
+@contextlib.contextmanager
+def _as_it_was(module: torch.nn.Module) -> Iterator[None]:
+    """Afterwards the attributes of the module and its parts are what they were."""
+    before = [(part, dict(vars(part))) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, attributes in before:
+            now = vars(part)
+            if len(now) != len(attributes) or any(now.get(name) is not value for name, value in attributes.items()):
+                vars(part).clear()
+                vars(part).update(attributes)
 
 
 def _one_energy(output: Tensor) -> Tensor:

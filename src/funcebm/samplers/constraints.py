@@ -11,6 +11,7 @@ from torch.func import vmap
 
 from .. import checks, tree
 from ..bijections import Bijection, Constrained, constrained
+from ..energies._guarded import guarded
 from ..types import Key, Params, Position, Sampler, Tree
 from .combinators import carry_over
 
@@ -77,15 +78,18 @@ def takes_energy(make: Callable[P, Sampler]) -> Callable[P, Sampler]:
 
     @functools.wraps(make)
     def of_energy(*args: P.args, **kwargs: P.kwargs) -> Sampler:
-        energy = args[0] if args else kwargs.get("energy")
-        if not isinstance(energy, Constrained):
-            _check(make.__name__, energy)
-            return make(*args, **kwargs)
-        bijection = energy.bijection
-        if args:
-            args = (energy.energy, *args[1:])  # type: ignore[assignment]
+        energy: Any = args[0] if args else kwargs.get("energy")
+        bijection: Bijection | None = None
+        if isinstance(energy, Constrained):
+            energy, bijection = energy
         else:
-            kwargs["energy"] = energy.energy
+            _check(make.__name__, energy)
+        if args:
+            args = (guarded(energy), *args[1:])  # type: ignore[assignment]
+        else:
+            kwargs["energy"] = guarded(energy)
+        if bijection is None:
+            return make(*args, **kwargs)
         reference: Any = kwargs.get("reference")  # of parallel tempering, over the same positions
         if callable(reference):
             kwargs["reference"] = constrained(reference, bijection).energy

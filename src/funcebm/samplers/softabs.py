@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, fields
+from .._torch.failures import finite_eigh
 from ..types import Energy, Params, Position
 
 __all__ = ["softabs"]
@@ -51,7 +52,7 @@ def softabs(energy: Energy, *, alpha: float = 1e6) -> Callable[[Params, Position
         matrix = hessian(params, position)
         matrix = 0.5 * (matrix + matrix.mT)
         fixed = matrix.detach()
-        values, vectors = torch.linalg.eigh(fixed)
+        values, vectors = finite_eigh(fixed)
         # zero, with the derivative that a matrix function has; eigh's own is NaN where eigenvalues coincide
         change = _divided_differences(values, alpha) * (vectors.mT @ (matrix - fixed) @ vectors)
         result = vectors @ (torch.diag(_lifted(values, alpha)) + change) @ vectors.mT

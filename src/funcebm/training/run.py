@@ -68,7 +68,7 @@ class _Run:
         self.recipe, self.options, self.hyper = recipe, options, hyper
         self.source: Rows | Stream = open_source(data, options.batch_size, key_epochs, device, place)
         checks.same_device(params=params, data=self.source.example, **({"hyper": hyper} if tree.leaves(hyper) else {}))
-        with explained(options.jit):
+        with explained(options.jit), checks.dtypes_explained(params=params, data=self.source.example):
             names = _check_loss(recipe, key_init, params, self.source, hyper)
         check_limits(options.limits, options.max_bad_steps, names)
         self.num_members = tree.batch_size(params) if recipe.is_ensemble else 1

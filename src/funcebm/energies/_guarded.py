@@ -1,0 +1,107 @@
+"""An energy as samplers call it: what fails at a position is outside of the support, what cannot work says so."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks, tree
+from .._torch.failures import FailuresAreNan, LinAlgError
+from .._torch.jitting import TracedValueError, asks_for_value, users_line
+from .._torch.supports import noted
+from .._torch.tracing import is_tracing, plain
+from ..types import Energy, Position
+
+__all__ = ["guarded"]
+
+
+def guarded(energy: Energy) -> Energy:
+    """The energy, made fit for proposals anywhere.
+
+    - A matrix that :mod:`torch.linalg` cannot factorize, invert, solve with or diagonalize gives NaN, in that particle.
+    - What the argument checks of ``torch.distributions`` refuse gives an infinite energy; they are as they were afterwards.
+    - Errors of torch about control flow, changes in place and dtypes say what to write; those of the user stay theirs.
+
+    Args:
+        energy: ``(params, x) -> ()``, or with further arguments.
+
+    Returns:
+        A function of the same arguments. The first one that is guarded stays: guarding twice is guarding once.
+
+    Raises:
+        ValueError: (on calls) an energy that changes its position.
+        TypeError: (on calls) a result that is no floating-point number, dtypes that do not go together.
+        TracedValueError: (on calls) control flow on numbers, ``.item()``, numpy.
+    """
+    if getattr(energy, "is_guarded", False):
+        return energy
+
+    def evaluate(*arguments: Any) -> Tensor:
+        position = arguments[1]
+        before = [] if is_tracing() else _versions(position)
+        with _explained(*arguments), FailuresAreNan(), noted() as support:
+            value = energy(*arguments)
+        if not is_tracing() and _versions(position) != before:
+            raise ValueError(_CHANGED)
+        return _inside(_number(value, position), support.flags)
+
+    evaluate.is_guarded = True  # type: ignore[attr-defined]
+    return evaluate
+
+
+_CHANGED = checks.message(
+    "an energy must not change its position in place",
+    "one that does",
+    "Write x = x + 1 in place of x += 1, or begin with x = x.clone().",
+)
+
+
+def _versions(position: Position) -> list[int]:
+    leaves = [plain(leaf) for leaf in tree.leaves(position) if isinstance(leaf, Tensor)]
+    return [0 if leaf.is_inference() else leaf._version for leaf in leaves]
+
+
+def _number(value: Any, position: Position) -> Any:
+    """The value, if it is floating point; what has the wrong shape is told elsewhere."""
+    if isinstance(value, Tensor) and not value.is_floating_point():
+        must = "an energy must return a floating-point number"
+        fix = "Use torch.where(condition, energy, torch.inf) for a region, and .to(x.dtype) for counts."
+        raise TypeError(checks.message(must, str(value.dtype), fix))
+    return value
+
+
+def _inside(value: Any, flags: list[Tensor]) -> Any:
+    for flag in flags:
+        value = torch.where(flag, value, torch.inf)
+    return value
+
+
+@contextlib.contextmanager
+def _explained(*arguments: Any) -> Any:
+    try:
+        with checks.dtypes_explained(params=arguments[0], positions=arguments[1]):
+            yield
+    except RuntimeError as error:
+        text = str(error)
+        if isinstance(error, TracedValueError):
+            raise
+        if isinstance(error, LinAlgError):
+            must = "linear algebra in an energy must not fail at a proposal"
+            fix = "Use cholesky_ex, inv_ex or solve_ex of torch.linalg, and torch.where(info == 0, energy, torch.inf)."
+            raise LinAlgError(checks.message(must, f"{error}, at {users_line(error)}", fix)) from error
+        if asks_for_value(error) and not is_tracing():
+            raise TracedValueError(
+                "an energy must not ask a number of its position for its value: it runs on all chains at once. "
+                f"Got {users_line(error)}. Use torch.where(condition, a, b) in place of if, funcebm.loops.while_loop in "
+                "place of while, tensors in place of numpy, .item() and float()."
+            ) from error
+        if "in-place" in text and ("leaf Variable" in text or "captured Tensor" in text or "vmap" in text):
+            raise ValueError(f"{_CHANGED} At {users_line(error)}.") from error
+        if "scaled_dot_product" in text or "transformer_encoder_layer" in text:
+            must = "attention in an energy must run by its formula, which can be mapped and differentiated twice"
+            fix = "Use torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around it, or funcebm.energies.from_module."
+            raise RuntimeError(checks.message(must, text, fix)) from error
+        raise
