@@ -23,6 +23,7 @@ __all__ = [
     "adam",
     "adamw",
     "apply_updates",
+    "centring",
     "chain",
     "clip_by_global_norm",
     "sgd",
@@ -354,3 +355,44 @@ def chain(*optimizers: Optimizer) -> Optimizer:
         return gradients, tuple(states)
 
     return Optimizer(init, update)
+
+
+def centring(visible_mean: Tensor, hidden_mean: Tensor | None = None) -> Optimizer:
+    r"""The centred gradient of a restricted Boltzmann machine, for Bernoulli units; put it first in a :func:`chain`.
+
+    With offsets :math:`\mu` and :math:`\lambda` subtracted from visible and hidden units the gradient of the likelihood becomes
+
+    .. math:: \tilde g_W = g_W - g_b \lambda^\top - \mu\,g_c^\top, \qquad \tilde g_b = g_b - \tilde g_W \lambda, \qquad
+        \tilde g_c = g_c - \tilde g_W^\top \mu ,
+
+    still a direction of ascent, for the params of the plain machine. Training then does not depend on which level of a unit is
+    called 1, and gets to far better likelihoods: the most useful trick there is for these machines.
+
+    Args:
+        visible_mean: :math:`\mu`, the mean of the data. ``(V,)``.
+        hidden_mean: :math:`\lambda`. ``(H,)``; by default :math:`\sigma(c + W^\top \mu)`, which follows the params.
+
+    Returns:
+        An :class:`Optimizer` with the state ``()``, for the params of :func:`funcebm.energies.rbm`.
+
+    Raises:
+        ValueError: when called, params of something else.
+
+    Reference: Melchior, Fischer and Wiskott (2016), JMLR 17(99):1-61; Cho, Raiko and Ilin (2011), ICML, for the same gradient.
+
+    >>> optimizer = chain(centring(torch.full((784,), 0.13)), sgd(0.01))
+    """
+    names = {"weight", "visible_bias", "hidden_bias"}
+
+    def update(gradients: Tree, state: tuple[()], params: Params) -> tuple[Tree, tuple[()]]:
+        right = isinstance(gradients, dict) and set(gradients) == names
+        got = str(sorted(gradients)) if isinstance(gradients, dict) else type(gradients).__name__
+        checks.require(right, "centring is for the params of energies.rbm", got, "Use it for Bernoulli units only.")
+        weight, b, c = (gradients[name] for name in ("weight", "visible_bias", "hidden_bias"))
+        at = visible_mean.to(b).reshape(-1)
+        offset = torch.sigmoid(params["hidden_bias"] + at @ params["weight"])
+        offset = offset if hidden_mean is None else hidden_mean.to(c)
+        weight = weight - b[:, None] * offset - at[:, None] * c
+        return {"weight": weight, "visible_bias": b - weight @ offset, "hidden_bias": c - at @ weight}, ()
+
+    return Optimizer(lambda params: (), update)

@@ -149,3 +149,57 @@ def test_bits_and_normal_starts_are_a_warning():
 def test_bad_calls_are_refused_in_words(call, words):
     with pytest.raises(ValueError, match=words):
         call(MACHINE.free_energy, samplers.rbm_gibbs(MACHINE))
+
+
+def _step(data, params, optimizer):
+    """One step of exact maximum likelihood."""
+
+    def likelihood(params):
+        return torch.func.vmap(MACHINE.free_energy, (None, 0))(params, data).mean() + MACHINE.log_normalizer(params)
+
+    updates, _ = optimizer.update(torch.func.grad(likelihood)(params), optimizer.init(params), params)
+    return tree.add(params, updates)
+
+
+def _flipped(params):
+    """The params of the machine that gives ``1 - v`` the probability of ``v``."""
+    weight, b, c = params["weight"], params["visible_bias"], params["hidden_bias"]
+    return {"weight": -weight, "visible_bias": -b, "hidden_bias": c + weight.sum(0)}
+
+
+def test_centred_training_does_not_know_which_level_is_called_one():
+    data = MACHINE.sample(random.key(7), PARAMS, 40)
+    start = MACHINE.init(random.key(8), data.mean(0), weight_scale=0.5)
+    for is_centred in (True, False):
+
+        def optimizer(data, is_centred=is_centred):
+            plain = ebm.optimizers.sgd(0.3)
+            centring = ebm.optimizers.centring(data.mean(0))
+            return ebm.optimizers.chain(centring, plain) if is_centred else plain
+
+        there = _flipped(_step(data, start, optimizer(data)))
+        here = _step(1 - data, _flipped(start), optimizer(1 - data))
+        same = all(torch.allclose(a, b, atol=1e-12) for a, b in zip(tree.leaves(here), tree.leaves(there), strict=True))
+        assert same == is_centred
+
+
+def test_centring_keeps_what_is_independent_of_offsets():
+    gradients = tree.map(lambda leaf: torch.ones_like(leaf), PARAMS)
+    none = ebm.optimizers.centring(torch.zeros(4), torch.zeros(3)).update(gradients, (), PARAMS)[0]
+    assert all(torch.equal(none[name], gradients[name]) for name in none)
+    with pytest.raises(ValueError, match=r"energies\.rbm"):
+        ebm.optimizers.centring(torch.zeros(4)).update({"weight": torch.zeros(2)}, (), {})
+
+
+def test_diagnostics_take_draws_that_are_stored_as_integers():
+    sampler, keep = samplers.rbm_gibbs(MACHINE), spaces.collect(MACHINE.space)
+    starts = MACHINE.sample(random.key(0), PARAMS, 4)
+    options = {"num_samples": 60, "jit": False}
+    small = ebm.sample(random.key(1), sampler, PARAMS, starts, collect=keep, **options)
+    plain = ebm.sample(random.key(1), sampler, PARAMS, starts, **options)
+    assert small.draws.dtype == torch.int8
+    assert torch.equal(small.draws.double(), plain.draws)
+    for name in ("rhat", "ess_bulk", "ess_tail", "mcse_mean"):
+        diagnostic = getattr(ebm.diagnostics, name)
+        torch.testing.assert_close(diagnostic(small.draws).double(), diagnostic(plain.draws))
+    assert "rhat" in str(ebm.diagnostics.summary(small))
