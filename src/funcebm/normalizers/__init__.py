@@ -6,5 +6,15 @@ from .annealed_importance import (
     log_mean_exp,
     reverse_annealed_importance_sampling,
 )
+from .escorted_annealing import escorted_annealing
+from .sequential_monte_carlo import SequentialMonteCarlo, sequential_monte_carlo
 
-__all__ = ["AnnealedImportance", "annealed_importance_sampling", "log_mean_exp", "reverse_annealed_importance_sampling"]
+__all__ = [
+    "AnnealedImportance",
+    "SequentialMonteCarlo",
+    "annealed_importance_sampling",
+    "escorted_annealing",
+    "log_mean_exp",
+    "reverse_annealed_importance_sampling",
+    "sequential_monte_carlo",
+]

@@ -13,7 +13,14 @@ from ..energies.exact import ExactEnergy
 from ..types import Energy, Key, Params, Position
 from ._path import MakeSampler, Schedule, make_path, temperatures
 
-__all__ = ["AnnealedImportance", "annealed_importance_sampling", "log_mean_exp", "reverse_annealed_importance_sampling"]
+__all__ = [
+    "AnnealedImportance",
+    "annealed_importance_sampling",
+    "check_keys",
+    "log_mean_exp",
+    "reference_log_normalizer",
+    "reverse_annealed_importance_sampling",
+]
 
 
 class AnnealedImportance(NamedTuple):
@@ -108,8 +115,8 @@ def annealed_importance_sampling(
     (True, True)
     """
     checks.positive_int("num_particles", num_particles, minimum=2)
-    log_z0 = _reference_log_normalizer(reference, reference_params, event_shape)
-    key_start, key_pilot, key_run = _keys(key, tree.first(reference_params)).unbind(0)
+    log_z0 = reference_log_normalizer(reference, reference_params, event_shape)
+    key_start, key_pilot, key_run = check_keys(key, tree.first(reference_params)).unbind(0)
     shape = () if event_shape is None else (tuple(event_shape),)
     positions = reference.sample(key_start, reference_params, num_particles, *shape)
     betas = temperatures(schedule, num_temperatures)
@@ -176,8 +183,8 @@ def reverse_annealed_importance_sampling(
     True
     """
     checks.positive_int("the number of positions", tree.batch_size(positions), minimum=2)
-    log_z0 = _reference_log_normalizer(reference, reference_params, event_shape)
-    key_start, key_pilot, key_run = _keys(key, tree.first(positions)).unbind(0)
+    log_z0 = reference_log_normalizer(reference, reference_params, event_shape)
+    key_start, key_pilot, key_run = check_keys(key, tree.first(positions)).unbind(0)
     shape = () if event_shape is None else (tuple(event_shape),)
     betas = temperatures(schedule, num_temperatures)
     path = make_path(energy, reference, sampler, (params, reference_params), betas, positions, jit)
@@ -218,12 +225,14 @@ def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 # -- checks at the door -------------------------------------------------------------------------------------------
 
 
-def _keys(key: Key, like: Tensor) -> Key:
+def check_keys(key: Key, like: Tensor) -> Key:
+    """Three keys, on the device of ``like``."""
     random.check_key(key)
     return random.split(key.to(like.device), 3)
 
 
-def _reference_log_normalizer(reference: Any, params: Params, shape: Sequence[int] | None) -> Tensor:
+def reference_log_normalizer(reference: Any, params: Params, shape: Sequence[int] | None) -> Tensor:
+    """That of a reference, which must have one, and draws."""
     exact = callable(getattr(reference, "log_normalizer", None)) and callable(getattr(reference, "sample", None))
     must = "reference must have an exact log_normalizer and sample"
     got = getattr(reference, "__name__", type(reference).__name__)

@@ -1,6 +1,7 @@
 """Samplers: one file each, every one a :class:`funcebm.types.Sampler` of pure functions."""
 
 from .adjusted_mclmc import adjusted_mclmc
+from .annealed_langevin import annealed_langevin
 from .barker import barker
 from .combinators import cycle, mix, thin
 from .descent import gradient_descent, nesterov
@@ -37,6 +38,7 @@ __all__ = [
     "accepted",
     "adjusted_mclmc",
     "annealed",
+    "annealed_langevin",
     "barker",
     "communication_barrier",
     "cycle",
