@@ -109,8 +109,8 @@ def escorted_annealing(
 
     The sum is the log ratio of the backward and the forward transition, so :math:`\mathrm{E}\,e^{\log w} = Z / Z_0` exactly.
     Where :math:`u` carries the path's densities along, the weights are all the same as :math:`h \to 0`: a good control needs
-    few steps and mixes modes that no Langevin move joins. :func:`funcebm.losses.annealed_control` trains one; a flow from data
-    is another. Without control it is annealed importance sampling with Langevin transitions and no rejections.
+    few steps and mixes modes that no Langevin move joins.
+    Without control it is annealed importance sampling with Langevin transitions and no rejections.
 
     Args:
         key: ``(2,)``.
