@@ -9,7 +9,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from funcebm import energies, losses, random, samplers, tree
+from funcebm import couplings, energies, losses, paths, random, samplers, tree
 from funcebm.types import Loss, Sampler, Tree
 
 
@@ -23,6 +23,16 @@ def energy(params: Tree, x: Tree) -> Tensor:
 def conditional_energy(params: Tree, x: Tree, scale: Tensor) -> Tensor:
     """The same, told a scale."""
     return energy(params, x) / scale
+
+
+def time_energy(params: Tree, t: Tensor, x: Tree) -> Tensor:
+    """The same, told a time."""
+    return (1 + t) * energy(params, x)
+
+
+def field(params: Tree, t: Tensor, x: Tree) -> Tree:
+    """Its negative gradient."""
+    return paths.negative_gradient(time_energy)(params, t, x)
 
 
 def params(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -163,6 +173,30 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "denoising": lambda: losses.denoising_score_matching(energy, 0.5),
     "annealed_denoising": lambda: losses.annealed_denoising_score_matching(
         conditional_energy, losses.geometric_noise_scales(1.0, 0.2, 4)
+    ),
+    "flow_matching": lambda: losses.flow_matching(field),
+    "flow_matching_transport": lambda: losses.flow_matching(
+        field, paths.trigonometric(), coupling=couplings.optimal_transport(), time=losses.stratified_times()
+    ),
+    "flow_matching_score": lambda: losses.flow_matching(
+        field, paths.variance_preserving(), prediction="score", weight=lambda t: 1 + t
+    ),
+    "flow_matching_edm": lambda: losses.flow_matching(
+        losses.edm_preconditioned(field, paths.linear()),
+        prediction="data",
+        time=losses.log_snr_times(paths.linear()),
+        weight=losses.edm_weight(paths.linear()),
+    ),
+    "flow_matching_bridge": lambda: losses.flow_matching(
+        field, paths.brownian_bridge(0.5), prediction="noise", coupling=couplings.sinkhorn(0.5)
+    ),
+    "equilibrium_matching": lambda: losses.equilibrium_matching(energy),
+    "action_matching": lambda: losses.action_matching(time_energy),
+    "energy_matching": lambda: losses.energy_matching(energy, contrastive_weight=0.7, num_steps=3, step_size=0.05),
+    "bridge_matching": lambda: losses.bridge_matching(field, 0.7),
+    "bridge_matching_backward": lambda: losses.bridge_matching(field, 0.7, "backward"),
+    "recovery_likelihood": lambda: losses.diffusion_recovery_likelihood(
+        time_energy, paths.trigonometric(), torch.tensor([0.2, 0.6, 1.0]), num_steps=3
     ),
     "weighted_sum": lambda: losses.weighted_sum(
         {"pcd": _pcd(), "denoising": losses.denoising_score_matching(energy, 0.5)}, {"pcd": 0.5, "denoising": 2.0}

@@ -1,0 +1,134 @@
+r"""Diffusion recovery likelihood: maximum likelihood of cleaner points given noisier ones, which short chains sample well."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import checks, fields, loops, paths, random, tree
+from ..fields import require_scalar
+from ..paths import Path, TimeEnergy
+from ..types import Batch, Key, Loss, LossAux, Params, Position, Tree
+from ._staged import staged, without_memory
+from ._transport import as_transport, map_field, per_row
+
+__all__ = ["diffusion_recovery_likelihood"]
+
+
+class _Noise(NamedTuple):
+    """Levels ``(B,)``, normals of the two points of each row, and of the steps ``(num_steps, B, ...)``."""
+
+    level: Tensor
+    near: Tree
+    far: Tree
+    chain: Tree
+
+
+class _Prepared(NamedTuple):
+    time: Tensor
+    positives: Position
+    negatives: Position
+    label: Tree
+
+
+def diffusion_recovery_likelihood(
+    energy: TimeEnergy,
+    path: Path,
+    times: Tensor,
+    *,
+    num_steps: int = 30,
+    step_size: float | Tensor = 0.1,
+) -> Loss:
+    r"""Diffusion recovery likelihood: energies at a ladder of noise levels, each trained given the next noisier one.
+
+    For neighbours r < t of the ladder, :math:`x_r = \rho\,x_t + \tau z` with :math:`\rho = \alpha_r/\alpha_t` and
+    :math:`\tau^2 = \sigma_r^2 - \rho^2 \sigma_t^2`, so that
+
+    .. math:: p(x_t \mid x_r) \propto \exp\big(-E_t(x_t) - |x_r - \rho\,x_t|^2/(2\tau^2)\big),
+
+    which is nearly a Gaussian around :math:`x_r/\rho` where the levels are close. The loss is :math:`\overline{E_t(x_t^+) -
+    E_t(x_t^-)}`, with the data at level t, and negatives from short Langevin chains on this conditional energy that start at
+    :math:`x_r/\rho`. Its minimiser is the energy of the data at each level, as by denoising, here by maximum likelihood.
+
+    Args:
+        energy: ``(params, t, x) -> ()``, or ``(params, t, x, label)``.
+        path: with normal noise, without a further one.
+        times: the ladder, increasing in (0, 1], with :math:`\alpha > 0` at the first; the energy is trained at all but the
+            first. ``(L,)``, L at least 2.
+        num_steps: of Langevin dynamics.
+        step_size: b, of a step :math:`\delta = b\,\tau/\rho`, of which the drift has :math:`\delta^2/2`. ``()``.
+
+    Returns:
+        A :class:`~funcebm.types.Loss` over batches of data, or :class:`~funcebm.losses.TransportBatch` with labels; metrics
+        ``positive_energy``, ``negative_energy``, ``energy_gap``.
+
+    Raises:
+        ValueError: times that are not increasing in (0, 1], a bad count or number; when called, an energy that is not a scalar.
+
+    Reference: Gao, Song, Poole, Wu and Kingma (2021), ICLR, arXiv:2012.08125.
+
+    >>> energy = lambda params, t, x: params * (x**2).sum() / 2
+    >>> loss = diffusion_recovery_likelihood(energy, paths.trigonometric(), torch.tensor([0.2, 0.6, 1.0]))
+    >>> loss(random.key(0), torch.tensor(1.0), torch.ones(4, 2))[0].shape
+    torch.Size([])
+    """
+    checks.positive_int("num_steps", num_steps)
+    checks.positive("step_size", step_size, "Try 0.1.")
+    must = "the path must have no further noise"
+    checks.require(path.gamma_squared is None, must, "a gamma", "Use trigonometric(), say.")
+    right = isinstance(times, Tensor) and times.dim() == 1 and len(times) >= 2
+    fix = "Try torch.linspace(0.1, 1, 7)."
+    checks.require(right, "times must be a vector of two or more", str(getattr(times, "shape", times)), fix)
+    if checks.is_concrete(times):
+        right = bool((times > 0).all() and (times <= 1).all() and (times[1:] > times[:-1]).all())
+        checks.require(right, "times must increase in (0, 1]", str(times.tolist()), fix)
+    num_levels = len(times) - 1
+
+    def draw(key: Key, batch: Batch) -> _Noise:
+        key_level, key_near, key_far, key_chain = random.split(key, 4)
+        data = as_transport(batch).data
+        level = random.randint(key_level, (tree.batch_size(data),), 0, num_levels)
+        chain = tree.normal_like(key_chain, tree.broadcast(data, num_steps))
+        return _Noise(level, tree.normal_like(key_near, data), tree.normal_like(key_far, data), chain)
+
+    def value_of(params: Params, t: Tensor, x: Position, *condition: Tree) -> Tensor:
+        return require_scalar(energy(params, t, x, *condition), x)
+
+    def pull(params: Params, t: Tensor, x: Position, scale: Tensor, to: Position, *condition: Tree) -> Position:
+        """The gradient of the conditional energy, in units of the step: to is x_r / rho, scale is tau / rho."""
+        slope = fields.gradient(lambda params, x: value_of(params, t, x, *condition))(params, x)
+        return tree.map(lambda g, at, end: scale**2 * g + (at - end), slope, x, to)
+
+    def prepare(params: Params, memory: Tree, batch: Batch, noise: _Noise) -> _Prepared:
+        data, _, label = as_transport(batch)
+        ladder = times.to(tree.first(data))
+        far, near = paths.at(path, ladder[:-1][noise.level]), paths.at(path, ladder[1:][noise.level])
+        rho = far.alpha / near.alpha
+        scale = (far.sigma**2 / rho**2 - near.sigma**2).clamp(min=0).sqrt()
+        positives = tree.add(per_row(near.alpha, data), per_row(near.sigma, noise.near))
+        ends = tree.add(positives, per_row(scale, noise.far))
+        t = ladder[1:][noise.level]
+        b = torch.as_tensor(step_size).to(scale)
+
+        def body(x: Position, normal: Tree) -> Position:
+            uphill = map_field(pull, params, t, x, scale, ends, label=label)
+            moved = tree.add_scaled(x, -(b**2) / 2, uphill)
+            return tree.add(moved, per_row(b * scale, normal))
+
+        return _Prepared(t, positives, loops.fold(body, ends, noise.chain), label)
+
+    def objective(params: Params, prepared: _Prepared) -> tuple[Tensor, LossAux]:
+        both: list[Any] = []
+        for points in (prepared.positives, prepared.negatives):
+            both.append(map_field(value_of, params, prepared.time, points, label=prepared.label).mean())
+        positive, negative = both
+        metrics = {
+            "positive_energy": positive.detach(),
+            "negative_energy": negative.detach(),
+            "energy_gap": (negative - positive).detach(),
+        }
+        return positive - negative, LossAux((), metrics)
+
+    return staged(without_memory, draw, prepare, objective)
