@@ -269,19 +269,19 @@ def test_iterated_markovian_fitting_tends_to_the_bridge():
 def test_recovery_likelihood_is_least_at_the_energy_of_each_level():
     """On N(0, s^2) data, energies |x|^2 / (2 v_t); the bias of the Langevin steps is of second order."""
     path, scale = paths.trigonometric(), 0.7
-    times = torch.tensor([0.2, 0.5, 0.8, 1.0]).double()
+    times = torch.tensor([0.5, 0.65, 0.8, 1.0]).double()
 
     c = paths.at(path, times[1:])
     stiffness = 1 / (c.alpha**2 * scale**2 + c.sigma**2)
 
     def energy(params, t, x):
-        level = (t - 0.01 > times[1:]).sum()
-        return ((1 + params) * stiffness)[level] * (x**2).sum() / 2
+        of_level = torch.where((t - times[1:]).abs() < 0.01, (1 + params) * stiffness, 0.0).sum()
+        return of_level * (x**2).sum() / 2
 
-    loss = losses.diffusion_recovery_likelihood(energy, path, times, num_steps=40, step_size=0.4)
+    loss = losses.diffusion_recovery_likelihood(energy, path, times, num_steps=40, step_size=0.1)
     zero = torch.zeros(3).double()
     draws = slopes(loss, zero, normal_data(scale), 60)
-    assert_mean(draws, 0.0, bias=0.01)
+    assert_mean(draws, 0.0, bias=0.008)  # of the steps at the first level: 3.7 % of the variance
     for wrong in (-0.5, 1.0):
         away = slopes(loss, zero + wrong, normal_data(scale), 60)
         assert_not_zero(away)

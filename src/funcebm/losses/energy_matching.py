@@ -11,7 +11,7 @@ from torch.func import vmap
 from .. import checks, couplings, fields, loops, paths, random, tree
 from ..couplings import Coupling
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
-from ._contrast import Options, check, value_and_metrics
+from ._contrast import options_of, value_and_metrics
 from ._staged import staged, without_memory
 from ._transport import TransportNoise, as_transport, draw_ends, pair_ends, per_row, scaled_norms
 from .times import uniform_times
@@ -89,8 +89,8 @@ def energy_matching(
     >>> loss(random.key(0), torch.tensor(1.0), torch.ones(8, 2))[0].shape
     torch.Size([])
     """
-    options = Options(trim=trim, clamp=clamp)
-    check(num_steps, options)
+    options = options_of(0.0, 0.0, trim, clamp, 0.0)
+    checks.positive_int("num_steps", num_steps)
     checks.positive("temperature", temperature, "Try 0.15.")
     checks.positive("step_size", step_size, "Try 0.01.")
     checks.require(0 <= threshold < 1, "threshold must be in [0, 1)", threshold, "Try 0.8.")

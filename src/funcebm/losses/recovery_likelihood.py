@@ -18,11 +18,12 @@ __all__ = ["diffusion_recovery_likelihood"]
 
 
 class _Noise(NamedTuple):
-    """Levels ``(B,)``, normals of the two points of each row, and of the steps ``(num_steps, B, ...)``."""
+    """Levels ``(B,)``, normals of the two points and of the start of each row, and of the steps ``(num_steps, B, ...)``."""
 
     level: Tensor
     near: Tree
     far: Tree
+    start: Tree
     chain: Tree
 
 
@@ -48,9 +49,15 @@ def diffusion_recovery_likelihood(
 
     .. math:: p(x_t \mid x_r) \propto \exp\big(-E_t(x_t) - |x_r - \rho\,x_t|^2/(2\tau^2)\big),
 
-    which is nearly a Gaussian around :math:`x_r/\rho` where the levels are close. The loss is :math:`\overline{E_t(x_t^+) -
-    E_t(x_t^-)}`, with the data at level t, and negatives from short Langevin chains on this conditional energy that start at
-    :math:`x_r/\rho`. Its minimiser is the energy of the data at each level, as by denoising, here by maximum likelihood.
+    which is nearly a Gaussian, of mean :math:`x_r/\rho` and scale :math:`s = \tau/\rho`, where the levels are close. The loss is
+    :math:`\overline{E_t(x_t^+) - E_t(x_t^-)}`, with the data at level t, and negatives from short Langevin chains on this
+    conditional energy. They start at a draw of that Gaussian, and their steps keep it exactly where the energy is flat:
+
+    .. math:: x' = m + \tfrac{2 - \delta}{2 + \delta}(x - m) - \tfrac{2 \delta}{2 + \delta}\,s^2 \nabla E_t(x)
+        + \tfrac{\sqrt{8 \delta}}{2 + \delta}\,s\,\xi, \qquad m = x_r/\rho.
+
+    The minimiser is the energy of the data at each level, as by denoising, here by maximum likelihood, but for what the chains
+    are off: keep :math:`s^2 \nabla^2 E` below one by a fine ladder.
 
     Args:
         energy: ``(params, t, x) -> ()``, or ``(params, t, x, label)``.
@@ -58,7 +65,7 @@ def diffusion_recovery_likelihood(
         times: the ladder, increasing in (0, 1], with :math:`\alpha > 0` at the first; the energy is trained at all but the
             first. ``(L,)``, L at least 2.
         num_steps: of Langevin dynamics.
-        step_size: b, of a step :math:`\delta = b\,\tau/\rho`, of which the drift has :math:`\delta^2/2`. ``()``.
+        step_size: :math:`\delta` in (0, 2), in units of :math:`s^2`. ``()``.
 
     Returns:
         A :class:`~funcebm.types.Loss` over batches of data, or :class:`~funcebm.losses.TransportBatch` with labels; metrics
@@ -67,7 +74,8 @@ def diffusion_recovery_likelihood(
     Raises:
         ValueError: times that are not increasing in (0, 1], a bad count or number; when called, an energy that is not a scalar.
 
-    Reference: Gao, Song, Poole, Wu and Kingma (2021), ICLR, arXiv:2012.08125.
+    Reference: Gao, Song, Poole, Wu and Kingma (2021), ICLR, arXiv:2012.08125, who take plain Langevin steps from the noisy
+    point; Cotter, Roberts, Stuart and White (2013), Statistical Science 28(3):424-446, for the steps.
 
     >>> energy = lambda params, t, x: params * (x**2).sum() / 2
     >>> loss = diffusion_recovery_likelihood(energy, paths.trigonometric(), torch.tensor([0.2, 0.6, 1.0]))
@@ -76,6 +84,8 @@ def diffusion_recovery_likelihood(
     """
     checks.positive_int("num_steps", num_steps)
     checks.positive("step_size", step_size, "Try 0.1.")
+    if not isinstance(step_size, Tensor):
+        checks.require(step_size < 2, "step_size must be below 2", step_size, "Try 0.1.")
     must = "the path must have no further noise"
     checks.require(path.gamma_squared is None, must, "a gamma", "Use trigonometric(), say.")
     right = isinstance(times, Tensor) and times.dim() == 1 and len(times) >= 2
@@ -87,19 +97,18 @@ def diffusion_recovery_likelihood(
     num_levels = len(times) - 1
 
     def draw(key: Key, batch: Batch) -> _Noise:
-        key_level, key_near, key_far, key_chain = random.split(key, 4)
+        key_level, key_near, key_far, key_start, key_chain = random.split(key, 5)
         data = as_transport(batch).data
         level = random.randint(key_level, (tree.batch_size(data),), 0, num_levels)
         chain = tree.normal_like(key_chain, tree.broadcast(data, num_steps))
-        return _Noise(level, tree.normal_like(key_near, data), tree.normal_like(key_far, data), chain)
+        near, far, start = (tree.normal_like(k, data) for k in (key_near, key_far, key_start))
+        return _Noise(level, near, far, start, chain)
 
     def value_of(params: Params, t: Tensor, x: Position, *condition: Tree) -> Tensor:
         return require_scalar(energy(params, t, x, *condition), x)
 
-    def pull(params: Params, t: Tensor, x: Position, scale: Tensor, to: Position, *condition: Tree) -> Position:
-        """The gradient of the conditional energy, in units of the step: to is x_r / rho, scale is tau / rho."""
-        slope = fields.gradient(lambda params, x: value_of(params, t, x, *condition))(params, x)
-        return tree.map(lambda g, at, end: scale**2 * g + (at - end), slope, x, to)
+    def slope(params: Params, t: Tensor, x: Position, *condition: Tree) -> Position:
+        return fields.gradient(lambda params, x: value_of(params, t, x, *condition))(params, x)
 
     def prepare(params: Params, memory: Tree, batch: Batch, noise: _Noise) -> _Prepared:
         data, _, label = as_transport(batch)
@@ -110,14 +119,16 @@ def diffusion_recovery_likelihood(
         positives = tree.add(per_row(near.alpha, data), per_row(near.sigma, noise.near))
         ends = tree.add(positives, per_row(scale, noise.far))
         t = ladder[1:][noise.level]
-        b = torch.as_tensor(step_size).to(scale)
+        delta = torch.as_tensor(step_size).to(scale)
+        whole = 2 + delta
 
         def body(x: Position, normal: Tree) -> Position:
-            uphill = map_field(pull, params, t, x, scale, ends, label=label)
-            moved = tree.add_scaled(x, -(b**2) / 2, uphill)
-            return tree.add(moved, per_row(b * scale, normal))
+            uphill = per_row(2 * delta / whole * scale**2, map_field(slope, params, t, x, label=label))
+            shaken = per_row((8 * delta).sqrt() / whole * scale, normal)
+            return tree.map(lambda at, m, g, z: m + (2 - delta) / whole * (at - m) - g + z, x, ends, uphill, shaken)
 
-        return _Prepared(t, positives, loops.fold(body, ends, noise.chain), label)
+        start = tree.add(ends, per_row(scale, noise.start))
+        return _Prepared(t, positives, loops.fold(body, start, noise.chain), label)
 
     def objective(params: Params, prepared: _Prepared) -> tuple[Tensor, LossAux]:
         both: list[Any] = []
