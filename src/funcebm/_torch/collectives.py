@@ -139,16 +139,11 @@ def subgroups(name: str, axis: str, members: list[list[int]]) -> str:
 
 
 def abort(name: str, why: str) -> None:
-    """Leaves a mesh after an error, so that ranks that wait for this one learn of it at once."""
-    import torch.distributed as dist
-
+    """Leaves a mesh after an error: ranks that wait for this one see why within a second."""
     peers = _peers.get(name)
-    if peers is None or not peers.is_open:
-        return
-    peers.is_open = False
-    peers.post("failed", why)
-    with contextlib.suppress(Exception):
-        dist.destroy_process_group(peers.group)
+    if peers is not None and peers.is_open:
+        peers.is_open = False
+        peers.post("failed", why)
 
 
 def close() -> None:
@@ -189,6 +184,8 @@ def _exchange(x: Tensor, name: str, size: int, is_sum: bool) -> Tensor:
         raise RankError("this mesh was closed after an error. Start the processes again.")
     flat = x.detach().contiguous().reshape(-1)
     out = flat.clone() if is_sum else flat.new_empty(size * flat.numel())
+    if size == 1:
+        return out.copy_(flat).reshape(x.shape if is_sum else (size, *x.shape))
     if flat.numel() == 0:
         return out.reshape(x.shape if is_sum else (size, *x.shape))
     peers.num_bytes += flat.numel() * flat.element_size()
@@ -196,17 +193,35 @@ def _exchange(x: Tensor, name: str, size: int, is_sum: bool) -> Tensor:
     start = time.monotonic()
     try:
         if is_sum:
-            dist.all_reduce(out, group=peers.group)
+            work = dist.all_reduce(out, group=peers.group, async_op=True)
         else:  # as bytes: any dtype, and no arithmetic
             gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-            gather(out.view(torch.uint8), flat.view(torch.uint8), group=peers.group)
+            work = gather(out.view(torch.uint8), flat.view(torch.uint8), group=peers.group, async_op=True)
+        _wait(work, peers, start)
     except RuntimeError as error:
         peers.is_open = False
-        failed = peers.note("failed")
         waited = time.monotonic() - start
-        why = failed or f"no answer after {waited:.0f} s, or the connection broke ({str(error).splitlines()[0][:200]})"
-        raise RankError(f"rank {peers.rank} of {peers.size} cannot go on: {why}") from error
+        why = peers.note("failed") or f"no answer after {waited:.0f} s ({(str(error).splitlines() or ['?'])[0][:200]})"
+        raise RankError(
+            f"rank {peers.rank} of {peers.size} cannot go on: {why}. This mesh is closed; where all ranks are still there, "
+            "funcebm.distributed.mesh() on all of them makes a new one."
+        ) from error
     return out.reshape(x.shape if is_sum else (size, *x.shape))
+
+
+def _wait(work: Any, peers: Peers, start: float) -> None:
+    """Waits for a message, a second at a time, in between looking for the note of a rank that has failed."""
+    if peers.backend == "nccl":
+        work.wait()
+        return
+    while True:
+        try:
+            work.wait(datetime.timedelta(seconds=1))
+            return
+        except RuntimeError as error:
+            is_late = "timed out" in str(error).lower()
+            if not is_late or peers.note("failed") or time.monotonic() - start > peers.timeout:
+                raise
 
 
 def _no_derivative(x: Tensor) -> None:

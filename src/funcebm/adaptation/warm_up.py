@@ -23,8 +23,12 @@ from ..chains._loop import (
     over_chains,
     to_inside,
 )
+from ..chains._ranks import enter_whole
+from ..distributed.agreement import failing_together
+from ..distributed.mesh import Mesh, Shard, single
 from ..transforms import explained, is_worth_it, jit_scan
 from ..types import Adaptation, Key, Params, Position, Sampler, Tree, step_of_chains
+from ._ranks import over_ranks
 from .default import default
 
 __all__ = ["Report", "WarmUp", "warm_up"]
@@ -104,12 +108,13 @@ def warm_up(
     key: Key,
     sampler: Sampler,
     params: Params,
-    positions: Position,
+    positions: Position | Shard,
     *,
     num_steps: int,
     adaptation: Adaptation | None = None,
     jit: bool | None = None,
     progress: bool = False,
+    mesh: Mesh | None = None,
 ) -> WarmUp:
     """Moves chains towards the bulk of the density, and finds good numbers for the sampler on the way.
 
@@ -127,9 +132,12 @@ def warm_up(
             inside ``vmap`` over params, keys, starts or the tuning of the sampler: many energies are warmed up at once, each as
             it would be alone, and ``funcebm.jit`` compiles the whole.
         progress: show a bar (tqdm).
+        mesh: from :func:`funcebm.distributed.mesh`: each rank steps its share of the chains, and after each step one message
+            shows all ranks where all chains are. What is tuned from them, and what comes back, is the same on all ranks and as
+            in one process.
 
     Returns:
-        :class:`WarmUp`: ``(positions, tuning, report)``.
+        :class:`WarmUp`: ``(positions, tuning, report)``; positions are those of all chains.
 
     Raises:
         ValueError: a bad count or shape, an energy that is not finite at the start, an adaptation for another sampler.
@@ -145,20 +153,36 @@ def warm_up(
     random.check_key(key)
     checks.positive_int("num_steps", num_steps)
     _checks.is_sampler(sampler)
+    mesh = single if mesh is None else mesh
+    given = {"key": key, "params": params, "tuning": sampler.tuning, "num_steps": num_steps}
+    with failing_together(mesh):
+        positions = enter_whole(mesh, positions, given)
+        return _warm_up(key, sampler, params, positions, num_steps, adaptation, jit, progress, mesh)
+
+
+def _warm_up(
+    key: Key,
+    sampler: Sampler,
+    params: Params,
+    positions: Position,
+    num_steps: int,
+    adaptation: Adaptation | None,
+    jit: bool | None,
+    progress: bool,
+    mesh: Mesh,
+) -> WarmUp:
     weight = 1 if sampler.batched_step is None else 10
     is_long = is_worth_it(jit, num_steps, weight) and (jit or not checks.is_traced((key, positions)))
     jit = bool(is_long) and not loops.is_compiling()
     like = tree.first(positions)
     if not loops.is_compiling():
         _checks.outermost(jit, (key, params, positions))
-        _checks.positions(positions)
         params = _checks.no_graph(params, jit)
         checks.same_device(params=params, positions=positions)
     if sampler.unconstrained is not None:
         free = sampler.unconstrained._replace(tuning=sampler.tuning)
         starts = _checks.free_positions(sampler.bijection, positions)
-        options: Any = {"num_steps": num_steps, "adaptation": adaptation, "jit": jit, "progress": progress}
-        result = warm_up(key, free, params, starts, **options)
+        result = _warm_up(key, free, params, starts, num_steps, adaptation, jit, progress, mesh)
         return result._replace(positions=vmap(sampler.bijection.forward)(result.positions))
     if adaptation is None:
         adaptation = default(sampler, tree.batch_size(positions))
@@ -175,13 +199,19 @@ def warm_up(
         with explained(jit):
             state = vmap(sampler.init, (None, 0))(params, tree.map(torch.clone, positions))
         _checks.start(state, partial(sampler.init, params), positions)
-        memory = adaptation.init(random.fold_in(key_adapt, 0), sampler, params, state)
-        return _run(adaptation, sampler, params, state, memory, chain_keys, key_adapt, windows, jit, progress)
+        stepping, searching = sampler, sampler
+        if mesh.name:  # also one rank of a group: compiled, its program then is that of any number of ranks
+            stepping, searching = (over_ranks(sampler, mesh, flag) for flag in (adaptation.is_per_chain, False))
+            progress = progress and mesh.rank == 0
+        stepped = adaptation._replace(is_per_chain=adaptation.is_per_chain and not mesh.name)
+        memory = adaptation.init(random.fold_in(key_adapt, 0), searching, params, state)
+        samplers = (stepping, searching)
+        return _run(stepped, samplers, params, state, memory, chain_keys, key_adapt, windows, jit, progress)
 
 
 def _run(
     adaptation: Adaptation,
-    sampler: Sampler,
+    samplers: tuple[Sampler, Sampler],
     params: Params,
     state: Any,
     memory: Any,
@@ -191,6 +221,8 @@ def _run(
     jit: bool,
     progress: bool,
 ) -> WarmUp:
+    """The steps of all windows, by the first of two samplers; an adaptation that searches for numbers steps with the second."""
+    sampler, searching = samplers
     num_steps = sum(windows)
     axis = chain_axis(state.position)
     body = make_body(compiled_part(sampler), adaptation.update, adaptation.is_per_chain, axis)
@@ -204,7 +236,7 @@ def _run(
     with progress_bar(num_steps, "warming up", progress) as bar:
         for index, length in enumerate(windows):
             if index > 0 and adaptation.refresh is not None:
-                memory = adaptation.refresh(random.fold_in(key_adapt, index), sampler, params, memory, state)
+                memory = adaptation.refresh(random.fold_in(key_adapt, index), searching, params, memory, state)
             # leaves of their own: compiled code is made for what is one tensor and what are two
             carry = (to_inside(state, axis), tree.map(torch.clone, memory), late)
             for size in chunk_sizes(state.position, length, 1, None) if length > 0 else ():
@@ -247,7 +279,12 @@ def make_body(
         used = getattr(memory.tuning, "step_size", info.energy.new_zeros(()))
         trace = (used.mean(), info.acceptance_rate.mean(), info.is_divergent.sum(), info.num_gradients.sum())
         seen = torch.stack([info.acceptance_rate.to(late.dtype), info.is_divergent.to(late.dtype)])
-        memory = update(memory, chains_first(state, axis), info)
+        seen_state = chains_first(state, axis)
+        if (
+            not loops.is_compiling()
+        ):  # sums over chains go by the order of memory, which must not depend on who made them
+            seen_state = tree.map(torch.Tensor.contiguous, seen_state)
+        memory = update(memory, seen_state, info)
         return (state, memory, late + is_late * seen), trace
 
     return body

@@ -25,6 +25,7 @@ __all__ = [
     "begin_run",
     "check_memory",
     "enter",
+    "enter_whole",
     "gathered",
     "meet",
     "own_rows",
@@ -101,6 +102,14 @@ def enter(
     if first == last:  # more ranks than chains: one that is dropped, so that every rank does the same
         return tree.map(lambda leaf: leaf[-1:], rows), place
     return tree.map(lambda leaf: leaf[first:last].contiguous(), rows), place
+
+
+def enter_whole(mesh: Mesh | None, positions: Position | Shard, given: dict[str, Tree]) -> Position:
+    """The positions of all chains, on all ranks, after all have told that they were given the same."""
+    rows, place = enter(mesh, "none", positions, given)
+    if isinstance(positions, Shard):
+        return place.mesh.gather(rows)
+    return positions
 
 
 def begin_run(mesh: Mesh) -> None:

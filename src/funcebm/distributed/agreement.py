@@ -19,7 +19,7 @@ from .._torch.collectives import RankError
 from ..types import Tree
 from .mesh import Mesh
 
-__all__ = ["RankError", "check_equal", "digest", "together"]
+__all__ = ["RankError", "check_equal", "digest", "failing_together", "together"]
 
 _ROOM = 4096  # bytes of what one rank tells the others
 
@@ -85,6 +85,18 @@ def together(mesh: Mesh, news: dict[str, Any] | None = None) -> Iterator[list[di
     for rank, other in enumerate(found):
         if "error" in other:
             raise _error(rank, mesh.size, other)
+
+
+@contextlib.contextmanager
+def failing_together(mesh: Mesh) -> Iterator[None]:
+    """Around work in which ranks wait for each other: an error of one ends the waiting of the others, with an error there too."""
+    try:
+        yield
+    except BaseException as error:
+        if mesh.size > 1:
+            text = str(error) or "interrupted"
+            collectives.abort(mesh.name, f"{type(error).__name__} on rank {mesh.rank}: {text}")
+        raise
 
 
 def _error(rank: int, size: int, news: dict[str, Any]) -> BaseException:

@@ -14,7 +14,7 @@ from .._torch import collectives
 from .._torch.tracing import is_mapped, is_tracing
 from ..types import Tree
 
-__all__ = ["Mesh", "Shard", "bounds", "mesh", "num_bytes_sent", "shared_rows", "single", "tree_sum"]
+__all__ = ["Mesh", "Shard", "bounds", "mesh", "num_bytes_sent", "own_rows", "shared_rows", "single", "tree_sum"]
 
 _BYTES_BY_TREE = 2**20  # larger sums are left to the network's own reduction
 
@@ -36,7 +36,7 @@ class Mesh(NamedTuple):
             inside of a compiled function they must be equal.
         take: ``(C, ...) -> (C_r, ...)``, the rows of this rank: those from ``r ceil(C / W)`` on, as many or as there are.
         agree: ``flag -> flag``, whether any rank raised it.
-        name: of the group of processes, empty where there is one.
+        name: of the group of processes, empty where there is none.
         memory: how many bytes of draws one rank may hold before a run is refused.
         axes: by name, the meshes of the ranks in one line with this one; see :func:`mesh`.
     """
@@ -121,7 +121,7 @@ def _mesh_of(name: str, memory: int) -> Mesh:
     peers = collectives.peers_of(name)
     rank, size = peers.rank, peers.size
     if size == 1:
-        return single._replace(memory=memory)
+        return single._replace(name=name, memory=memory)
     functions = [_bound(function, rank, size, name) for function in (_sum, _gather, _take, _agree)]
     return Mesh(rank, size, functions[0], functions[1], functions[2], functions[3], name, memory)
 
@@ -217,10 +217,23 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if collectives.peers_of(name).backend == "nccl" else "cpu")
 
 
+def own_rows(value: Tree, mesh: Mesh) -> Tree:
+    """The rows of this rank, ``(ceil(C / W), ...)`` on every rank: where there are too few, the last one again."""
+
+    def take(leaf: Tensor) -> Tensor:
+        num = leaf.shape[0]
+        each = -(-num // mesh.size)
+        first, last = bounds(num, mesh.rank, mesh.size)
+        missing = each - (last - first)
+        if not missing:
+            return leaf[first:last]
+        return torch.cat([leaf[first:last], leaf[-1:].expand(missing, *leaf.shape[1:])])
+
+    return tree.map(take, value)
+
+
 def shared_rows(value: Tree, mesh: Mesh, num: int) -> Tree:
-    """Rows ``(ceil(num / W), ...)`` of every rank, padding of the last ones included, as ``(num, ...)``; compiled or not."""
-    if mesh.size == 1:
-        return value
+    """What every rank has made of its :func:`own_rows`, as all ``(C, ...)`` rows, on all ranks; by one message."""
     leaves, structure = tree.flatten(value)
     return tree.unflatten(structure, [leaf.flatten(0, 1)[:num] for leaf in _stacked(leaves, mesh.size, mesh.name)])
 
