@@ -10,7 +10,7 @@ from typing import Any, Callable, Sequence
 import torch
 
 from . import _trial, tree
-from ._torch import jitting, native, programs
+from ._torch import jitting, native, programs, workers
 from ._torch.cuda_graphs import use_cuda_graphs
 from ._torch.jitting import TracedValueError
 from ._torch.meaning import Meaning, meaning
@@ -237,7 +237,7 @@ def run_all(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     >>> run_all([lambda: 1, lambda: 2])
     [1, 2]
     """
-    return jitting.run_all(calls)
+    return workers.run_all(calls)
 
 
 def _eager_scan(body: Any, shared: Any, carry: Any, xs: Any, every: int, is_kept: bool) -> tuple[Any, Any]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import functools
-import itertools
 import linecache
 import logging
 import os
@@ -15,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections import OrderedDict
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,7 +36,6 @@ __all__ = [
     "explained",
     "is_inside",
     "log_compiles",
-    "run_all",
     "users_line",
     "warn_once",
 ]
@@ -75,7 +72,6 @@ _log = os.environ.get("FUNCEBM_LOG_COMPILES", "0") not in ("0", "", "false")
 def _new_lock() -> None:
     global _lock
     _lock = threading.RLock()
-    _workers.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -216,34 +212,6 @@ def _shown(tensors: list[Tensor]) -> str:
 
 def _outside(traced: _Traced, known: Any) -> list[Tensor]:
     return [_plain(known.tensors[source] if isinstance(source, int) else source) for source in traced.sources]
-
-
-def run_all(calls: Sequence[Callable[[], Any]]) -> list[Any]:
-    """See :func:`funcebm.transforms.run_all`."""
-    num_workers = min(torch.get_num_threads(), len(calls))
-    if num_workers == 1 or recorder.current() is not None:
-        return [call() for call in calls]
-    results: list[Any] = [None] * len(calls)
-    numbers = itertools.count()
-
-    def work() -> None:
-        with programs.one_thread():
-            while (number := next(numbers)) < len(calls):
-                results[number] = calls[number]()
-
-    others = [_workers().submit(work) for _ in range(num_workers - 1)]
-    try:
-        work()
-    finally:
-        concurrent.futures.wait(others)
-    for other in others:
-        other.result()
-    return results
-
-
-@functools.cache
-def _workers() -> concurrent.futures.ThreadPoolExecutor:
-    return concurrent.futures.ThreadPoolExecutor(max(os.cpu_count() or 1, 1), thread_name_prefix="funcebm")
 
 
 # -- tracing ------------------------------------------------------------------------------------------------------

@@ -26,9 +26,8 @@ import os
 import re
 import sys
 import types
-import typing
 import weakref
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, TypeVar
 
 import optree
 import torch
@@ -76,8 +75,7 @@ def meaning(value: Any) -> Meaning:
     Returns:
         Its :class:`Meaning`. It never raises: what cannot be looked through is not certain.
 
-    >>> def scaled(factor):
-    ...     return lambda x: factor * x
+    >>> scaled = lambda factor: lambda x: factor * x
     >>> meaning(scaled(2.0)).key == meaning(scaled(2.0)).key
     True
     >>> meaning(scaled(2.0)).key == meaning(scaled(3.0)).key
@@ -319,8 +317,8 @@ def _instance(walk: _Walk, value: Any) -> None:
 
 def _opaque(walk: _Walk, value: Any) -> None:
     """An object with state of C; certain only if a module of a library holds it under its name, as it does functions."""
-    is_ours = is_library_class(type(value))  # else its attributes may be properties of the user
-    module = sys.modules.get(str(getattr(value, "__module__", ""))) if is_ours else None
+    # else its attributes may be properties of the user
+    module = sys.modules.get(str(getattr(value, "__module__", ""))) if is_library_class(type(value)) else None
     if module is not None and is_library(module) and vars(module).get(str(getattr(value, "__name__", ""))) is value:
         return walk.identity(value)
     walk.doubt(value)
@@ -346,11 +344,6 @@ def _cached_function(walk: _Walk, value: Any) -> None:
     walk.attributes(value)
 
 
-def _cached_property(walk: _Walk, value: Any) -> None:
-    walk.tokens.append("cached property")  # before Python 3.12 it holds a lock
-    walk.see(value.func)
-
-
 _PLAIN = {type(None), bool, int, str, bytes, type(...), type(NotImplemented), optree.PyTreeSpec}
 _PLAIN |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
 
@@ -367,7 +360,8 @@ _HANDLERS: dict[type, _Handler] = {
     types.CellType: _with(lambda value: value.cell_contents),
     **dict.fromkeys((operator.itemgetter, operator.attrgetter, _FIELD), _with(lambda value: value.__reduce__()[1])),
     type(functools.cache(len)): _cached_function,
-    functools.cached_property: _cached_property,
+    # before Python 3.12 it holds a lock
+    functools.cached_property: lambda walk, value: walk.see(("cached property", value.func)),
     # types of C whose members tell everything
     **dict.fromkeys((types.MethodType, types.SimpleNamespace, types.GenericAlias, types.UnionType), _instance),
     **dict.fromkeys((types.MemberDescriptorType, types.GetSetDescriptorType, slice, range, super), _instance),
@@ -378,9 +372,9 @@ _OPERATORS.append(getattr(getattr(torch.library, "_custom_ops", None), "CustomOp
 _METHODS = (types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType)
 # the first of these in the MRO decides
 _HANDLERS_OF_BASES: dict[Any, _Handler] = {
-    **dict.fromkeys((re.Pattern, typing.TypeVar, torch.finfo, torch.iinfo, logging.Logger), _Walk.identity),
-    **dict.fromkeys((*_METHODS, *_OPERATORS), _Walk.identity),
+    **dict.fromkeys((re.Pattern, TypeVar, torch.finfo, torch.iinfo, *_METHODS, *_OPERATORS), _Walk.identity),
     **dict.fromkeys((torch.SymInt, torch.SymFloat, torch.SymBool, type(os.environ)), _Walk.doubt),
+    logging.Logger: _Walk.identity,
     Tensor: _tensor,
     types.ModuleType: _module,
     type: _class,
