@@ -241,7 +241,7 @@ def values_by_uniforms(
         zero, one = torch.zeros(num, dtype=torch.float64), torch.ones(num, dtype=torch.float64)
         edges = [one]
         for value in range(1, num_values):
-            edges.append(_bisect(lambda u, value=value: at(u) >= value, zero, one, 55))
+            edges.append(_bisect(lambda u, value=value: at(u) >= value, zero, one, 46))
         edges.append(zero)
         for value in range(num_values):
             width = edges[value] - edges[value + 1]

@@ -31,8 +31,10 @@ from .sgnht import sgnht
 from .single_site import metropolised_gibbs, single_site_metropolis
 from .softabs import softabs
 from .svgd import svgd
+from .swendsen_wang import swendsen_wang
 from .tempering import annealed, tempered
 from .underdamped_langevin import underdamped_langevin
+from .wolff import wolff
 
 __all__ = [
     "accepted",
@@ -73,8 +75,10 @@ __all__ = [
     "single_site_metropolis",
     "softabs",
     "svgd",
+    "swendsen_wang",
     "tempered",
     "thin",
     "tune_ladder",
     "underdamped_langevin",
+    "wolff",
 ]
