@@ -126,7 +126,11 @@ def energy_guided(
     def function(params: Params, t: Tensor, x: Position, *condition: Tree) -> Position:
         c = paths.at(path, t)
         is_data = c.alpha > 0
-        size = torch.as_tensor(scale).to(t) * c.sigma_wronskian / torch.where(is_data, c.alpha, 1.0)
+        size = (
+            torch.as_tensor(scale, dtype=t.dtype, device=t.device)
+            * c.sigma_wronskian
+            / torch.where(is_data, c.alpha, 1.0)
+        )
         size = torch.where(is_data, size, 0.0)
 
         def downhill(params: Params, x: Position) -> Tensor:

@@ -113,7 +113,7 @@ def integrate(
         return solution._replace(saved=tree.map(lambda leaf: leaf[::per], solution.saved))
 
     many = vmap(one, (None, 0, 0, 0, None, None))
-    tolerances = tuple(torch.as_tensor(value).to(like) for value in (rtol, atol))
+    tolerances = tuple(torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in (rtol, atol))
     weight = solver.num_evaluations * (len(times) - 1) * (per if not is_adaptive else 10)
     solution = run(many, (params, positions, conditions, noise, times, tolerances), jit, weight)
     warn_unfinished(solution.info, max_steps)

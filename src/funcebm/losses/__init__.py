@@ -2,6 +2,8 @@
 
 from ._transport import TransportBatch
 from .action_matching import action_matching
+from .adjoint_matching import adjoint_matching
+from .annealed_control import annealed_control
 from .annealed_denoising import annealed_denoising_score_matching, geometric_noise_scales
 from .bit_energy_discrepancy import bit_energy_discrepancy
 from .bridge_matching import bridge_matching, simulate_bridge
@@ -52,6 +54,8 @@ __all__ = [
     "Times",
     "TransportBatch",
     "action_matching",
+    "adjoint_matching",
+    "annealed_control",
     "annealed_denoising_score_matching",
     "bit_energy_discrepancy",
     "bridge_matching",

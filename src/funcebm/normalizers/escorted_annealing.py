@@ -109,7 +109,7 @@ def escorted_annealing(
 
     The sum is the log ratio of the backward and the forward transition, so :math:`\mathrm{E}\,e^{\log w} = Z / Z_0` exactly.
     Where :math:`u` carries the path's densities along, the weights are all the same as :math:`h \to 0`: a good control needs
-    few steps and mixes modes that no Langevin move joins.
+    few steps and mixes modes that no Langevin move joins. ``losses.annealed_control`` trains one; a flow from data is another.
     Without control it is annealed importance sampling with Langevin transitions and no rejections.
 
     Args:
@@ -158,7 +158,12 @@ def escorted_annealing(
     betas = temperatures(schedule, num_steps).to(like)
     num = len(betas) - 1
     path = controlled_path(energy, reference, no_control if control is None else control)
-    shared = (params, reference_params, control_params, torch.as_tensor(diffusion).to(like))
+    shared = (
+        params,
+        reference_params,
+        control_params,
+        torch.as_tensor(diffusion, dtype=like.dtype, device=like.device),
+    )
     # the energies and the control are called once eagerly, so that their errors come out as they are
     walkers = vmap(path.start, (None, 0))(shared, positions)
     particle = tree.map(lambda leaf: leaf[0], positions)

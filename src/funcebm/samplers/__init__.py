@@ -13,6 +13,7 @@ from .ghmc import ghmc
 from .gibbs import gibbs
 from .gibbs_with_gradients import gibbs_with_gradients
 from .hmc import hmc
+from .independence import independence
 from .langevin import langevin
 from .locally_balanced import locally_balanced
 from .mala import mala
@@ -53,6 +54,7 @@ __all__ = [
     "gibbs_with_gradients",
     "gradient_descent",
     "hmc",
+    "independence",
     "langevin",
     "locally_balanced",
     "mala",

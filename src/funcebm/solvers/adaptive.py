@@ -213,7 +213,7 @@ def _root_mean_square(value: Tree) -> Tensor:
 
 
 def _number(value: float | Tensor, like: Tensor) -> Tensor:
-    return torch.as_tensor(value).to(like)
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
 def _check_tolerances(rtol: float | Tensor, atol: float | Tensor, like: Tensor) -> None:
