@@ -10,5 +10,18 @@ from .conv import conv
 from .mlp import mlp
 from .resnet import resnet
 from .spectral import spectral_norm, spectral_normalised
+from .time_mlp import time_mlp
+from .transformer import transformer
+from .unet import unet
 
-__all__ = ["Network", "conv", "mlp", "resnet", "spectral_norm", "spectral_normalised"]
+__all__ = [
+    "Network",
+    "conv",
+    "mlp",
+    "resnet",
+    "spectral_norm",
+    "spectral_normalised",
+    "time_mlp",
+    "transformer",
+    "unet",
+]
