@@ -19,6 +19,7 @@ from .locally_balanced import locally_balanced
 from .mala import mala
 from .mclmc import mclmc
 from .metropolis import accepted, metropolis_hastings
+from .mixed_hmc import mixed_hmc
 from .nuts import nuts
 from .parallel_tempering import communication_barrier, num_restarts, parallel_tempering, tune_ladder
 from .parts import on
@@ -62,6 +63,7 @@ __all__ = [
     "metropolis_hastings",
     "metropolised_gibbs",
     "mix",
+    "mixed_hmc",
     "nesterov",
     "num_restarts",
     "nuts",

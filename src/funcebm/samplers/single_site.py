@@ -19,9 +19,13 @@ __all__ = [
     "SingleSiteState",
     "SingleSiteTuning",
     "check_scan",
+    "masked",
     "metropolised_gibbs",
+    "num_values_at",
     "single_site",
     "single_site_metropolis",
+    "value_at",
+    "with_value",
 ]
 
 
@@ -268,7 +272,12 @@ def _is_current(space: Tree, position: Position, site: Tensor, num: int) -> Tens
     return torch.stack(found).any(0)
 
 
-def _sizes(space: Tree, site: Tensor) -> Tensor:
+def value_at(space: Tree, position: Position, site: Tensor) -> Tensor:
+    """Which value one site has, ``()`` int64."""
+    return _is_current(space, position, site, _num_values(space)).to(torch.int64).argmax()
+
+
+def num_values_at(space: Tree, site: Tensor) -> Tensor:
     """How many values one site has. ``()``."""
     sizes = [size for part in tree.leaves(space) for size in part.sizes]
     return masked(site, torch.tensor(sizes, device=site.device))
@@ -284,4 +293,4 @@ def _energies(scalar: Energy, space: Tree, params: Params, state: SingleSiteStat
         return torch.where(current, state.energy, other)
     values = vmap(lambda value: scalar(params, with_value(space, state.position, site, value)))(order)
     sizes = {part.num_values for part in tree.leaves(space)} | {s for part in tree.leaves(space) for s in part.sizes}
-    return values if len(sizes) == 1 else torch.where(order < _sizes(space, site), values, torch.inf)
+    return values if len(sizes) == 1 else torch.where(order < num_values_at(space, site), values, torch.inf)
