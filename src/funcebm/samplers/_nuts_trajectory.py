@@ -23,10 +23,9 @@ from torch import Tensor
 
 from .. import metrics, tree
 from ..types import Tree
+from .metropolis import DIVERGENCE_THRESHOLD
 
 __all__ = ["Dynamics", "NUTSNoise", "Packed", "Point", "Trajectory", "grow", "pack", "start", "unpack"]
-
-_DIVERGENCE_THRESHOLD = 1000.0
 
 
 class NUTSNoise(NamedTuple):
@@ -130,23 +129,36 @@ class Packed(NamedTuple):
     @property
     def goes_on(self) -> Tensor:
         """The flag of the same name."""
-        return self.counts[..., -1] > 0
+        return self.counts[..., _COUNTS.index("goes_on")] > 0
+
+
+_ENDS = tuple(f"{end}/{field}" for end in ("front", "far") for field in End._fields)
+_CHOSEN = tuple(f"{point}/{field}" for point in ("selected", "candidate") for field in ("position", "gradient"))
+_VECTORS = (*_ENDS, "total", *_CHOSEN)
+_NUMBERS = tuple(f"{point}/{field}" for point in ("selected", "candidate") for field in ("energy", "total_energy"))
+_NUMBERS += ("log_weight", "subtree_log_weight", "uniform", "acceptance")
+_COUNTS = ("num_leaves", "pair", "slot", "depth", "is_moved", "is_divergent", "is_turning", "goes_on")
+_PARTS: Any = {"front": End, "far": End, "selected": Point, "candidate": Point}
+_PARTS = {name: kind._make(range(len(kind._fields))) for name, kind in _PARTS.items()}
+_EXAMPLE = Trajectory._make(_PARTS.get(name, 0) for name in Trajectory._fields)
+_NAMES, _STRUCTURE = tree.paths(_EXAMPLE), tree.structure(_EXAMPLE)
 
 
 def pack(t: Trajectory) -> Packed:
-    """The small tensors of a kind in one."""
-    vectors = [*t.front, *t.far, t.total, *t.selected[:2], *t.candidate[:2]]
-    numbers = [*t.selected[2:], *t.candidate[2:], *t[8:12]]
-    counts = [value.to(torch.int32) for value in t[12:]]
-    return Packed(t.firsts, t.sums, t.lasts, *(torch.stack(group) for group in (vectors, numbers, counts)))
+    """The small tensors of a kind in one, in the order of ``_VECTORS``, ``_NUMBERS`` and ``_COUNTS``."""
+    leaf = dict(zip(_NAMES, tree.leaves(t), strict=True))
+    groups = [[leaf[name] for name in names] for names in (_VECTORS, _NUMBERS, _COUNTS)]
+    groups[2] = [value.to(torch.int32) for value in groups[2]]
+    return Packed(t.firsts, t.sums, t.lasts, *(torch.stack(group) for group in groups))
 
 
 def unpack(packed: Packed) -> Trajectory:
     """The inverse of :func:`pack`."""
-    v, n, counts = (stack.unbind(0) for stack in packed[3:])
-    points = Point(*v[7:9], *n[:2]), Point(*v[9:], *n[2:4])
-    flags = (count > 0 for count in counts[4:])
-    return Trajectory(End(*v[:3]), End(*v[3:6]), v[6], *packed[:3], *points, *n[4:], *counts[:4], *flags)
+    leaf = {"firsts": packed.firsts, "sums": packed.sums, "lasts": packed.lasts}
+    for names, stack in ((_VECTORS, packed.vectors), (_NUMBERS, packed.numbers), (_COUNTS, packed.counts)):
+        leaf.update(zip(names, stack.unbind(0), strict=True))
+    flags = {name: leaf[name] > 0 for name in _COUNTS if name.startswith("is_") or name == "goes_on"}
+    return tree.unflatten(_STRUCTURE, [{**leaf, **flags}[name] for name in _NAMES])
 
 
 def _leapfrog(dynamics: Dynamics, end: End) -> tuple[End, Point]:
@@ -165,7 +177,7 @@ def _log_weight(initial: Tensor, leaf: Point) -> tuple[Tensor, Tensor]:
     """``H_0 - H``, ``-inf`` where that is not finite, and whether that is a divergence."""
     error = initial - leaf.total_energy
     log_weight = torch.where(torch.isfinite(error), error, -torch.inf)
-    return log_weight, log_weight < -_DIVERGENCE_THRESHOLD
+    return log_weight, log_weight < -DIVERGENCE_THRESHOLD
 
 
 def _turns(first: Tensor, last: Tensor, total: Tensor) -> Tensor:

@@ -6,17 +6,16 @@ from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
-from .. import checks, fields, loops, metrics, random, tree
+from .. import checks, loops, metrics, random, tree
 from ..integrators.microcanonical import MicrocanonicalPoint, microcanonical_step, normalise, num_stages
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ._kernel import Chains, EnergyState, evaluated, lockstep, positive
 from .constraints import takes_energy
-from .mala import MalaState as AdjustedMCLMCState
 from .mclmc import check_dimension
 from .metropolis import metropolis_hastings
 
-__all__ = ["AdjustedMCLMCNoise", "AdjustedMCLMCState", "AdjustedMCLMCTuning", "adjusted_mclmc", "random_count"]
+__all__ = ["AdjustedMCLMCNoise", "AdjustedMCLMCTuning", "adjusted_mclmc", "random_count"]
 
 
 class AdjustedMCLMCNoise(NamedTuple):
@@ -95,7 +94,7 @@ def adjusted_mclmc(
         integrator: ``"mclachlan"`` (two gradients a step) or ``"leapfrog"`` (one).
 
     Returns:
-        A :class:`~funcebm.types.Sampler` with ``AdjustedMCLMCState``, ``Info`` and ``AdjustedMCLMCTuning``.
+        A :class:`~funcebm.types.Sampler` with ``EnergyState``, ``Info`` and ``AdjustedMCLMCTuning``.
 
     Raises:
         ValueError: a number that is not positive, an unknown integrator, a metric or a position that does not fit.
@@ -107,20 +106,20 @@ def adjusted_mclmc(
     >>> int(info.num_gradients)
     8
     """
-    checks.positive("step_size", step_size, "Try 0.1, and smaller where few proposals are accepted.")
-    checks.positive("trajectory_length", trajectory_length, "Try the square root of the number of dimensions.")
     checks.positive_int("max_steps", max_steps)
     if num_steps is not None:
         checks.positive_int("num_steps", num_steps)
+    tuning = AdjustedMCLMCTuning(
+        positive("step_size", step_size, "Try 0.1, and smaller where few proposals are accepted."),
+        positive("trajectory_length", trajectory_length, "Try the square root of the number of dimensions."),
+        metrics.of(inverse_mass),
+    )
     gradients_a_step = num_stages(integrator)
-    metric = metrics.of(inverse_mass)
-    value_and_gradient = fields.value_and_gradient(energy)
-    check_shape = metrics.shape_check(metric)
+    evaluate, begin = evaluated(energy, tuning.metric)
 
-    def init(params: Params, position: Position) -> AdjustedMCLMCState:
+    def init(params: Params, position: Position) -> EnergyState:
         check_dimension(position)
-        check_shape(position)
-        return AdjustedMCLMCState(position, *value_and_gradient(params, position))
+        return begin(params, position)
 
     def draw(key: Key, position: Position) -> AdjustedMCLMCNoise:
         key_velocity, key_accept, key_length = random.split(key, 3)
@@ -130,7 +129,9 @@ def adjusted_mclmc(
             tree.normal_like(key_velocity, position), random.uniform(key_accept, dtype=dtype), length
         )
 
-    def start(tuning: AdjustedMCLMCTuning, state: AdjustedMCLMCState, noise: AdjustedMCLMCNoise) -> _Trajectory:
+    def start(
+        params: Params, tuning: AdjustedMCLMCTuning, state: EnergyState, noise: AdjustedMCLMCNoise
+    ) -> _Trajectory:
         point = MicrocanonicalPoint(state.position, normalise(noise.velocity), state.gradient)
         zero = torch.zeros_like(state.energy)
         if num_steps is None:
@@ -141,38 +142,30 @@ def adjusted_mclmc(
 
     def advance(params: Params, tuning: AdjustedMCLMCTuning, at: _Trajectory) -> _Trajectory:
         point, change, value = microcanonical_step(
-            lambda position: value_and_gradient(params, position), tuning.metric, tuning.step_size, at.point, integrator
+            lambda position: evaluate(params, position), tuning.metric, tuning.step_size, at.point, integrator
         )
         return _Trajectory(point, at.change + change, value, at.num_done + 1, at.num_steps)
 
-    def accept(state: AdjustedMCLMCState, noise: AdjustedMCLMCNoise, end: _Trajectory) -> tuple[Any, Info]:
-        proposal = AdjustedMCLMCState(end.point.position, end.energy, end.point.gradient)
+    def accept(
+        params: Params, tuning: AdjustedMCLMCTuning, state: EnergyState, noise: AdjustedMCLMCNoise, end: _Trajectory
+    ) -> tuple[EnergyState, Info]:
+        proposal = EnergyState(end.point.position, end.energy, end.point.gradient)
         log_ratio = state.energy - end.energy - end.change
         new_state, info = metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients=0)
         return new_state, info._replace(num_gradients=(gradients_a_step * end.num_done).to(torch.int32))
 
-    def make_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[AdjustedMCLMCState, Info]]:
-        """The step, of one chain or of many: the loop is outside of ``vmap``, which compiles to better code."""
-        start_all = over_chains(start, (None, 0, 0))
-        advance_all = over_chains(advance, (None, None, 0))
-        accept_all = over_chains(accept, (0, 0, 0))
-
+    def make_step(chains: Chains) -> Callable[..., tuple[EnergyState, Info]]:
         def step(
-            params: Params, tuning: AdjustedMCLMCTuning, state: AdjustedMCLMCState, noise: AdjustedMCLMCNoise
-        ) -> tuple[AdjustedMCLMCState, Info]:
-            at = start_all(tuning, state, noise)
+            params: Params, tuning: AdjustedMCLMCTuning, state: EnergyState, noise: AdjustedMCLMCNoise
+        ) -> tuple[EnergyState, Info]:
+            at = chains(start)(params, tuning, state, noise)
+            move = lambda at: chains(advance)(params, tuning, at)  # noqa: E731
             if num_steps is None:
-                at = loops.while_loop(
-                    lambda at: at.num_done < at.num_steps, lambda at: advance_all(params, tuning, at), at
-                )
+                at = loops.while_loop(lambda at: at.num_done < at.num_steps, move, at)
             else:
-                # what this loop needs is carried, not closed over: compiled, an inner scan keeps nothing else alive
-                at, _ = loops.repeat(
-                    lambda carry: (advance_all(params, carry[1], carry[0]), carry[1]), (at, tuning), num_steps
-                )
-            return accept_all(state, noise, at)
+                at = loops.repeat(move, at, num_steps)
+            return chains(accept)(params, tuning, state, noise, at)
 
         return step
 
-    tuning = AdjustedMCLMCTuning(torch.as_tensor(step_size), torch.as_tensor(trajectory_length), metric)
-    return Sampler(init, draw, make_step(lambda function, _: function), tuning, make_step(vmap), target_acceptance=0.9)
+    return lockstep(init, draw, make_step, tuning, target_acceptance=0.9)

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from .. import fields, metrics, random, tree
+from .. import metrics, random, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ._kernel import EnergyState, evaluated
 from .constraints import takes_energy
 from .langevin import LangevinTuning as BarkerTuning
 from .langevin import langevin_tuning
-from .mala import MalaState as BarkerState
 from .metropolis import metropolis_hastings
 
-__all__ = ["BarkerNoise", "BarkerState", "BarkerTuning", "barker"]
+__all__ = ["BarkerNoise", "BarkerTuning", "barker"]
 
 
 class BarkerNoise(NamedTuple):
@@ -54,7 +54,7 @@ def barker(
         temperature: :math:`T > 0`, in units of energy. ``()``.
 
     Returns:
-        A :class:`~funcebm.types.Sampler` with ``BarkerState``, ``Info`` and ``BarkerTuning``.
+        A :class:`~funcebm.types.Sampler` with ``EnergyState``, ``Info`` and ``BarkerTuning``.
 
     Raises:
         ValueError: a number that is not positive, or a preconditioner that is not symmetric and positive definite.
@@ -67,12 +67,7 @@ def barker(
     True
     """
     tuning = langevin_tuning(step_size, preconditioner, temperature)
-    value_and_gradient = fields.value_and_gradient(energy)
-    check_shape = metrics.shape_check(tuning.metric, name="preconditioner")
-
-    def init(params: Params, position: Position) -> BarkerState:
-        check_shape(position)
-        return BarkerState(position, *value_and_gradient(params, position))
+    evaluate, init = evaluated(energy, tuning.metric, "preconditioner")
 
     def draw(key: Key, position: Position) -> BarkerNoise:
         key_normal, key_sign, key_accept = random.split(key, 3)
@@ -82,7 +77,7 @@ def barker(
         uniform = random.uniform(key_accept, dtype=leaves[0].dtype)
         return BarkerNoise(tree.normal_like(key_normal, position), tree.unflatten(structure, signs), uniform)
 
-    def step(params: Params, tuning: BarkerTuning, state: BarkerState, noise: BarkerNoise) -> tuple[BarkerState, Info]:
+    def step(params: Params, tuning: BarkerTuning, state: EnergyState, noise: BarkerNoise) -> tuple[EnergyState, Info]:
         def white_score(gradient: Tree) -> Tree:
             return tree.scale(-1 / tuning.temperature, metrics.whiten(tuning.metric, gradient))
 
@@ -98,7 +93,7 @@ def barker(
         scores = white_score(state.gradient)
         moves = tree.map(move, noise.normal, noise.sign, scores)
         position = tree.add(state.position, metrics.displacement(tuning.metric, moves))
-        proposal = BarkerState(position, *value_and_gradient(params, position))
+        proposal = EnergyState(position, *evaluate(params, position))
         back = log_chance(tree.map(torch.neg, moves), white_score(proposal.gradient))
         log_ratio = (state.energy - proposal.energy) / tuning.temperature + back - log_chance(moves, scores)
         return metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients=1)

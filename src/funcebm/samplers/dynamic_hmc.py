@@ -6,13 +6,12 @@ from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
-from .. import checks, fields, loops, metrics, random, tree
+from .. import checks, loops, metrics, random, tree
 from ..integrators import PhasePoint, leapfrog
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ._kernel import STEP_SIZE, TEMPERATURE, Chains, EnergyState, evaluated, lockstep, positive, tempered_field
 from .constraints import takes_energy
-from .hmc import HMCState, tempered
 from .metropolis import metropolis_hastings
 
 __all__ = ["DynamicHMCNoise", "DynamicHMCState", "DynamicHMCTuning", "dynamic_hmc", "van_der_corput"]
@@ -131,19 +130,19 @@ def dynamic_hmc(
     ...     print(int(info.num_gradients), end=" ")
     4 2 6 1
     """
-    checks.positive("step_size", step_size, "Try 0.1, and smaller where chains diverge.")
-    checks.positive("trajectory_length", trajectory_length, "Try about the largest scale of the target.")
     checks.positive_int("max_leapfrog", max_leapfrog)
-    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
+    tuning = DynamicHMCTuning(
+        positive("step_size", step_size, STEP_SIZE),
+        positive("trajectory_length", trajectory_length, "Try about the largest scale of the target."),
+        metrics.of(inverse_mass),
+        positive("temperature", temperature, TEMPERATURE),
+    )
     kinds = ("halton", "uniform")
     checks.require(lengths in kinds, f"lengths must be one of {kinds}", lengths, "Write one of them.")
-    metric = metrics.of(inverse_mass)
-    value_and_gradient = fields.value_and_gradient(energy)
-    check_shape = metrics.shape_check(metric)
+    evaluate, begin = evaluated(energy, tuning.metric)
 
     def init(params: Params, position: Position) -> DynamicHMCState:
-        check_shape(position)
-        value, gradient = value_and_gradient(params, position)
+        position, value, gradient = begin(params, position)
         num_steps = torch.zeros((), dtype=torch.int64, device=value.device)
         proposal = tree.map(torch.clone, position)
         fraction = torch.zeros((), dtype=tree.first(position).dtype, device=value.device)
@@ -156,7 +155,7 @@ def dynamic_hmc(
         fraction = random.uniform(key_length, dtype=dtype) if lengths == "uniform" else ()
         return DynamicHMCNoise(tree.normal_like(key_momentum, position), uniform, fraction)
 
-    def start(tuning: DynamicHMCTuning, state: DynamicHMCState, noise: DynamicHMCNoise) -> _Walk:
+    def start(params: Params, tuning: DynamicHMCTuning, state: DynamicHMCState, noise: DynamicHMCNoise) -> _Walk:
         fraction = van_der_corput(state.num_steps + 1, state.fraction.dtype) if lengths == "halton" else noise.fraction
         num = torch.ceil(fraction * tuning.trajectory_length / tuning.step_size).clamp(max=max_leapfrog)
         num = num.to(torch.int32).clamp(min=1)
@@ -165,49 +164,41 @@ def dynamic_hmc(
         return _Walk(point, state.energy, torch.zeros_like(num), num, fraction)
 
     def advance(params: Params, tuning: DynamicHMCTuning, walk: _Walk) -> _Walk:
-        field = tempered(value_and_gradient, params, tuning.temperature)
+        field = tempered_field(evaluate, params, tuning.temperature)
         point, value = leapfrog.step(field, tuning.metric, tuning.step_size, walk.point)
         goes_on = walk.num_done < walk.num  # others may go on for longer
         point, value = tree.where(goes_on, (point, value), (walk.point, walk.energy))
         return walk._replace(point=point, energy=value, num_done=walk.num_done + 1)
 
     def accept(
-        tuning: DynamicHMCTuning, state: DynamicHMCState, noise: DynamicHMCNoise, walks: tuple[_Walk, _Walk]
+        params: Params,
+        tuning: DynamicHMCTuning,
+        state: DynamicHMCState,
+        noise: DynamicHMCNoise,
+        start: _Walk,
+        end: _Walk,
     ) -> tuple[DynamicHMCState, Info]:
-        before, after, value = walks[0].point, walks[1].point, walks[1].energy
+        before, after, value = start.point, end.point, end.energy
         kinetic = [metrics.kinetic_energy(tuning.metric, p) for p in (before.momentum, after.momentum)]
         log_ratio = (state.energy - value) / tuning.temperature + kinetic[0] - kinetic[1]
-        proposal = HMCState(after.position, value, tree.scale(tuning.temperature, after.gradient))
-        stay = HMCState(state.position, state.energy, state.gradient)
+        proposal = EnergyState(after.position, value, tree.scale(tuning.temperature, after.gradient))
+        stay = EnergyState(state.position, state.energy, state.gradient)
         kept, info = metropolis_hastings(log_ratio, noise.uniform, proposal, stay, num_gradients=1)
         velocity = metrics.velocity(tuning.metric, after.momentum)
-        memory = (state.num_steps + 1, after.position, velocity, walks[1].fraction)
+        memory = (state.num_steps + 1, after.position, velocity, end.fraction)
         new_state = DynamicHMCState(kept.position, kept.energy, kept.gradient, *memory)
-        return new_state, info._replace(num_gradients=walks[1].num)
+        return new_state, info._replace(num_gradients=end.num)
 
-    def make_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[DynamicHMCState, Info]]:
-        """The step, of one chain or of many: the loop is outside of ``vmap``, and lasts as long as the longest trajectory."""
-        start_all = over_chains(start, (None, 0, 0))
-        advance_all = over_chains(advance, (None, None, 0))
-        accept_all = over_chains(accept, (None, 0, 0, 0))
-
+    def make_step(chains: Chains) -> Callable[..., tuple[DynamicHMCState, Info]]:
         def step(
             params: Params, tuning: DynamicHMCTuning, state: DynamicHMCState, noise: DynamicHMCNoise
         ) -> tuple[DynamicHMCState, Info]:
-            begin = start_all(tuning, state, noise)
-            # what the loop needs is carried, not closed over
-            end, carried = loops.while_loop(
-                lambda carry: (carry[0].num_done < carry[0].num).any(),
-                lambda carry: (advance_all(params, carry[1], carry[0]), carry[1]),
-                (begin, tuning),
+            walk = chains(start)(params, tuning, state, noise)
+            end = loops.while_loop(  # it lasts as long as the longest trajectory
+                lambda walk: (walk.num_done < walk.num).any(), lambda walk: chains(advance)(params, tuning, walk), walk
             )
-            return accept_all(carried, state, noise, (begin, end))
+            return chains(accept)(params, tuning, state, noise, walk, end)
 
         return step
 
-    tuning = DynamicHMCTuning(
-        torch.as_tensor(step_size), torch.as_tensor(trajectory_length), metric, torch.as_tensor(temperature)
-    )
-    return Sampler(
-        init, draw, make_step(lambda function, _: function), tuning, make_step(vmap), target_acceptance=0.651
-    )
+    return lockstep(init, draw, make_step, tuning, target_acceptance=0.651)

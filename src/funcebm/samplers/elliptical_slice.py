@@ -7,10 +7,10 @@ from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from .. import checks, fields, loops, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ._kernel import Chains, lockstep
 from .constraints import takes_energy
 
 __all__ = [
@@ -158,7 +158,7 @@ def elliptical_slice(
         return tree.map(function, tuning.mean, *trees)
 
     def start(
-        tuning: EllipticalSliceTuning, state: EllipticalSliceState, noise: EllipticalSliceNoise
+        params: Params, tuning: EllipticalSliceTuning, state: EllipticalSliceState, noise: EllipticalSliceNoise
     ) -> tuple[_Ellipse, _Search]:
         ellipse = _Ellipse(
             over_mean(lambda mean, x: x - mean, tuning, state.position),
@@ -189,7 +189,9 @@ def elliptical_slice(
             value,
         )
 
-    def finish(state: EllipticalSliceState, search: _Search) -> tuple[EllipticalSliceState, EllipticalSliceInfo]:
+    def finish(
+        params: Params, tuning: EllipticalSliceTuning, state: EllipticalSliceState, search: _Search
+    ) -> tuple[EllipticalSliceState, EllipticalSliceInfo]:
         new_state = tree.where(search.is_found, EllipticalSliceState(search.position, search.energy), state)
         info = EllipticalSliceInfo(
             acceptance_rate=search.is_found.to(state.energy.dtype),
@@ -201,27 +203,21 @@ def elliptical_slice(
         )
         return new_state, info
 
-    def make_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[EllipticalSliceState, EllipticalSliceInfo]]:
-        """The step, of one chain or of many: the loop is outside of ``vmap``, which compiles to better code."""
-        start_all = over_chains(start, (None, 0, 0))
-        attempt_all = over_chains(attempt, (None, None, 0, 0))
-        finish_all = over_chains(finish, (0, 0))
-
+    def make_step(chains: Chains) -> Callable[..., tuple[EllipticalSliceState, EllipticalSliceInfo]]:
         def step(
             params: Params, tuning: EllipticalSliceTuning, state: EllipticalSliceState, noise: EllipticalSliceNoise
         ) -> tuple[EllipticalSliceState, EllipticalSliceInfo]:
-            ellipse, search = start_all(tuning, state, noise)
+            ellipse, search = chains(start)(params, tuning, state, noise)
             search = loops.while_loop(
                 lambda search: ~search.is_found & (search.num_tried <= max_shrinks),
-                lambda search: attempt_all(params, tuning, ellipse, search),
+                lambda search: chains(attempt)(params, tuning, ellipse, search),
                 search,
             )
-            return finish_all(state, search)
+            return chains(finish)(params, tuning, state, search)
 
         return step
 
-    tuning = EllipticalSliceTuning(prior_mean, prior_covariance)
-    return Sampler(init, draw, make_step(lambda function, _: function), tuning, make_step(vmap))
+    return lockstep(init, draw, make_step, EllipticalSliceTuning(prior_mean, prior_covariance))
 
 
 def _is_scalar(mean: Tree) -> bool:

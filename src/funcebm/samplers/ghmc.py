@@ -6,13 +6,12 @@ from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
-from .. import checks, fields, loops, metrics, random, tree
+from .. import checks, loops, metrics, random, tree
 from ..integrators import PhasePoint, leapfrog
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ._kernel import STEP_SIZE, TEMPERATURE, Chains, evaluated, lockstep, positive, tempered_field
 from .constraints import takes_energy
-from .hmc import tempered
 from .metropolis import metropolis_hastings
 
 __all__ = ["GHMCNoise", "GHMCState", "GHMCTuning", "ghmc"]
@@ -106,21 +105,22 @@ def ghmc(
     >>> int(info.num_gradients)
     1
     """
-    checks.positive("step_size", step_size, "Try 0.1, and smaller where chains diverge.")
     checks.positive_int("num_leapfrog", num_leapfrog)
-    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
-    checks.positive("alpha", alpha, "Give a number in (0, 1].")
+    tuning = GHMCTuning(
+        step_size=positive("step_size", step_size, STEP_SIZE),
+        alpha=positive("alpha", alpha, "Give a number in (0, 1]."),
+        delta=torch.as_tensor(alpha) / 2 if delta is None else torch.as_tensor(delta),
+        metric=metrics.of(inverse_mass),
+        temperature=positive("temperature", temperature, TEMPERATURE),
+    )
     if not isinstance(alpha, Tensor):
         checks.require(alpha <= 1, "alpha must be at most 1", alpha, "Give a number in (0, 1]; 1 is HMC.")
     if delta is not None and not isinstance(delta, Tensor):
         checks.require(0 <= delta <= 1, "delta must be in [0, 1]", delta, "Leave it out for alpha / 2.")
-    metric = metrics.of(inverse_mass)
-    value_and_gradient = fields.value_and_gradient(energy)
-    check_shape = metrics.shape_check(metric)
+    evaluate, start = evaluated(energy, tuning.metric)
 
     def init(params: Params, position: Position) -> GHMCState:
-        check_shape(position)
-        value, gradient = value_and_gradient(params, position)
+        position, value, gradient = start(params, position)
         zero = torch.zeros((), dtype=tree.first(position).dtype, device=value.device)
         return GHMCState(position, tree.zeros_like(position), zero, value, gradient, torch.ones_like(zero))
 
@@ -129,7 +129,7 @@ def ghmc(
         uniform = random.uniform(key_slice, dtype=tree.first(position).dtype)
         return GHMCNoise(tree.normal_like(key_momentum, position), uniform)
 
-    def refresh(tuning: GHMCTuning, state: GHMCState, noise: GHMCNoise) -> tuple[GHMCState, PhasePoint]:
+    def refresh(params: Params, tuning: GHMCTuning, state: GHMCState, noise: GHMCNoise) -> tuple[GHMCState, PhasePoint]:
         is_first = state.fresh > 0
         keep = torch.where(is_first, 0.0, torch.sqrt(1 - tuning.alpha))
         add = torch.where(is_first, 1.0, torch.sqrt(tuning.alpha))
@@ -141,12 +141,13 @@ def ghmc(
         point = PhasePoint(state.position, metrics.momentum(tuning.metric, momentum), gradient)
         return state._replace(momentum=momentum, slice=drifted, fresh=torch.zeros_like(state.fresh)), point
 
-    def one_leapfrog(params: Params, tuning: GHMCTuning, point: PhasePoint) -> tuple[PhasePoint, Tensor]:
-        field = tempered(value_and_gradient, params, tuning.temperature)
+    def advance(params: Params, tuning: GHMCTuning, point: PhasePoint) -> tuple[PhasePoint, Tensor]:
+        field = tempered_field(evaluate, params, tuning.temperature)
         return leapfrog.step(field, tuning.metric, tuning.step_size, point)
 
-    def accept(tuning: GHMCTuning, state: GHMCState, ends: Any) -> tuple[GHMCState, Info]:
-        refreshed, after, value = ends
+    def accept(
+        params: Params, tuning: GHMCTuning, state: GHMCState, refreshed: GHMCState, after: PhasePoint, value: Tensor
+    ) -> tuple[GHMCState, Info]:
         momentum = metrics.whiten(tuning.metric, after.momentum)
         kinetic = [0.5 * tree.squared_norm(z) for z in (refreshed.momentum, momentum)]
         log_ratio = (state.energy - value) / tuning.temperature + kinetic[0] - kinetic[1]
@@ -162,29 +163,13 @@ def ghmc(
         new_state, info = metropolis_hastings(log_ratio, uniform, proposal, turned, num_gradients=num_leapfrog)
         return tree.where(tuning.step_size == 0, state, new_state), info
 
-    def make_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[GHMCState, Info]]:
-        """The step, of one chain or of many: the loop is outside of ``vmap``, which compiles to better code."""
-        refresh_all = over_chains(refresh, (None, 0, 0))
-        leapfrog_all = over_chains(one_leapfrog, (None, None, 0))
-        accept_all = over_chains(accept, (None, 0, 0))
-
+    def make_step(chains: Chains) -> Callable[..., tuple[GHMCState, Info]]:
         def step(params: Params, tuning: GHMCTuning, state: GHMCState, noise: GHMCNoise) -> tuple[GHMCState, Info]:
-            refreshed, point = refresh_all(tuning, state, noise)
-            # what the loop needs is carried, not closed over: compiled, an inner loop keeps nothing else alive
-            point, carried = loops.repeat(
-                lambda carry: (leapfrog_all(params, carry[1], carry[0])[0], carry[1]), (point, tuning), num_leapfrog - 1
-            )
-            after, value = leapfrog_all(params, carried, point)  # the last one also wants the energy
-            return accept_all(carried, state, (refreshed, after, value))
+            refreshed, point = chains(refresh)(params, tuning, state, noise)
+            point = loops.repeat(lambda point: chains(advance)(params, tuning, point)[0], point, num_leapfrog - 1)
+            after, value = chains(advance)(params, tuning, point)  # the last one also wants the energy
+            return chains(accept)(params, tuning, state, refreshed, after, value)
 
         return step
 
-    alpha = torch.as_tensor(alpha)
-    tuning = GHMCTuning(
-        torch.as_tensor(step_size),
-        alpha,
-        alpha / 2 if delta is None else torch.as_tensor(delta),
-        metric,
-        torch.as_tensor(temperature),
-    )
-    return Sampler(init, draw, make_step(lambda function, _: function), tuning, make_step(vmap), target_acceptance=0.9)
+    return lockstep(init, draw, make_step, tuning, target_acceptance=0.9)

@@ -6,30 +6,26 @@ from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
-from .. import checks, fields, loops, metrics, random, tree
+from .. import checks, loops, metrics, random, tree
 from ..integrators import Integrator, PhasePoint, leapfrog
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ._kernel import STEP_SIZE, TEMPERATURE, Chains, EnergyState, evaluated, lockstep, positive, tempered_field
 from .constraints import takes_energy
-from .mala import MalaState as HMCState
 from .metropolis import metropolis_hastings
-from .multinomial import Trajectory, begin, choose, finish
+from .multinomial_hmc import multinomial_hmc
 
-__all__ = ["HMCNoise", "HMCState", "HMCTuning", "hmc", "tempered"]
+__all__ = ["HMCNoise", "HMCTuning", "hmc"]
+
+_JITTER = "Give a number in (0, 1), or None for no jitter."
 
 
 class HMCNoise(NamedTuple):
-    """Standard normals like the position, a uniform for the test, and one for the step size (or ``()``).
-
-    For the multinomial endpoint ``uniform`` is ``(num_leapfrog,)``, and ``num_backward`` an integer ``()``, which else is not
-    there.
-    """
+    """Standard normals like the position, a uniform ``()`` for the test, and one for the step size (or ``()``)."""
 
     momentum: Tree
     uniform: Tensor
     jitter: Any
-    num_backward: Any = ()
 
 
 class HMCTuning(NamedTuple):
@@ -39,18 +35,6 @@ class HMCTuning(NamedTuple):
     metric: Any
     temperature: Tensor
     jitter: Tensor
-
-
-def tempered(
-    value_and_gradient: Callable[[Params, Position], tuple[Tensor, Tree]], params: Params, temperature: Tensor
-) -> Callable[[Position], tuple[Tensor, Tree]]:
-    """The field that trajectories follow, ``x -> (E(x), grad E(x) / T)``."""
-
-    def field(position: Position) -> tuple[Tensor, Tree]:
-        value, gradient = value_and_gradient(params, position)
-        return value, tree.scale(1 / temperature, gradient)
-
-    return field
 
 
 @takes_energy
@@ -91,7 +75,7 @@ def hmc(
         endpoint: ``"metropolis"`` or ``"multinomial"``.
 
     Returns:
-        A :class:`~funcebm.types.Sampler` with ``HMCState``, ``Info`` and ``HMCTuning``.
+        A :class:`~funcebm.types.Sampler` with ``EnergyState``, ``Info`` and ``HMCTuning``.
 
     Raises:
         ValueError: a number that is not positive, an inverse mass that is not a positive definite metric, or an unknown
@@ -106,120 +90,67 @@ def hmc(
     >>> int(info.num_gradients)
     5
     """
-    checks.positive("step_size", step_size, "Try 0.1, and smaller where chains diverge.")
     checks.positive_int("num_leapfrog", num_leapfrog)
-    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
-    if jitter is not None:
-        checks.positive("jitter", jitter, "Give a number in (0, 1), or None for no jitter.")
-        if not isinstance(jitter, Tensor):
-            checks.require(
-                jitter < 1, "jitter must be below 1", jitter, "Give a number in (0, 1), or None for no jitter."
-            )
-    fix = "Use one of funcebm.integrators, or make one with funcebm.integrators.splitting."
-    checks.require(
-        isinstance(integrator, Integrator), "integrator must be an Integrator", integrator, fix, error=TypeError
+    tuning = HMCTuning(
+        step_size=positive("step_size", step_size, STEP_SIZE),
+        metric=metrics.of(inverse_mass),
+        temperature=positive("temperature", temperature, TEMPERATURE),
+        jitter=torch.zeros(()) if jitter is None else positive("jitter", jitter, _JITTER),
     )
+    if jitter is not None and not isinstance(jitter, Tensor):
+        checks.require(jitter < 1, "jitter must be below 1", jitter, _JITTER)
+    fix = "Use one of funcebm.integrators, or make one with funcebm.integrators.splitting."
+    checks.require(isinstance(integrator, Integrator), "integrator must be an Integrator", integrator, fix, TypeError)
     endpoints = ("metropolis", "multinomial")
     checks.require(endpoint in endpoints, f"endpoint must be one of {endpoints}", endpoint, "Write one of them.")
-    is_multinomial = endpoint == "multinomial"
-    metric = metrics.of(inverse_mass)
-    value_and_gradient = fields.value_and_gradient(energy)
-    num_measured = num_leapfrog if is_multinomial else 1
-    num_gradients = num_leapfrog * integrator.num_gradients + (0 if integrator.ends_on_kick else num_measured)
-    check_shape = metrics.shape_check(metric)
-
-    def init(params: Params, position: Position) -> HMCState:
-        check_shape(position)
-        return HMCState(position, *value_and_gradient(params, position))
+    evaluate, init = evaluated(energy, tuning.metric)
+    if endpoint == "multinomial":
+        return multinomial_hmc(evaluate, init, tuning, num_leapfrog, jitter is not None, integrator)
+    num_gradients = num_leapfrog * integrator.num_gradients + (not integrator.ends_on_kick)
 
     def draw(key: Key, position: Position) -> HMCNoise:
-        key_momentum, key_accept, key_jitter, *key_backward = random.split(key, 4 if is_multinomial else 3)
+        key_momentum, key_accept, key_jitter = random.split(key, 3)
         dtype = tree.first(position).dtype
-        uniform = random.uniform(key_accept, (num_leapfrog,) if is_multinomial else (), dtype=dtype)
         jittered = () if jitter is None else random.uniform(key_jitter, low=-1, dtype=dtype)
-        num_backward = random.randint(key_backward[0], (), 0, num_leapfrog + 1) if is_multinomial else ()
-        return HMCNoise(tree.normal_like(key_momentum, position), uniform, jittered, num_backward)
+        return HMCNoise(tree.normal_like(key_momentum, position), random.uniform(key_accept, dtype=dtype), jittered)
 
-    def start(params: Params, tuning: HMCTuning, state: HMCState, noise: HMCNoise) -> tuple[PhasePoint, Tensor]:
-        step_size = tuning.step_size if jitter is None else tuning.step_size * (1 + tuning.jitter * noise.jitter)
+    def begin(params: Params, tuning: HMCTuning, state: EnergyState, noise: HMCNoise) -> tuple[PhasePoint, Tensor]:
+        """p ~ N(0, M), and the step size of this trajectory."""
+        h = tuning.step_size if jitter is None else tuning.step_size * (1 + tuning.jitter * noise.jitter)
         momentum = metrics.momentum(tuning.metric, noise.momentum)
-        return PhasePoint(state.position, momentum, tree.scale(1 / tuning.temperature, state.gradient)), step_size
+        return PhasePoint(state.position, momentum, tree.scale(1 / tuning.temperature, state.gradient)), h
 
-    def advance(params: Params, tuning: HMCTuning, step_size: Tensor, point: PhasePoint) -> PhasePoint:
-        field = tempered(value_and_gradient, params, tuning.temperature)
-        return integrator.step(field, tuning.metric, step_size, point)[0]
+    def advance(params: Params, tuning: HMCTuning, h: Tensor, point: PhasePoint) -> tuple[PhasePoint, Tensor]:
+        """One step, and the energy where it last looked."""
+        return integrator.step(tempered_field(evaluate, params, tuning.temperature), tuning.metric, h, point)
 
-    def advance_and_measure(
-        params: Params, tuning: HMCTuning, step_size: Tensor, point: PhasePoint
-    ) -> tuple[PhasePoint, Tensor]:
-        """One step, and the energy and gradient where it ends."""
-        field = tempered(value_and_gradient, params, tuning.temperature)
-        point, value = integrator.step(field, tuning.metric, step_size, point)
+    def end(params: Params, tuning: HMCTuning, h: Tensor, point: PhasePoint) -> tuple[EnergyState, Tree]:
+        """The last step, to a state: an integrator that ends on a drift has not yet looked at the energy there."""
+        point, value = advance(params, tuning, h, point)
         if not integrator.ends_on_kick:
-            value, gradient = field(point.position)
-            point = point._replace(gradient=gradient)
-        return point, value
+            return EnergyState(point.position, *evaluate(params, point.position)), point.momentum
+        return EnergyState(point.position, value, tree.scale(tuning.temperature, point.gradient)), point.momentum
 
-    def accept(tuning: HMCTuning, state: HMCState, noise: HMCNoise, ends: Any) -> tuple[HMCState, Info]:
-        before, after, value = ends
-        proposal = HMCState(after.position, value, tree.scale(tuning.temperature, after.gradient))
-        kinetic = [metrics.kinetic_energy(tuning.metric, point.momentum) for point in (before, after)]
-        log_ratio = (state.energy - value) / tuning.temperature + kinetic[0] - kinetic[1]
-        return metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients=num_gradients)
+    def accept(
+        params: Params,
+        tuning: HMCTuning,
+        state: EnergyState,
+        noise: HMCNoise,
+        momentum: Tree,
+        proposal: EnergyState,
+        end: Tree,
+    ) -> tuple[EnergyState, Info]:
+        before, after = (metrics.kinetic_energy(tuning.metric, p) for p in (momentum, end))
+        log_ratio = (state.energy - proposal.energy) / tuning.temperature + before - after
+        return metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients)
 
-    def make_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[HMCState, Info]]:
-        """The step, of one chain or of many: the loop is outside of ``vmap``, which compiles to better code."""
-        start_all = over_chains(start, (None, None, 0, 0))
-        advance_all = over_chains(advance, (None, None, 0, 0))
-        measure_all = over_chains(advance_and_measure, (None, None, 0, 0))
-        accept_all = over_chains(accept, (None, 0, 0, 0))
-
-        def step(params: Params, tuning: HMCTuning, state: HMCState, noise: HMCNoise) -> tuple[HMCState, Info]:
-            before, step_size = start_all(params, tuning, state, noise)
-            # what the loop needs is carried, not closed over: compiled, an inner loop keeps nothing else alive
-            carry = (before, step_size, tuning)
-            carry = loops.repeat(
-                lambda carry: (advance_all(params, carry[2], carry[1], carry[0]), *carry[1:]), carry, num_leapfrog - 1
-            )
-            after, value = measure_all(params, carry[2], carry[1], carry[0])  # the last one also wants the energy
-            return accept_all(tuning, state, noise, (before, after, value))
+    def make_step(chains: Chains) -> Callable[..., tuple[EnergyState, Info]]:
+        def step(params: Params, tuning: HMCTuning, state: EnergyState, noise: HMCNoise) -> tuple[EnergyState, Info]:
+            start, h = chains(begin)(params, tuning, state, noise)
+            point = loops.repeat(lambda point: chains(advance)(params, tuning, h, point)[0], start, num_leapfrog - 1)
+            proposal, momentum = chains(end)(params, tuning, h, point)
+            return chains(accept)(params, tuning, state, noise, start.momentum, proposal, momentum)
 
         return step
 
-    def visit(params: Params, tuning: HMCTuning, step_size: Tensor, trajectory: Trajectory, x: Any) -> Trajectory:
-        index, uniform = x
-        is_forward = index < trajectory.num_forward
-        origin = tree.where(index == trajectory.num_forward, trajectory.start, trajectory.point)
-        point, value = advance_and_measure(params, tuning, torch.where(is_forward, step_size, -step_size), origin)
-        return choose(tuning, trajectory, point, value, uniform)
-
-    def make_multinomial_step(over_chains: Callable[..., Any]) -> Callable[..., tuple[HMCState, Info]]:
-        start_all = over_chains(start, (None, None, 0, 0))
-        begin_all = over_chains(
-            lambda tuning, state, noise, point: begin(tuning, state, point, num_leapfrog - noise.num_backward),
-            (None, 0, 0, 0),
-        )
-        visit_all = over_chains(visit, (None, None, 0, 0, (None, 0)))
-        end_all = over_chains(lambda trajectory: finish(trajectory, num_leapfrog, num_gradients), (0,))
-
-        def step(params: Params, tuning: HMCTuning, state: HMCState, noise: HMCNoise) -> tuple[HMCState, Info]:
-            point, step_size = start_all(params, tuning, state, noise)
-            carry = (begin_all(tuning, state, noise, point), step_size, tuning)
-            index = torch.arange(num_leapfrog, device=noise.uniform.device)
-            trajectory, *_ = loops.fold(
-                lambda carry, x: (visit_all(params, carry[2], carry[1], carry[0], x), *carry[1:]),
-                carry,
-                (index, noise.uniform.movedim(-1, 0)),
-            )
-            return end_all(trajectory)
-
-        return step
-
-    tuning = HMCTuning(
-        torch.as_tensor(step_size),
-        metric,
-        torch.as_tensor(temperature),
-        torch.as_tensor(0.0 if jitter is None else jitter),
-    )
-    make = make_multinomial_step if is_multinomial else make_step
-    return Sampler(init, draw, make(lambda function, _: function), tuning, make(vmap), target_acceptance=0.8)
+    return lockstep(init, draw, make_step, tuning, target_acceptance=0.8)

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import fields, metrics, random, tree
+from .. import metrics, random, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ._kernel import EnergyState, evaluated
 from .constraints import takes_energy
 from .langevin import LangevinTuning, langevin_proposal, langevin_tuning
 from .metropolis import metropolis_hastings
@@ -16,12 +17,8 @@ from .metropolis import metropolis_hastings
 __all__ = ["MalaNoise", "MalaState", "mala"]
 
 
-class MalaState(NamedTuple):
-    """A position, with the energy ``()`` and its gradient there."""
-
-    position: Position
-    energy: Tensor
-    gradient: Tree
+MalaState = EnergyState
+"""The former name."""
 
 
 class MalaNoise(NamedTuple):
@@ -54,7 +51,7 @@ def mala(
         temperature: :math:`T > 0`, in units of energy. ``()``.
 
     Returns:
-        A :class:`~funcebm.types.Sampler` with ``MalaState``, ``Info`` and ``LangevinTuning``.
+        A :class:`~funcebm.types.Sampler` with ``EnergyState``, ``Info`` and ``LangevinTuning``.
 
     Raises:
         ValueError: a number that is not positive, or a preconditioner that is not symmetric and positive definite.
@@ -68,21 +65,16 @@ def mala(
     True
     """
     tuning = langevin_tuning(step_size, preconditioner, temperature)
-    value_and_gradient = fields.value_and_gradient(energy)
-    check_shape = metrics.shape_check(tuning.metric, name="preconditioner")
-
-    def init(params: Params, position: Position) -> MalaState:
-        check_shape(position)
-        return MalaState(position, *value_and_gradient(params, position))
+    evaluate, init = evaluated(energy, tuning.metric, "preconditioner")
 
     def draw(key: Key, position: Position) -> MalaNoise:
         key_normal, key_accept = random.split(key)
         dtype = tree.first(position).dtype
         return MalaNoise(tree.normal_like(key_normal, position), random.uniform(key_accept, dtype=dtype))
 
-    def step(params: Params, tuning: LangevinTuning, state: MalaState, noise: MalaNoise) -> tuple[MalaState, Info]:
+    def step(params: Params, tuning: LangevinTuning, state: EnergyState, noise: MalaNoise) -> tuple[EnergyState, Info]:
         position = langevin_proposal(tuning, state.position, state.gradient, noise.normal)
-        proposal = MalaState(position, *value_and_gradient(params, position))
+        proposal = EnergyState(position, *evaluate(params, position))
         # the way back needs the noise -xi + sqrt(h / 2T) A^T (grad E(x) + grad E(y))
         drift = torch.sqrt(tuning.step_size / (2 * tuning.temperature))
         slopes = tree.add(state.gradient, proposal.gradient)

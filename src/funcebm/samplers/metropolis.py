@@ -10,9 +10,9 @@ from torch import Tensor
 from .. import checks, tree
 from ..types import Info, Tree
 
-__all__ = ["accepted", "metropolis_hastings", "nan_outside", "unadjusted_info"]
+__all__ = ["DIVERGENCE_THRESHOLD", "accepted", "metropolis_hastings", "nan_outside", "unadjusted_info"]
 
-_DIVERGENCE_THRESHOLD = 1000.0
+DIVERGENCE_THRESHOLD = 1000.0
 
 
 def metropolis_hastings(
@@ -40,7 +40,7 @@ def metropolis_hastings(
     info = Info(
         acceptance_rate=acceptance_rate,
         is_accepted=is_accepted,
-        is_divergent=~is_finite | (log_ratio < -_DIVERGENCE_THRESHOLD),
+        is_divergent=~is_finite | (log_ratio < -DIVERGENCE_THRESHOLD),
         num_gradients=_count(num_gradients, log_ratio),
         energy=new_state.energy,
     )

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Callable, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, fields, loops, metrics, random, tree
+from .. import checks, loops, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ._kernel import STEP_SIZE, TEMPERATURE, EnergyState, evaluated, positive
 from ._nuts_trajectory import Dynamics, NUTSNoise, Packed, Point, grow, pack, start, unpack
 from .constraints import takes_energy
-from .mala import MalaState as NUTSState
 
-__all__ = ["NUTSInfo", "NUTSNoise", "NUTSState", "NUTSTuning", "nuts"]
+__all__ = ["NUTSInfo", "NUTSNoise", "NUTSTuning", "nuts"]
 
 
 class NUTSTuning(NamedTuple):
@@ -82,7 +81,7 @@ def nuts(
         temperature: :math:`T > 0`, in units of energy. ``()``.
 
     Returns:
-        A :class:`~funcebm.types.Sampler` with ``NUTSState``, :class:`NUTSInfo` and ``NUTSTuning``. Many chains go in lock step:
+        A :class:`~funcebm.types.Sampler` with ``EnergyState``, :class:`NUTSInfo` and ``NUTSTuning``. Many chains go in lock step:
         a step takes as long as its longest trajectory.
 
     Raises:
@@ -98,17 +97,14 @@ def nuts(
     >>> int(info.num_gradients) >= 2 ** int(info.tree_depth) - 1
     True
     """
-    checks.positive("step_size", step_size, "Try 0.1, and smaller where chains diverge.")
     checks.positive_int("max_depth", max_depth)
     checks.require(max_depth <= 24, "max_depth must be at most 24", max_depth, "10 allows 1023 leapfrog steps.")
-    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
-    metric = metrics.of(inverse_mass)
-    value_and_gradient = fields.value_and_gradient(energy)
-    check_shape = metrics.shape_check(metric)
-
-    def init(params: Params, position: Position) -> NUTSState:
-        check_shape(position)
-        return NUTSState(position, *value_and_gradient(params, position))
+    tuning = NUTSTuning(
+        positive("step_size", step_size, STEP_SIZE),
+        metrics.of(inverse_mass),
+        positive("temperature", temperature, TEMPERATURE),
+    )
+    evaluate, init = evaluated(energy, tuning.metric)
 
     def draw(key: Key, position: Position) -> NUTSNoise:
         key_momentum, key_uniform = random.split(key)
@@ -120,7 +116,7 @@ def nuts(
         _, back = tree.ravel(position)
 
         def field(vector: Tensor) -> tuple[Tensor, Tensor]:
-            value, gradient = value_and_gradient(params, back(vector))
+            value, gradient = evaluate(params, back(vector))
             return value, tree.ravel(gradient)[0]
 
         flat = tuning.metric
@@ -128,16 +124,16 @@ def nuts(
             flat = metrics.Diagonal(tree.ravel(flat.inverse_mass)[0])
         return Dynamics(field, flat, tuning.step_size, tuning.temperature)
 
-    def begin(move: Dynamics, state: NUTSState, noise: NUTSNoise) -> tuple[Tensor, Packed]:
+    def begin(move: Dynamics, state: EnergyState, noise: NUTSNoise) -> tuple[Tensor, Packed]:
         momentum = tree.ravel(noise.momentum)[0]
         initial = state.energy / move.temperature + (momentum * momentum).sum() / 2
         point = Point(tree.ravel(state.position)[0], tree.ravel(state.gradient)[0], state.energy, initial)
         return initial, pack(start(move, noise.uniforms, momentum, point))
 
-    def finish(state: NUTSState, packed: Packed) -> tuple[NUTSState, NUTSInfo]:
+    def finish(state: EnergyState, packed: Packed) -> tuple[EnergyState, NUTSInfo]:
         t = unpack(packed)
         _, back = tree.ravel(state.position)
-        after = NUTSState(back(t.selected.position), t.selected.energy, back(t.selected.gradient))
+        after = EnergyState(back(t.selected.position), t.selected.energy, back(t.selected.gradient))
         info = NUTSInfo(
             acceptance_rate=t.acceptance / t.num_leaves,
             is_accepted=t.is_moved,
@@ -153,10 +149,12 @@ def nuts(
 
     def make_step(
         over_chains: Callable[..., Any], one_of: Callable[[Position], Position]
-    ) -> Callable[..., tuple[NUTSState, NUTSInfo]]:
+    ) -> Callable[..., tuple[EnergyState, NUTSInfo]]:
         """The step, of one chain or of many: the loop is outside of ``vmap``."""
 
-        def step(params: Params, tuning: NUTSTuning, state: NUTSState, noise: NUTSNoise) -> tuple[NUTSState, NUTSInfo]:
+        def step(
+            params: Params, tuning: NUTSTuning, state: EnergyState, noise: NUTSNoise
+        ) -> tuple[EnergyState, NUTSInfo]:
             move = dynamics(params, tuning, one_of(state.position))
             initial, last = over_chains(lambda *x: begin(move, *x))(state, noise)
             if max_depth > 1:
@@ -170,5 +168,4 @@ def nuts(
 
     alone = make_step(lambda function: function, lambda position: position)
     together = make_step(vmap, lambda position: tree.map(lambda leaf: leaf[0], position))
-    tuning = NUTSTuning(torch.as_tensor(step_size), metric, torch.as_tensor(temperature))
     return Sampler(init, draw, alone, tuning, together, target_acceptance=0.9)

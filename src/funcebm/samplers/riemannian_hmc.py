@@ -12,11 +12,11 @@ from .. import checks, fields, loops, random, tree
 from ..integrators.riemannian import OverChains, distance, generalised_leapfrog, kinetic_energy, metric_root, one_chain
 from ..integrators.symplectic import PhasePoint
 from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ._kernel import EnergyState, positive
 from .constraints import takes_energy
-from .mala import MalaState as RiemannianHMCState
 from .metropolis import metropolis_hastings
 
-__all__ = ["RiemannianHMCInfo", "RiemannianHMCNoise", "RiemannianHMCState", "RiemannianHMCTuning", "riemannian_hmc"]
+__all__ = ["RiemannianHMCInfo", "RiemannianHMCNoise", "RiemannianHMCTuning", "riemannian_hmc"]
 
 
 class RiemannianHMCNoise(NamedTuple):
@@ -98,7 +98,7 @@ def riemannian_hmc(
         check_reversibility: whether every step is taken back, to ten times the tolerance; static.
 
     Returns:
-        A :class:`~funcebm.types.Sampler` with ``RiemannianHMCState``, ``RiemannianHMCInfo`` and
+        A :class:`~funcebm.types.Sampler` with ``EnergyState``, ``RiemannianHMCInfo`` and
         ``RiemannianHMCTuning``. ``num_gradients`` counts the gradients of the energy; each iteration also evaluates the
         metric, and half of them its derivative.
 
@@ -116,26 +116,30 @@ def riemannian_hmc(
     >>> bool(info.is_converged)
     True
     """
-    checks.positive("step_size", step_size, "Try 0.1, and smaller where fixed points do not converge.")
     checks.positive_int("num_leapfrog", num_leapfrog)
     checks.positive_int("num_fixed_point", num_fixed_point)
-    checks.positive("tolerance", tolerance, "Try 1e-5 in float32, 1e-10 in float64, or None.")
+    tuning = RiemannianHMCTuning(
+        positive("step_size", step_size, "Try 0.1, and smaller where fixed points do not converge."),
+        ()
+        if tolerance is None
+        else positive("tolerance", tolerance, "Try 1e-5 in float32, 1e-10 in float64, or None."),
+    )
     value_and_gradient = fields.value_and_gradient(energy)
 
-    def init(params: Params, position: Position) -> RiemannianHMCState:
+    def init(params: Params, position: Position) -> EnergyState:
         matrix = metric(params, position)
         _check_metric(matrix, position)
         value, gradient = value_and_gradient(params, position)
         is_metric = torch.isfinite(metric_root(matrix)).all()
         gradient = tree.map(lambda leaf: torch.where(is_metric, leaf, torch.nan), gradient)
-        return RiemannianHMCState(position, value, gradient)
+        return EnergyState(position, value, gradient)
 
     def draw(key: Key, position: Position) -> RiemannianHMCNoise:
         key_momentum, key_accept = random.split(key)
         uniform = random.uniform(key_accept, dtype=tree.first(position).dtype)
         return RiemannianHMCNoise(tree.normal_like(key_momentum, position), uniform)
 
-    def start(params: Params, state: RiemannianHMCState, noise: RiemannianHMCNoise) -> _Trajectory:
+    def start(params: Params, state: EnergyState, noise: RiemannianHMCNoise) -> _Trajectory:
         normal, back = tree.ravel(noise.momentum)
         momentum = back(metric_root(metric(params, state.position)) @ normal)
         zero = torch.zeros_like(state.energy)
@@ -143,16 +147,16 @@ def riemannian_hmc(
         return _Trajectory(point, state.energy, zero == 0, zero.to(torch.int32))
 
     def accept(
-        params: Params, state: RiemannianHMCState, noise: RiemannianHMCNoise, before: PhasePoint, end: _Trajectory
-    ) -> tuple[RiemannianHMCState, RiemannianHMCInfo]:
+        params: Params, state: EnergyState, noise: RiemannianHMCNoise, before: PhasePoint, end: _Trajectory
+    ) -> tuple[EnergyState, RiemannianHMCInfo]:
         kinetic = [kinetic_energy(metric(params, at.position), at.momentum) for at in (before, end.point)]
         log_ratio = state.energy - end.energy + kinetic[0] - kinetic[1]
         log_ratio = torch.where(end.is_converged, log_ratio, torch.nan)  # a rejection with its flag
-        proposal = RiemannianHMCState(end.point.position, end.energy, end.point.gradient)
+        proposal = EnergyState(end.point.position, end.energy, end.point.gradient)
         new_state, info = metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients)
         return new_state, RiemannianHMCInfo(*info, end.is_converged, end.num_iterations)
 
-    def make_step(over_chains: OverChains) -> Callable[..., tuple[RiemannianHMCState, RiemannianHMCInfo]]:
+    def make_step(over_chains: OverChains) -> Callable[..., tuple[EnergyState, RiemannianHMCInfo]]:
         """The step, of one chain or of many: the loops are outside of ``vmap``, which compiles to better code."""
         start_all = over_chains(start, (None, 0, 0))
         turn_all = over_chains(lambda at: at._replace(momentum=tree.scale(-1, at.momentum)), (0,))
@@ -180,19 +184,15 @@ def riemannian_hmc(
             return _Trajectory(point, value, at.is_converged & is_converged, at.num_iterations + count)
 
         def step(
-            params: Params, tuning: RiemannianHMCTuning, state: RiemannianHMCState, noise: RiemannianHMCNoise
-        ) -> tuple[RiemannianHMCState, RiemannianHMCInfo]:
+            params: Params, tuning: RiemannianHMCTuning, state: EnergyState, noise: RiemannianHMCNoise
+        ) -> tuple[EnergyState, RiemannianHMCInfo]:
             before = start_all(params, state, noise)
-            # what the loop needs is carried, not closed over: compiled, an inner loop keeps nothing else alive
-            end, _ = loops.repeat(
-                lambda carry: (advance(params, carry[1], carry[0]), carry[1]), (before, tuning), num_leapfrog
-            )
+            end = loops.repeat(lambda at: advance(params, tuning, at), before, num_leapfrog)
             return accept_all(params, state, noise, before.point, end)
 
         return step
 
     num_gradients = num_leapfrog * (2 if check_reversibility else 1)
-    tuning = RiemannianHMCTuning(torch.as_tensor(step_size), () if tolerance is None else torch.as_tensor(tolerance))
     return Sampler(init, draw, make_step(one_chain), tuning, make_step(vmap), target_acceptance=0.8)
 
 
