@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, Iterator
 
 import funcebm
+from funcebm import _deprecated
 
 SOURCE = pathlib.Path(funcebm.__file__).parent
 
@@ -161,6 +162,8 @@ def _has(value: Any, names: list[str]) -> bool:
 
 def _is_importable(reference: str) -> bool:
     names = reference.split(".")
+    if any(reference.startswith(f"{old}.") or reference == old for old in _deprecated.MOVED):
+        return False
     for num in range(len(names), 0, -1):
         try:
             module = importlib.import_module(".".join(names[:num]))

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["FailuresAreNan", "LinAlgError", "finite_eigh"]
 
-LinAlgError: type[Exception] = torch.linalg.LinAlgError  # type: ignore[assignment]
+LinAlgError: type[Exception] = torch.linalg.LinAlgError
 
 
 def _marked(value: Any, is_good: Tensor) -> Any:

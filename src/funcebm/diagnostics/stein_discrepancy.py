@@ -25,7 +25,7 @@ def kernel_stein_discrepancy(
 
     .. math:: \frac{1}{n (n-1)} \sum_{i \ne j} k_p(x_i, x_j)
 
-    with the Stein kernel :math:`k_p` of the inverse multiquadric, :func:`funcebm.stein.stein_kernel`. Its mean is zero where
+    with the Stein kernel :math:`k_p` of the inverse multiquadric, :func:`funcebm.pairwise.stein_kernel`. Its mean is zero where
     the samples are of :math:`p` and positive otherwise. It hardly sees the weights of modes that are far apart: the score
     does not know them. The cost is ``n^2`` in time and memory.
 

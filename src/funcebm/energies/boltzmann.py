@@ -79,7 +79,9 @@ class DeepBoltzmann(Protocol):
         init: ``(key, mean=None, weight_scale=0.01) -> params`` to train from; ``mean`` are means of data.
         split: ``x -> list`` of the layers, the visible one first.
         conditional: ``(params, x, block=None) -> (N,)``, the log odds of all units given the neighbouring layers.
-        space: bits. ``edges``, ``blocks``: of two colours, the layers with even and with odd numbers.
+        space: bits.
+        edges: between neighbouring layers, ``(M, 2)``.
+        blocks: of two colours, the layers with even and with odd numbers.
         log_normalizer: ``params -> ()``, over the smaller colour, in chunks.
         sample: None.
     """

@@ -40,7 +40,8 @@ class RBM(Protocol):
         params: ``(weight, visible_bias=0.0, hidden_bias=0.0)``, and ``scale=1.0`` for Gaussian visible units.
         init: ``(key, mean=None, weight_scale=0.01) -> params`` to train from; ``mean`` are means of data ``(V,)``.
         space: of the visible units. ``joint_space``: of all units.
-        edges, blocks: of all units, for block Gibbs.
+        edges: between the layers, ``(M, 2)``.
+        blocks: of all units, for block Gibbs.
         log_normalizer: ``params -> ()``, over the smaller layer, in chunks.
         sample: ``(key, params, num) -> (num, V)``, exact draws of visible units, for a layer of at most 24 units.
     """

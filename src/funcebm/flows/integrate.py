@@ -90,7 +90,7 @@ def integrate(
     if is_stochastic:
         keys = random.split(_checked(key).to(like.device), num)
         particle = tree.map(lambda leaf: leaf[0], positions)
-        noise = vmap(lambda one: solvers.draw_path(one, solver, particle, per * (len(times) - 1)))(keys)  # type: ignore[arg-type]
+        noise = vmap(lambda one: solvers.draw_path(one, solver, particle, per * (len(times) - 1)))(keys)
 
     def one(params: Params, x: Position, condition: Tree, noise: Tree, times: Tensor, tolerances: Any) -> Solution:
         along = conditioned_field(field, condition)

@@ -234,7 +234,7 @@ def at_time(function: Callable[..., Tree], t: float | Tensor) -> Callable[..., T
         t: ``()``; may be traced.
 
     Returns:
-        ``(params, x, ...) -> `` what the function gives.
+        ``(params, x, ...)`` to what the function gives.
 
     >>> at_time(lambda params, t, x: t * x, 0.5)((), torch.ones(2))
     tensor([0.5000, 0.5000])
@@ -254,7 +254,7 @@ def static(function: Callable[..., Tree]) -> Callable[..., Tree]:
         function: ``(params, x, ...)``.
 
     Returns:
-        ``(params, t, x, ...) -> `` what the function gives.
+        ``(params, t, x, ...)`` to what the function gives.
 
     >>> static(lambda params, x: -x)((), torch.tensor(0.5), torch.ones(2))
     tensor([-1., -1.])

@@ -44,7 +44,7 @@ class Space:
 
     @property
     def sites(self) -> tuple[int, ...]:
-        """The shape of the sites: that of the leaf, but for the axis of one-hot rows."""
+        """The shape of the sites, which is that of the leaf but for the axis of one-hot rows."""
         return self.shape[:-1] if self.kind == "categorical" else self.shape
 
     @property
