@@ -62,7 +62,7 @@ def sample(
         tuning: the numbers of the sampler, ``sampler.tuning`` by default, or a function from the step index ``()`` (burn-in
             included) to them.
         collect: ``(state, info) -> tree``, what is kept at each draw; by default the position. ``()`` keeps nothing.
-        reduce: a streaming :class:`~funcebm.reducers.Reducer` of what ``collect`` gives, or a dict of them; then no
+        reduce: a streaming :class:`~funcebm.chains.reducers.Reducer` of what ``collect`` gives, or a dict of them; then no
             draws are kept and memory does not grow with ``num_samples``.
         jit: compile. With None a run is compiled where that pays, from 2,000 steps on, of which one of a sampler with a loop in
             it (HMC, NUTS) counts as ten. With ``jit=False`` this is a pure function, which can be used inside ``vmap`` and
