@@ -1,7 +1,25 @@
 """Many devices, many machines: the same draws and the same training on any number of ranks."""
 
 from .agreement import RankError
+from .checkpoint import load, save
+from .cost import Cost, Network, lockstep, simulate, table
 from .local import Workers, run_local
 from .mesh import Mesh, Shard, mesh, num_bytes_sent, single
 
-__all__ = ["Mesh", "RankError", "Shard", "Workers", "mesh", "num_bytes_sent", "run_local", "single"]
+__all__ = [
+    "Cost",
+    "Mesh",
+    "Network",
+    "RankError",
+    "Shard",
+    "Workers",
+    "load",
+    "lockstep",
+    "mesh",
+    "num_bytes_sent",
+    "run_local",
+    "save",
+    "simulate",
+    "single",
+    "table",
+]

@@ -62,7 +62,7 @@ def check_equal(mesh: Mesh, found: list[dict[str, Any]]) -> None:
             got = f"others on rank {other} than on rank 0"
             fix = f"Make {name} from the same key and files on every rank"
             fix += ", or mark the rows of one rank: mesh.shard(rows)." if name == "positions" else "."
-            raise ValueError(checks.message(f"{name} must be the same on all ranks", got, fix))
+            raise _agreed(ValueError(checks.message(f"{name} must be the same on all ranks", got, fix)))
 
 
 @contextlib.contextmanager
@@ -80,11 +80,18 @@ def together(mesh: Mesh, news: dict[str, Any] | None = None) -> Iterator[list[di
         yield found
     except (Exception, KeyboardInterrupt) as error:
         told(mesh, {"error": str(error) or "interrupted", "kind": type(error).__name__})
+        _agreed(error)
         raise
     found.extend(told(mesh, news))
     for rank, other in enumerate(found):
         if "error" in other:
-            raise _error(rank, mesh.size, other)
+            raise _agreed(_error(rank, mesh.size, other))
+
+
+def _agreed(error: BaseException) -> BaseException:
+    """The error, with a mark that all ranks raise it."""
+    error.is_of_all_ranks = True  # type: ignore[attr-defined]
+    return error
 
 
 @contextlib.contextmanager
@@ -93,7 +100,7 @@ def failing_together(mesh: Mesh) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if mesh.size > 1:
+        if mesh.size > 1 and not getattr(error, "is_of_all_ranks", False):
             text = str(error) or "interrupted"
             collectives.abort(mesh.name, f"{type(error).__name__} on rank {mesh.rank}: {text}")
         raise

@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterable, Mapping
 from torch import Tensor
 
 from .. import checks, tree
+from ..distributed.mesh import Mesh, single
 from ..transforms import is_worth_it
 from ..types import Batch, Key, Loss, Optimizer, Params, Tree
 from .result import Fit
@@ -40,6 +41,8 @@ def fit(
     max_bad_steps: int | None = 50,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: Fit | None = None,
+    mesh: Mesh | None = None,
+    deterministic: bool = False,
 ) -> Fit:
     r"""Trains, many steps in one compiled loop.
 
@@ -81,6 +84,13 @@ def fit(
             bit for bit as if uncut. Of a loader, the batches that this epoch has given already are skipped: exact where an
             epoch can be gone through again in the same order, which a function of the epoch or ``set_epoch`` makes
             possible with shuffling. An iterator goes on where it is.
+        mesh: from :func:`funcebm.distributed.mesh`: every rank makes this call with the same arguments and data, takes its rows
+            of each batch and of its noise, and one message a step adds the gradients up. The result is the same on all ranks.
+            Of a loss that remembers, such as a buffer of chains, each rank has one of its own. An error, or Ctrl-C, on one rank
+            is one on all; the first rank writes the checkpoint.
+        deterministic: whether sums must not depend on the number of ranks: a batch goes by 8 blocks of rows, whose gradients
+            (and memories) are the same whoever has them, so that 1, 2, 4 and 8 ranks end with the same bits, also where a run is
+            resumed on another number. It sends more, and is slower.
 
     Returns:
         :class:`~funcebm.training.Fit`. Where an error ends a run that has begun, the error has it as its attribute ``fit``.
@@ -88,7 +98,8 @@ def fit(
     Raises:
         ValueError: a bad count, key or decay, data that are not finite, a batch larger than the data, batches of several
             sizes, a loader that ends early, a loss that is not a scalar, tensors on several devices, a run of another model to
-            resume, labels out of range, validation data unlike the training data, a checkpoint in no folder.
+            resume, labels out of range, validation data unlike the training data, a checkpoint in no folder; on ranks, arguments
+            that differ between them, or a loss that is no mean over the rows of its batch.
         TypeError: params that are not floating-point tensors; no :class:`~funcebm.types.Loss`, optimizer or run to resume.
 
     >>> import torch
@@ -117,6 +128,8 @@ def fit(
         limits,
         max_bad_steps,
         checkpoint,
+        single if mesh is None else mesh,
+        deterministic,
     )
     return run(recipe, options, key, params, data, hyper, resume)
 

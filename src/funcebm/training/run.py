@@ -14,8 +14,11 @@ from torch import Tensor
 
 from .. import checks, loops, random, tree
 from .._progress import postfix, progress_bar
+from ..distributed.agreement import check_equal, digest, failing_together, together
+from ..distributed.mesh import Mesh, single
 from ..transforms import explained, jit_scan
 from ..types import Key, Loss, Optimizer, Params, Tree
+from ._ranks import own_memory, patient, share, shared_gradient, start_memory, whole_memory
 from .checkpoint import check_path, restored, save
 from .data import Rows, Stream, extreme_rows, open_source
 from .divergence import Streak, check_limits, ending, find_streak, is_bad, reason
@@ -44,6 +47,8 @@ class Options(NamedTuple):
     limits: Mapping[str, float] | None
     max_bad_steps: int | None
     checkpoint: str | os.PathLike[str] | None
+    mesh: Mesh = single
+    is_deterministic: bool = False
 
 
 class _Anchor(NamedTuple):
@@ -73,6 +78,13 @@ class _Run:
         check_limits(options.limits, options.max_bad_steps, names)
         self.num_members = tree.batch_size(params) if recipe.is_ensemble else 1
         self.state = begin(recipe, key_init, params, self.source.example, hyper)
+        loss, example = recipe.loss(hyper), self.source.example
+        self.sharing = None
+        if not recipe.is_ensemble:
+            self.sharing = share(loss, key_init, params, example, options.mesh, options.is_deterministic)
+        if self.sharing is not None:
+            self.recipe = recipe = recipe._replace(gradient=shared_gradient(self.sharing))
+            self.state = self.state._replace(memory=start_memory(self.sharing, loss, key_init, params, example))
         self.step, self.place = 0, place
         self.metrics: list[dict[str, Tensor]] = []
         self.validated: Validated | tuple[()] = ()
@@ -92,6 +104,8 @@ class _Run:
         must = "resume must be a run of this model, with this loss and optimizer"
         fix = "Pass what fit was given for that run: the same params (as a tree), loss, optimizer and ema_decay."
         fields = TrainState._fields
+        if self.sharing is not None:
+            resume = resume._replace(memory=own_memory(self.sharing, resume.memory))
         state = restored({name: getattr(resume, name) for name in fields}, self.state._asdict(), must, fix)
         self.state, self.step = TrainState(**state), resume.num_steps
         self.metrics = [resume.metrics] if resume.metrics else []
@@ -137,9 +151,12 @@ class _Run:
         """The metrics of all steps."""
         return tree.map(lambda *parts: torch.cat(parts), *self.metrics) if self.metrics else {}
 
-    def result(self, is_complete: bool = False, report: str = "") -> Fit:
-        """All of it, as it is now."""
-        return Fit(*self.state, self.joined(), self.step, is_complete, report, self.validated, *self.place)
+    def result(self, is_complete: bool = False, report: str = "", is_alone: bool = False) -> Fit:
+        """All of it, as it is now; on ranks, what each of them remembers, too."""
+        state = self.state
+        if self.sharing is not None and not is_alone:
+            state = state._replace(memory=whole_memory(self.sharing, state.memory))
+        return Fit(*state, self.joined(), self.step, is_complete, report, self.validated, *self.place)
 
 
 def _plain_loop(body: Callable[..., Any]) -> Callable[..., Any]:
@@ -156,21 +173,39 @@ def run(recipe: Recipe, options: Options, key: Key, params: Params, data: Any, h
     )
     with torch.no_grad():
         params, hyper = tree.map(torch.Tensor.detach, params), tree.map(torch.Tensor.detach, hyper)
-        here = _Run(recipe, options, key.to(tree.first(params).device), params, data, hyper, resume)
-        if checks.is_traced((key, params, hyper, here.source.shared)):
-            return _pure(here)
-        report = "interrupted"
-        try:
-            with contextlib.suppress(KeyboardInterrupt):
-                report = _drive(here)
-        except Exception as error:
-            error.fit = here.result(report=f"ended by an error: {error}")  # type: ignore[attr-defined]
-            raise
-        finally:
-            is_complete = here.step == here.start + options.num_steps
-            result = here.result(is_complete, report)
-            if options.checkpoint is not None and here.step > here.start:
-                _save_end(result, options.checkpoint)
+        mesh = options.mesh
+        with failing_together(mesh):
+            news: dict[str, Any] = {}
+            with together(mesh, news) as found:
+                here = _Run(recipe, options, key.to(tree.first(params).device), params, data, hyper, resume)
+                given = {
+                    "key": key,
+                    "params": params,
+                    "the first batch": here.source.example,
+                    "num_steps": options.num_steps,
+                }
+                news.update(digests={name: digest(value) for name, value in given.items()} if mesh.size > 1 else {})
+            if mesh.size > 1:
+                check_equal(mesh, found)
+            if checks.is_traced((key, params, hyper, here.source.shared)):
+                return _pure(here)
+            return _driven(here)
+
+
+def _driven(here: _Run) -> Fit:
+    """A run that is looked at on the way; what ends it early is in its report."""
+    options, report = here.options, "interrupted"
+    try:
+        with contextlib.suppress(KeyboardInterrupt), patient(options.mesh) as is_interrupted:
+            report = _drive(here, is_interrupted)
+    except BaseException as error:
+        error.fit = result = here.result(report=f"ended by an error: {error}", is_alone=True)  # type: ignore[attr-defined]
+        if options.checkpoint is not None and here.step > here.start and options.mesh.rank == 0:
+            _save_end(result, options.checkpoint)
+        raise
+    result = here.result(here.step == here.start + options.num_steps, report)
+    if options.checkpoint is not None and here.step > here.start and options.mesh.rank == 0:
+        _save_end(result, options.checkpoint)
     return result
 
 
@@ -196,13 +231,14 @@ def _pure(here: _Run) -> Fit:
     return here.result(True)
 
 
-def _drive(here: _Run) -> str:
+def _drive(here: _Run, is_interrupted: Callable[[], bool]) -> str:
     """All chunks, with what is looked at between them; why the run has ended before its time, or the empty string."""
     options, end = here.options, here.start + here.options.num_steps
     streak, saved, num_skipped = Streak(0, 0), time.monotonic(), 0
     anchor: _Anchor | None = None
     last: _Anchor | None = None
-    with progress_bar(options.num_steps, "training", options.progress) as bar:
+    mesh = options.mesh
+    with progress_bar(options.num_steps, "training", options.progress and mesh.rank == 0) as bar:
         for size in _sizes(here, _largest(here)):
             taken = here.source.take(here.step, size)
             if taken.num > 0:
@@ -220,8 +256,8 @@ def _drive(here: _Run) -> str:
                     num_skipped += int(metrics["skipped"].sum())
                     bar.set_postfix(postfix(metrics, num_skipped))
                 _validate(here)
-                is_over = options.callback is not None and _is_true(
-                    options.callback(here.step, here.state.params, metrics)
+                is_over = options.callback is not None and mesh.agree(
+                    _is_true(options.callback(here.step, here.state.params, metrics))
                 )
                 if is_over and here.step < end:
                     return "stopped by its callback"
@@ -234,9 +270,13 @@ def _drive(here: _Run) -> str:
                     return report
             if taken.problem is not None:
                 raise taken.problem
-            if options.checkpoint is not None and time.monotonic() - saved > _CHECKPOINT_SECONDS:
-                save(here.result(), options.checkpoint)
-                saved = time.monotonic()
+            if mesh.size > 1 and here.step < end and is_interrupted():
+                raise KeyboardInterrupt
+            is_due = options.checkpoint is not None and time.monotonic() - saved > _CHECKPOINT_SECONDS
+            if options.checkpoint is not None and mesh.agree(is_due and mesh.rank == 0):
+                result, saved = here.result(), time.monotonic()
+                if mesh.rank == 0:
+                    save(result, options.checkpoint)
     report = ending(here.joined(), options.max_bad_steps)
     if report:
         warnings.warn(report, RuntimeWarning, stacklevel=4)

@@ -13,7 +13,18 @@ from ..losses._staged import objective, prepare
 from ..optimizers import apply_updates
 from ..types import Batch, Key, Loss, LossAux, Optimizer, Params, Tree
 
-__all__ = ["Recipe", "TrainState", "begin", "draw_noise", "draw_step", "make_body", "train_step"]
+__all__ = [
+    "Found",
+    "Gradient",
+    "Recipe",
+    "TrainState",
+    "begin",
+    "draw_noise",
+    "draw_step",
+    "make_body",
+    "plain_gradient",
+    "train_step",
+]
 
 
 class TrainState(NamedTuple):
@@ -32,9 +43,12 @@ class Recipe(NamedTuple):
     optimizer: Callable[[Tree], Optimizer]
     ema_decay: float | Tensor | None
     is_ensemble: bool
+    gradient: Gradient | None = None
 
 
 Metrics = dict[str, Tensor]
+Found = tuple[Params, Tensor, Metrics, Tree]
+Gradient = Callable[[Loss, Params, Tree, Batch, Tree], Found]
 
 
 def train_step(
@@ -72,12 +86,31 @@ def train_step(
     >>> state.params, metrics["loss"]
     (tensor(1.8000), tensor(0.))
     """
-    prepared = prepare(loss, state.params, state.memory, batch, noise)
+    return _stepped(plain_gradient, loss, optimizer, state, batch, noise, ema_decay)
+
+
+def plain_gradient(loss: Loss, params: Params, memory: Tree, batch: Batch, noise: Tree) -> Found:
+    """The gradient of a loss, its value, its metrics, and what it remembers then."""
+    prepared = prepare(loss, params, memory, batch, noise)
 
     def value(params: Params) -> tuple[Tensor, LossAux]:
         return objective(loss, params, prepared)
 
-    gradients, (number, aux) = grad_and_value(value, has_aux=True)(state.params)
+    gradients, (number, aux) = grad_and_value(value, has_aux=True)(params)
+    return gradients, number, aux.metrics, aux.memory
+
+
+def _stepped(
+    gradient: Gradient,
+    loss: Loss,
+    optimizer: Optimizer,
+    state: TrainState,
+    batch: Batch,
+    noise: Tree,
+    ema_decay: float | Tensor | None,
+) -> tuple[TrainState, Metrics]:
+    """One step of training, with a gradient that is found in one or another way."""
+    gradients, number, found, memory = gradient(loss, state.params, state.memory, batch, noise)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = apply_updates(state.params, updates)
     averages = state.ema_params
@@ -86,9 +119,9 @@ def train_step(
         kept, new = (lambda leaf: decay.to(leaf) * leaf), (lambda leaf: (1 - decay).to(leaf) * leaf)
         averages = tree.map(lambda mean, leaf: kept(mean) + new(leaf), averages, params)
     is_finite = torch.isfinite(number) & tree.all_finite(gradients) & tree.all_finite(params)
-    new = tree.where(is_finite, TrainState(params, averages, opt_state, aux.memory), state)
+    new = tree.where(is_finite, TrainState(params, averages, opt_state, memory), state)
     norm = tree.squared_norm(gradients).sqrt()
-    metrics = {**aux.metrics, "loss": number, "gradient_norm": norm, "skipped": (~is_finite).to(number.dtype)}
+    metrics = {**found, "loss": number, "gradient_norm": norm, "skipped": (~is_finite).to(number.dtype)}
     return new, metrics
 
 
@@ -128,8 +161,10 @@ def make_body(recipe: Recipe, is_indexed: bool, num_members: int) -> Callable[..
     the batch itself, and the data are ``()``.
     """
 
+    gradient = plain_gradient if recipe.gradient is None else recipe.gradient
+
     def step(state: TrainState, batch: Batch, noise: Tree, hyper: Tree) -> tuple[TrainState, Metrics]:
-        return train_step(recipe.loss(hyper), recipe.optimizer(hyper), state, batch, noise, ema_decay=recipe.ema_decay)
+        return _stepped(gradient, recipe.loss(hyper), recipe.optimizer(hyper), state, batch, noise, recipe.ema_decay)
 
     all_members = vmap(step, (0, None, 0, 0)) if recipe.is_ensemble else step
 

@@ -1,0 +1,253 @@
+"""Runs of chains in files, by the global numbers of chains: written by some ranks, read by another number of them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from .. import checks, tree
+from ..types import Tree
+from .agreement import together
+from .mesh import Mesh, bounds, single
+
+__all__ = ["load", "save"]
+
+_FORMAT = 1
+_PARTS = ("state", "draws", "info", "accumulator", "keys")
+
+
+def save(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh | None = None) -> None:
+    """Writes where a run is, so that :func:`load` goes on with it on any number of ranks.
+
+    Makes the folder ``path/run-<steps>`` with one file of safetensors for the chains of each rank, ``meta.json`` with their
+    digests, and at last an empty file ``done``; an older run in ``path`` is removed after that. So whenever a rank is killed
+    there is a whole one. All ranks must see the folder.
+
+    Args:
+        path: a folder, which is made.
+        samples: from :func:`funcebm.sample` or :func:`funcebm.resume`, on every rank its own.
+        mesh: of the run.
+
+    Returns:
+        None; the run is in the folder once every rank is back.
+
+    Raises:
+        ValueError: samples of a transform, or of another mesh.
+        ImportError: without safetensors (``pip install funcebm[checkpoints]``).
+
+    >>> import funcebm as ebm, tempfile
+    >>> sampler = ebm.samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.5)
+    >>> whole = ebm.sample(ebm.random.key(0), sampler, (), torch.zeros(3, 2), num_samples=5, jit=False)
+    >>> first = ebm.sample(ebm.random.key(0), sampler, (), torch.zeros(3, 2), num_samples=3, jit=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(folder, first)
+    ...     again = load(folder, first.run)
+    >>> torch.equal(ebm.resume(again, num_samples=2).draws, whole.draws[:, 3:])
+    True
+    """
+    mesh = single if mesh is None else mesh
+    _need_safetensors()
+    from safetensors.torch import save as to_bytes
+
+    news: dict[str, Any] = {}
+    with together(mesh, news) as found:
+        fix = "Call funcebm.sample outside of vmap, grad and jit, and save what it returns."
+        checks.require(samples.run != (), "samples must hold what a run needs to go on", "samples of a transform", fix)
+        place = samples.run.place
+        right = (place.mesh.rank, place.mesh.size) == (mesh.rank, mesh.size)
+        checks.require(right, "samples must be of this mesh", f"those of {place.mesh}, on {mesh}", "Pass mesh=mesh.")
+        name = f"run-{samples.run.num_steps:012d}"
+        folder = pathlib.Path(path) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        num = place.last - place.first
+        if num > 0:
+            file = f"chains-{place.first}-{place.last}.safetensors"
+            content = to_bytes(_leaves(samples, num))
+            _put(folder / file, content)
+            news.update(file=file, sha256=hashlib.sha256(content).hexdigest())
+        news.update(name=name)
+    with together(mesh):
+        if mesh.rank == 0:
+            told = found or [news]
+            names = {other["name"] for other in told}
+            checks.require(
+                len(names) == 1, "all ranks must save the same step", sorted(names), "Save after the same call."
+            )
+            files = {other["file"]: other["sha256"] for other in told if "file" in other}
+            meta = {
+                "format": _FORMAT,
+                "num_chains": place.total,
+                "num_steps": samples.run.num_steps,
+                "thin": samples.run.thin,
+                "torch": torch.__version__,
+                "files": files,
+            }
+            _put(folder / "meta.json", json.dumps(meta, indent=1).encode())
+            _put(folder / "done", b"")
+            for other in pathlib.Path(path).glob("run-*"):
+                if other != folder and (other.name < name or not (other / "done").exists()):
+                    shutil.rmtree(other, ignore_errors=True)
+
+
+def load(path: str | os.PathLike[str], run: Any, *, mesh: Mesh | None = None) -> Any:
+    """Reads what :func:`save` wrote, on this number of ranks.
+
+    Args:
+        path: the folder.
+        run: the ``run`` of samples made with the same arguments (of one draw, say), or these samples: sampler, params and the
+            functions of the run, which are in no file, are taken from there.
+        mesh: to go on with; the file may be of another one.
+
+    Returns:
+        The :class:`~funcebm.chains.Samples` of the chains of this rank. :func:`funcebm.resume` goes on, bit for bit as if
+        nothing had happened.
+
+    Raises:
+        ValueError: no whole run in the folder, a file that is missing or damaged, or of another model; on every rank.
+        ImportError: without safetensors.
+
+    >>> load("/no/such/folder", single)  # doctest: +SKIP
+    Traceback (most recent call last):
+    ValueError: /no/such/folder must hold a run that was saved whole...
+    """
+    mesh = single if mesh is None else mesh
+    _need_safetensors()
+    samples, run = (run, run.run) if hasattr(run, "run") else (None, run)
+    with together(mesh):
+        return _loaded(pathlib.Path(path), samples, run, mesh)
+
+
+def _loaded(path: pathlib.Path, like: Any, run: Any, mesh: Mesh) -> Any:
+    whole = sorted(folder for folder in path.glob("run-*") if (folder / "done").exists())
+    fix = "Give the folder that distributed.save was given; one that no rank finished cannot be used."
+    checks.require(bool(whole), f"{path} must hold a run that was saved whole", "none", fix)
+    folder = whole[-1]
+    meta = json.loads((folder / "meta.json").read_text())
+    must = f"{folder} must be in format {_FORMAT}"
+    checks.require(meta["format"] == _FORMAT, must, meta["format"], "Use the version that wrote it.")
+    checks.require(
+        meta["thin"] == run.thin, f"{folder} must be of a run with thin={run.thin}", meta["thin"], "Set thin."
+    )
+    total = meta["num_chains"]
+    first, last = bounds(total, mesh.rank, mesh.size)
+    is_spare = first == last
+    leaves = _rows(folder, meta["files"], total - 1 if is_spare else first, total if is_spare else last)
+    device = run.chain_keys.device
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
+    for name, leaf in leaves.items():
+        part, _, rest = name.partition("/")
+        parts[part][rest] = leaf.to(device)
+    state = _state(parts["state"], run)
+    accumulator = _like(parts["accumulator"], run.accumulator, "the reducers")
+    draws = _tree(parts["draws"]) if like is None else _like(parts["draws"], like.draws, "the draws")
+    info = _tree(parts["info"]) if like is None else _like(parts["info"], like.info, "the info")
+    place = run.place._replace(mesh=mesh, first=first, last=last, total=total, spare=state if is_spare else ())
+    run = run._replace(chain_keys=parts["keys"][""], accumulator=accumulator, num_steps=meta["num_steps"], place=place)
+    if is_spare:
+        draws, info, state = tree.map(lambda leaf: leaf[:0], (draws, info, state))
+    made = type(like) if like is not None else _samples_type()
+    return made(draws=draws, info=info, state=state, reduced=(), is_complete=True, run=run, chains=place.chains)
+
+
+def _samples_type() -> Any:
+    from ..chains import Samples
+
+    return Samples
+
+
+def _leaves(samples: Any, num: int) -> dict[str, Tensor]:
+    """All that leads with the chains of this rank, by name."""
+    found = {}
+    values = (samples.state, samples.draws, samples.info, samples.run.accumulator, samples.run.chain_keys)
+    for part, value in zip(_PARTS, values, strict=True):
+        leaves = tree.leaves(value)
+        if part in ("draws", "info") and not (leaves and leaves[0].ndim > 1 and leaves[0].shape[0] == num):
+            continue  # none, means, or those of all ranks
+        for name, leaf in zip(tree.paths(value), leaves, strict=True):
+            found[f"{part}/{name}"] = leaf.detach()[:num].cpu().clone().contiguous()
+    return found
+
+
+def _rows(folder: pathlib.Path, files: dict[str, str], first: int, last: int) -> dict[str, Tensor]:
+    """The chains ``first`` to before ``last``, from the files that hold some of them."""
+    from safetensors.torch import load as of_bytes
+
+    parts: list[dict[str, Tensor]] = []
+    ordered = sorted(files, key=lambda file: int(file.split("-")[1]))
+    place = first
+    for file in ordered:
+        start, end = (int(number) for number in file.removesuffix(".safetensors").split("-")[1:])
+        if end <= first or start >= last:
+            continue
+        fix = "Copy the file from where it was written, or use an earlier run."
+        checks.require((folder / file).exists(), f"{folder} must hold chains {start} to {end - 1}", f"no {file}", fix)
+        content = (folder / file).read_bytes()
+        is_whole = hashlib.sha256(content).hexdigest() == files[file]
+        checks.require(is_whole, f"{folder / file} must be as it was written", "other bytes: it is damaged", fix)
+        rows = slice(max(first, start) - start, min(last, end) - start)
+        parts.append({name: leaf[rows] for name, leaf in of_bytes(content).items()})
+        place = min(last, end)
+    checks.require(place == last, f"{folder} must hold chains {first} to {last - 1}", f"{place - first} of them", "")
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _state(leaves: dict[str, Tensor], run: Any) -> Any:
+    """The state, with the structure that the sampler gives it."""
+    positions = _tree(
+        {name.removeprefix("position").lstrip("/"): leaf for name, leaf in leaves.items() if _is_position(name)}
+    )
+    like = vmap(run.sampler.init, (None, 0))(run.params, positions)
+    return _like(leaves, like, "the sampler")
+
+
+def _is_position(name: str) -> bool:
+    return name == "position" or name.startswith("position/")
+
+
+def _like(leaves: dict[str, Tensor], like: Tree, what: str) -> Tree:
+    """The leaves in a known structure."""
+    names = tree.paths(like)
+    missing = f"missing {sorted(set(names) - set(leaves))}, not expected {sorted(set(leaves) - set(names))}"
+    if not leaves:
+        return ()
+    fix = "Build the run with the same sampler, positions and reducers."
+    checks.require(set(names) == set(leaves), f"the file must fit {what} of this run", missing, fix)
+    return tree.unflatten(tree.structure(like), [leaves[name] for name in names])
+
+
+def _tree(leaves: dict[str, Tensor]) -> Tree:
+    """A tree of dicts, and of tuples where the names are numbers."""
+    if "" in leaves:
+        return leaves[""]
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, leaf in leaves.items():
+        head, _, rest = name.partition("/")
+        groups.setdefault(head, {})[rest] = leaf
+    parts = {head: _tree(rest) for head, rest in groups.items()}
+    if parts and all(head.isdigit() for head in parts):
+        return tuple(parts[str(index)] for index in range(len(parts)))
+    return parts or ()
+
+
+def _put(path: pathlib.Path, data: bytes) -> None:
+    """A file that is there whole, or not at all."""
+    temporary = path.with_name(f"tmp-{path.name}-{os.getpid()}")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _need_safetensors() -> None:
+    if importlib.util.find_spec("safetensors") is None:
+        raise ImportError("distributed.save and load need safetensors: pip install 'funcebm[checkpoints]'")

@@ -1,0 +1,58 @@
+"""Runs in files by the numbers of chains: written by some ranks, read by another number of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from funcebm import distributed, tree
+from tests.ranks import work
+
+pytest.importorskip("safetensors")
+
+
+def _whole(num_chains, reduce):
+    samples = work._part(distributed.single, num_chains, 7, reduce)
+    return samples.draws, samples.reduced
+
+
+@pytest.mark.parametrize("reduce", [False, True])
+def test_two_ranks_write_what_one_reads(two, tmp_path, reduce):
+    two.run(work.saved, str(tmp_path), 7, reduce)
+    before, after, reduced, _ = work.loaded(distributed.single, str(tmp_path), 7, reduce)
+    draws, expected = _whole(7, reduce)
+    if reduce:
+        for got, leaf in zip(tree.leaves(reduced), tree.leaves(expected), strict=True):
+            assert torch.equal(got, leaf)
+        return
+    for name in draws:
+        assert torch.equal(before[name], draws[name][:, :4])
+        assert torch.equal(after[name], draws[name][:, 4:])
+
+
+def test_one_writes_what_two_ranks_read(two, tmp_path):
+    work.saved(distributed.single, str(tmp_path), 7)
+    draws, _ = _whole(7, False)
+    for _, after, _, chains in two.run(work.loaded, str(tmp_path), 7):
+        assert torch.equal(after["a"], draws["a"][:, 4:])
+        assert chains in ((0, 4, 7), (4, 7, 7))
+
+
+@pytest.mark.slow
+def test_two_ranks_write_what_four_read(two, four, tmp_path):
+    two.run(work.saved, str(tmp_path), 5)
+    draws, _ = _whole(5, False)
+    for _, after, _, _ in four.run(work.loaded, str(tmp_path), 5):
+        assert torch.equal(after["a"], draws["a"][:, 4:])
+
+
+def test_what_is_missing_or_damaged_is_an_error_on_every_rank(two, tmp_path):
+    two.run(work.saved, str(tmp_path), 7)
+    last = next(tmp_path.glob("run-*/chains-4-7.safetensors"))
+    content = last.read_bytes()
+    last.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert all("damaged" in text for text in two.run(work.refuses_to_load, str(tmp_path), 7))
+    last.unlink()
+    assert all("must hold chains 4 to 6" in text for text in two.run(work.refuses_to_load, str(tmp_path), 7))
+    (last.parent / "done").unlink()
+    assert all("saved whole" in text for text in two.run(work.refuses_to_load, str(tmp_path), 7))
