@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from . import checks, tree
+from ._torch.summed import summed_value
+from .distributed.mesh import Mesh
 from .types import Energy, Params, Position, Tree
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "per_example_gradients",
     "require_scalar",
     "score",
+    "sharded",
     "value_and_gradient",
 ]
 
@@ -285,3 +288,43 @@ def per_example_gradients(function: Callable[[Params, Any], Tensor]) -> Callable
         return require_scalar(function(params, example), example, "the function")
 
     return torch.func.vmap(torch.func.grad(scalar), in_dims=(None, 0))
+
+
+def sharded(energy: Energy, mesh: Mesh) -> Energy:
+    r"""An energy that is a sum over data that ranks hold parts of: :math:`E(x) = \sum_r E_r(\theta_r, x)`.
+
+    Each rank calls it with the same position and params of its own (its rows of the data among them). Value and gradient by
+    ``x`` are found where the data are, and added up over the ranks by one message; so one chain moves on all ranks alike. It
+    goes into any sampler; mapped over chains, all of them share the message.
+
+    Args:
+        energy: ``(params, x) -> ()``, the part of one rank. A prior belongs into one of them, or is divided by ``mesh.size``.
+        mesh: from :func:`funcebm.distributed.mesh`.
+
+    Returns:
+        ``(params, x) -> ()``, equal on all ranks.
+
+    Raises:
+        RuntimeError: when called, for a derivative by the params (they differ between ranks; train with ``fit(mesh=)``), or a
+            second one by ``x``, which no message brings.
+
+    >>> from funcebm.distributed import single
+    >>> energy = sharded(lambda data, x: ((data - x) ** 2).sum() / 2, single)
+    >>> torch.func.grad(energy, argnums=1)(torch.tensor([1.0, 3.0]), torch.tensor(0.0))
+    tensor(-4.)
+    """
+    if not mesh.name:
+        return energy
+    both = value_and_gradient(energy)
+
+    def function(params: Params, position: Position) -> Tensor:
+        leaves, structure = tree.flatten(position)
+        param_leaves, param_structure = tree.flatten(params)
+
+        def total(given: list[Tensor], at: list[Tensor]) -> list[Tensor]:
+            value, slope = both(tree.unflatten(param_structure, given), tree.unflatten(structure, at))
+            return tree.leaves(mesh.sum((value, slope)))
+
+        return summed_value(total, param_leaves, leaves)
+
+    return function

@@ -33,6 +33,7 @@ def test_two_ranks_train_as_one_to_the_last_bit(two, which):
 
 
 @pytest.mark.compiled
+@pytest.mark.slow
 def test_two_ranks_train_as_one_to_the_last_bit_compiled(two):
     alone = two.run(work.fit, "score", True, 12, True, None, True)[0]
     for found in two.run(work.fit, "score", True, 12, True):
