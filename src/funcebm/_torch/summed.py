@@ -11,8 +11,8 @@ __all__ = ["summed_value"]
 
 
 _FIRST_ONLY = (
-    "a sharded energy has first derivatives only, in reverse. Got a second one by the position, or one forward. Take a sampler or "
-    "a loss that needs gradients alone, or hold all data on every rank."
+    "a sharded energy has first derivatives only, in reverse. Got a second one by the position, or one forward. Take a sampler "
+    "or a loss that needs gradients alone, or hold all data on every rank."
 )
 
 
