@@ -131,7 +131,7 @@ def test_particles_of_svgd_obey_the_constraints():
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("name", ["mala", "hmc"])
+@pytest.mark.parametrize("name", ["mala", pytest.param("hmc", marks=pytest.mark.slow)])
 def test_compiled_runs_give_the_same_numbers(name):
     sampler = MAKE[name](constrained(dirichlet, simplex))
     starts = _dirichlets(3, 8)

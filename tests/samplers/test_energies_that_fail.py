@@ -81,7 +81,9 @@ def test_linear_algebra_that_fails_is_a_rejection(name, make):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("name", ["cholesky", "multivariate_normal", "solve", "eigh"])
+@pytest.mark.parametrize(
+    "name", ["cholesky", *(pytest.param(n, marks=pytest.mark.slow) for n in ("multivariate_normal", "solve", "eigh"))]
+)
 def test_compiled_it_is_the_same_rejection(name):
     sampler = samplers.random_walk(FAILING[name], step_size=0.8)
     run = lambda jit: ebm.sample(KEY, sampler, (), STARTS.abs() + 0.05, num_samples=15, jit=jit)  # noqa: E731

@@ -34,6 +34,13 @@ from .default import default
 __all__ = ["Report", "WarmUp", "warm_up"]
 
 _FEW = 20  # steps, in which no search for a step size ends
+_STUCK = 0.01  # of an acceptance rate
+_LEAST_PART = 10  # steps, after which it is told whether a chain moves
+_RESTART = 2**20  # of keys, beyond those of windows
+_FEW_LAST = 15  # steps in the last window
+_FLAT = 1e9  # a step size that no energy of a proper density has
+_FALL = 1e3  # of energies in the last part
+_ROUNDING = 0.1  # of an energy, in the log of an acceptance ratio
 _LATE = 0.25  # the last part of a warm-up, in which chains should move
 
 
@@ -48,6 +55,8 @@ class Report(NamedTuple):
         late_acceptance_rate: of each chain, its mean over the last quarter. ``(C,)``.
         late_divergent: of each chain, how often it diverged in the last quarter. ``(C,)``.
         final_step_size: the one that comes back in the tuning, its mean over chains where they differ. ``()``.
+        num_last: steps after the last change of the metric, in which the step size for it was found. ``()``.
+        energy: the median over the chains, at each step. ``(num_steps,)``.
     """
 
     step_size: Tensor
@@ -57,21 +66,43 @@ class Report(NamedTuple):
     late_acceptance_rate: Tensor
     late_divergent: Tensor
     final_step_size: Tensor
+    num_last: Tensor = torch.tensor(1000)
+    energy: Tensor = torch.zeros(1)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to look into, in words; empty when nothing was found."""
         found = []
-        if len(self.step_size) < _FEW and float(self.final_step_size) != 0:  # 0 is of samplers without one
+        has_step_size = float(self.final_step_size) != 0  # 0 is of samplers without one
+        if len(self.step_size) < _FEW and has_step_size:
             found.append(f"{len(self.step_size)} steps are too few to find a step size: take 100 or more.")
-        stuck = (self.late_acceptance_rate < 0.01).nonzero().flatten().tolist()
+        elif int(self.num_last) < _FEW_LAST and has_step_size:
+            few = (
+                f"{int(self.num_last)} steps after the last change of the metric are too few to find a step size for it"
+            )
+            found.append(f"{few}: take 100 steps or more.")
+        stuck = (self.late_acceptance_rate < _STUCK).nonzero().flatten().tolist()
         if stuck:
             found.append(f"chains {_listed(stuck)} hardly ever accepted: start elsewhere, or warm up longer.")
         late = round(_LATE * len(self.step_size))
+        if float(self.step_size.max()) > _FLAT:
+            found.append("the step size grew without bound: the energy is flat where the chains are.")
+            return tuple(found)
+        before, after = float(self.energy[-min(max(late, 1), len(self.energy))]), float(self.energy[-1])
+        if after < 1.3 * before < 0 and after < before - _FALL:
+            found.append(
+                f"the energy still falls, from {before:.3g} to {after:.3g}: it has no lower bound, or is a log density; an "
+                "energy is minus the log density."
+            )
+            return tuple(found)
         # in a short warm-up the search for the step size, begun anew after each window, makes one or two on its way
         divergent = (self.late_divergent > max(0.05 * late, 2)).nonzero().flatten().tolist()
         if divergent:
             found.append(f"chains {_listed(divergent)} still diverged at the end: the energy may be too steep there.")
+        rounding = abs(after) * torch.finfo(self.energy.dtype).eps
+        if rounding > _ROUNDING:
+            where = f"energies are so large that rounding leaves {rounding:.2g} of them uncertain"
+            found.append(f"{where}: use float64, or subtract a constant.")
         if not bool(torch.isfinite(self.step_size).all()):
             found.append("the step size met a number that is not finite: start closer to the bulk of the density.")
         return tuple(found)
@@ -224,22 +255,29 @@ def _run(
     """The steps of all windows, by the first of two samplers; an adaptation that searches for numbers steps with the second."""
     sampler, searching = samplers
     num_steps = sum(windows)
+    restarts = {num_steps * part // 4 for part in (1, 2, 3)} if num_steps >= 4 * _LEAST_PART else set()
     axis = chain_axis(state.position)
     body = make_body(compiled_part(sampler), adaptation.update, adaptation.is_per_chain, axis)
     name = (
         f"the warm-up of {sampler.step.__qualname__.split('.')[0]}, {tree.batch_size(state.position)} chains, its state"
     )
     loop = jit_scan(body, name=name) if jit else partial(_plain_loop, sampler, body, axis)
-    late = torch.zeros(2, tree.batch_size(state.position), device=chain_keys.device)
+    late = torch.zeros(3, tree.batch_size(state.position), device=chain_keys.device)
     start_of_late = num_steps - max(round(_LATE * num_steps), 1)
-    traces, done = [], 0
+    traces, done, last_restart = [], 0, 0
     with progress_bar(num_steps, "warming up", progress) as bar:
         for index, length in enumerate(windows):
             if index > 0 and adaptation.refresh is not None:
                 memory = adaptation.refresh(random.fold_in(key_adapt, index), searching, params, memory, state)
             # leaves of their own: compiled code is made for what is one tensor and what are two
             carry = (to_inside(state, axis), tree.map(torch.clone, memory), late)
-            for size in chunk_sizes(state.position, length, 1, None) if length > 0 else ():
+            for size in _parts(state.position, done, length, restarts):
+                if done in restarts:
+                    key_restart = random.fold_in(key_adapt, _RESTART + done)
+                    inside, memory, late = carry
+                    state = _restarted(key_restart, chains_first(inside, axis), late[2] / (done - last_restart))
+                    last_restart = done
+                    carry = (to_inside(state, axis), memory, torch.cat([late[:2], torch.zeros_like(late[2:])]))
                 indices = torch.arange(done, done + size, device=chain_keys.device, dtype=torch.int32)
                 xs = (indices, (indices >= start_of_late).to(late.dtype), ())
                 carry, trace = loop((params, chain_keys), carry, xs)
@@ -252,8 +290,26 @@ def _run(
     trace = tree.map(lambda *leaves: torch.cat(leaves), *traces)
     tuning = adaptation.final(memory)
     final = getattr(tuning, "step_size", trace[0][-1]).mean()
-    report = Report._make((*trace, late[0] / (num_steps - start_of_late), late[1], final))
+    num_last = torch.full((), [length for length in windows if length > 0][-1], device=chain_keys.device)
+    report = Report._make((*trace[:4], late[0] / (num_steps - start_of_late), late[1], final, num_last, trace[4]))
     return WarmUp(positions, tuning, report)
+
+
+def _parts(positions: Position, done: int, length: int, restarts: set[int]) -> list[int]:
+    """How many steps each call makes, of a window that begins after ``done`` steps and is cut where chains may restart."""
+    ends = sorted({done + length, *(place for place in restarts if done < place < done + length)})
+    sizes = [end - start for start, end in zip([done, *ends[:-1]], ends, strict=True)]
+    return [part for size in sizes if size > 0 for part in chunk_sizes(positions, size, 1, None)]
+
+
+def _restarted(key: Key, state: Any, rate: Tensor) -> Any:
+    """The states of all chains, with those that did not move in the place of none: each takes the state of one that moved."""
+    moved = rate >= _STUCK
+    num_chains = rate.shape[0]
+    rank = random.uniform(key, (num_chains, num_chains), dtype=torch.float32)
+    other = torch.where(moved, rank, -1.0).argmax(1)
+    index = torch.where(moved | ~moved.any(), torch.arange(num_chains, device=rate.device), other)
+    return tree.map(lambda leaf: leaf[index], state)
 
 
 def make_body(
@@ -277,7 +333,8 @@ def make_body(
         state, info = step(params, memory.tuning, state, noise)
         info = chains_first(info, axis)
         used = getattr(memory.tuning, "step_size", info.energy.new_zeros(()))
-        trace = (used.mean(), info.acceptance_rate.mean(), info.is_divergent.sum(), info.num_gradients.sum())
+        counts = (info.is_divergent.sum(), info.num_gradients.sum())
+        trace = (used.mean(), info.acceptance_rate.mean(), *counts, info.energy.median())
         seen = torch.stack([info.acceptance_rate.to(late.dtype), info.is_divergent.to(late.dtype)])
         seen_state = chains_first(state, axis)
         if (
@@ -285,7 +342,8 @@ def make_body(
         ):  # sums over chains go by the order of memory, which must not depend on who made them
             seen_state = tree.map(torch.Tensor.contiguous, seen_state)
         memory = update(memory, seen_state, info)
-        return (state, memory, late + is_late * seen), trace
+        late = late + torch.cat([is_late * seen, seen[:1]])
+        return (state, memory, late), trace
 
     return body
 

@@ -221,8 +221,11 @@ def window_adaptation(
         return memory.tuning._replace(step_size=dual_averaging(target=memory.target).final(memory.dual_averaging))
 
     def windows(num_steps: int) -> tuple[int, ...]:
-        return stan_windows(
-            num_steps, initial_buffer=initial_buffer, base_window=base_window, final_buffer=final_buffer
-        )
+        first, base, last = initial_buffer, base_window, final_buffer
+        if _FEWEST_STEPS <= num_steps < first + base + last:
+            # the step size for the last metric is found in the last part: Stan's tenth of a short warm-up is too little
+            first, last = int(0.15 * num_steps), max(int(0.1 * num_steps), min(int(0.4 * num_steps), 20))
+            base = num_steps - first - last
+        return stan_windows(num_steps, initial_buffer=first, base_window=base, final_buffer=last)
 
     return Adaptation(init, update, final, windows, refresh)
