@@ -165,6 +165,7 @@ def test_warnings_and_bad_input():
             call()
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_compiled_is_eager():
     for options in ({"rtol": 1e-5}, {"solver": solvers.heun(), "num_steps": 5}):

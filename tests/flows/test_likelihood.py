@@ -164,6 +164,7 @@ def test_bad_input():
             call()
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_compiled_is_eager():
     for options in ({"divergence": "exact"}, {"divergence": "discrete", "num_steps": 4}):

@@ -166,6 +166,7 @@ def test_edm_in_18_steps():
     assert errors[0] < 0.03 and abs(slopes(errors) - 2) < 0.25, errors
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_compiled_is_eager():
     path, times = paths.linear(), torch.linspace(0.0, 1, 9, dtype=torch.float64)
