@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Sequence, TypeVar, cast
 
 import torch
 
@@ -30,6 +30,8 @@ __all__ = [
     "use_cuda_graphs",
     "use_jit",
 ]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _is_on = os.environ.get("FUNCEBM_JIT", "1").strip().lower() not in ("0", "false", "no", "off")
 
@@ -118,7 +120,7 @@ def is_worth_it(jit: bool | None, num_steps: int, weight: int = 1) -> bool:
     return num_steps * weight >= _COMPILE_FROM if jit is None else jit
 
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+def jit(function: Function) -> Function:
     """Compiles a function of trees of tensors, loops included.
 
     The function is traced once for each structure, shape, dtype and device of its arguments: it runs on stand-ins for tensors,
@@ -156,7 +158,7 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
                 return function(*args)
             return jitting.call(function, leaves, structure)
 
-    return jitted
+    return cast(Function, jitted)
 
 
 def jit_once(make: Callable[..., Callable[..., Any]], *arguments: Any) -> Callable[..., Any]:

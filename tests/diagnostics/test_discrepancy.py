@@ -102,9 +102,7 @@ def test_permuted_values_are_mmds_of_permuted_sets():
 
 def test_mmd_test_sees_a_shift_at_two_thousand_points():
     x, y = (s[0] for s in _pairs(1, 2000, 2000, 2))
-    same, other = (mmd_test(random.key(1), x, z, num_permutations=39) for z in (y, y + 0.2))
-    assert same.value < 3 * same.standard_error
-    assert same.p_value > 0.05
+    other = mmd_test(random.key(1), x, y + 0.2, num_permutations=39)
     assert other.value > 10 * other.standard_error
     assert other.p_value == 1 / 40
 

@@ -13,7 +13,7 @@ from .. import checks, loops, tree
 from .._progress import progress_bar
 from ..distributed.agreement import together
 from ..transforms import jit_begin, jit_scan, run_all
-from ..types import Key, Params, Position, Sampler, Tree
+from ..types import Info, Key, Params, Position, Sampler, Tree
 from . import _checks, _ranks
 from ._loop import (
     chain_axis,
@@ -71,7 +71,7 @@ class Samples(NamedTuple):
     """
 
     draws: Tree
-    info: Any
+    info: Info
     state: Any
     reduced: Tree
     is_complete: bool | tuple[()]
@@ -265,7 +265,9 @@ def _samples(run: Run, chains: _Chains, buffer: Tree, is_complete: bool) -> Samp
     """What the run gives back."""
     state, accumulator = _joined(chains)
     run, axis, place = run._replace(accumulator=accumulator), chains.axis, run.place
-    draws, info, reduced = (), (), ()
+    draws: Tree = ()
+    info: Any = ()  # nothing, where collect keeps nothing
+    reduced: Tree = ()
     if tree.leaves(buffer):  # (N, ..., C) or (N, C, ...) to (C, N, ...)
         draws, info = chains_first(buffer, -1 if axis == -1 else 1)
         info = numbers_to_flags(info)

@@ -95,8 +95,8 @@ def mmd_test(
     Phipson and Smyth (2010) for the p-value.
 
     >>> x = random.normal(random.key(0), (200, 2))
-    >>> test = mmd_test(random.key(1), x, random.normal(random.key(2), (200, 2)))
-    >>> bool(test.value < 3 * test.standard_error), bool(test.p_value > 0.05)
+    >>> test = mmd_test(random.key(1), x, 1 + random.normal(random.key(2), (200, 2)))
+    >>> bool(test.value > 5 * test.standard_error), bool(test.p_value < 0.01)
     (True, True)
     """
     checks.positive_int("num_permutations", num_permutations)

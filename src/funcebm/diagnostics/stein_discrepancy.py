@@ -91,8 +91,8 @@ def stein_test(
     signs.
 
     >>> x = random.normal(random.key(0), (200, 2))
-    >>> bool(stein_test(random.key(1), x, -x).p_value > 0.05), bool(stein_test(random.key(1), x, -2 * x).p_value < 0.01)
-    (True, True)
+    >>> bool(stein_test(random.key(1), x, -2 * x).p_value < 0.01)  # the scores of N(0, 1/2)
+    True
     """
     checks.positive_int("num_flips", num_flips)
     kernel = _kernel(x, scores, length_scale, exponent)
