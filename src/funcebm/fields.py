@@ -1,4 +1,4 @@
-r"""What calculus makes of an energy: gradient, force, score, Hessian, Laplacian; each a function of an energy.
+r"""Differential operators on energies: gradient, force, score, Hessian, Laplacian; each a function of an energy.
 
 Everything here takes an energy (or a vector field) and returns a function of one particle: add chains with
 ``torch.func.vmap``. Positions may be trees; a gradient has the structure of the position. Randomness is data: the

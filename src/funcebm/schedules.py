@@ -68,7 +68,10 @@ def _like(value: Number) -> Callable[[Tensor], Tensor]:
 def _number(name: str, value: Number) -> Callable[[Tensor], Tensor]:
     if isinstance(value, Tensor):
         checks.require(
-            value.dim() == 0, f"{name} must be a number or a 0-d tensor", str(tuple(value.shape)), "Index it."
+            value.dim() == 0,
+            f"{name} must be a number or a 0-d tensor",
+            str(tuple(value.shape)),
+            "Take one entry: value[0].",
         )
     else:
         right = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

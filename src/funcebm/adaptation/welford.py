@@ -52,8 +52,8 @@ def welford(shape: str = "diagonal") -> Welford:
         m \leftarrow m + \frac{b}{n + b} (m_b - m), \qquad
         S \leftarrow S + S_b + \frac{n b}{n + b} (m_b - m)(m_b - m)^\top .
 
-    Draws are taken relative to the running mean, so float32 does for means far from zero. A chain with a position that is
-    not finite is left out.
+    Draws are centred on the running mean before squaring, so float32 stays accurate far from zero. A chain with a
+    position that is not finite is left out.
 
     Args:
         shape: ``"diagonal"`` for variances, ``"dense"`` for the covariance matrix of the ravelled position.

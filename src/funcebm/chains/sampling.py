@@ -53,7 +53,7 @@ def sample(
 
     Args:
         key: ``(2,)``.
-        sampler: the kernel. One built anew from the same code and constants does not compile anew.
+        sampler: the kernel. One built again from the same code and constants does not recompile.
         params: the parameters of its energy.
         positions: where the chains start; every leaf leads with the chain axis ``C``.
         num_samples: ``N``, the draws kept of each chain.

@@ -25,7 +25,7 @@ def ebfmi(energies: Any) -> Tensor:
 
     Args:
         energies: :math:`H`, ``(C, N)`` with ``N >= 4``; or the samples of a sampler whose info has ``total_energy``
-            (``nuts``). The field ``energy`` of all samplers is the potential energy alone: it does not do.
+            (``nuts``). ``info.energy`` is the potential energy only and cannot be used here.
 
     Returns:
         ``(C,)`` in float64; NaN for a chain whose energy never changes or is not finite.

@@ -156,7 +156,12 @@ def fill_in(observed: Tree, free: Tensor | None = None) -> Callable[[Position], 
         return lambda rest: {**rest, **observed}
 
     tensors = isinstance(observed, Tensor) and isinstance(free, Tensor)
-    checks.require(tensors, "observed and free must be tensors", type(observed).__name__, "Or a dict, without free.")
+    checks.require(
+        tensors,
+        "observed and free must be tensors",
+        type(observed).__name__,
+        "Or give a dict as observed.",
+    )
     right = free.dtype == torch.bool and free.shape == observed.shape
     must = f"free must be a bool tensor of the shape of observed, {tuple(observed.shape)}"
     checks.require(right, must, f"{free.dtype} of shape {tuple(free.shape)}", "Compare with something: mask > 0.")

@@ -60,7 +60,12 @@ def _mixture_params(
         checks.require(right, f"covariances must be ({num}, {size}, {size})", got, "One matrix for each component.")
         factors = torch.linalg.cholesky(torch.cholesky_inverse(symmetric_factor("covariances", covariances)))
     weights = torch.ones(num, dtype=means.dtype, device=means.device) if weights is None else to_tensor(weights, means)
-    checks.require(weights.shape == (num,), f"weights must be ({num},)", f"{tuple(weights.shape)}", "One a component.")
+    checks.require(
+        weights.shape == (num,),
+        f"weights must be ({num},)",
+        f"{tuple(weights.shape)}",
+        "Give one for each component.",
+    )
     checks.positive("weights", weights)
     return {"logits": torch.log(weights / weights.sum()), "means": means, "factors": factors}
 

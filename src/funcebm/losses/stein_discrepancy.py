@@ -24,8 +24,8 @@ def kernel_stein_discrepancy(
     multiquadric :math:`(1 + |x - y|^2 / \ell^2)^\beta`. Its mean is
     :math:`E[\delta(x)^\top \delta(x')\,k(x, x')]` with the difference :math:`\delta` of the scores of data and model: zero
     where they agree, positive elsewhere; single values may be negative. It is a quadratic function of the score, needs no
-    second derivative, and weighs the score by how many data are near: a law with weights between far modes wrong looks
-    right to it, as it does to score matching.
+    second derivative, and weighs the score by how many data are near: like score
+    matching it cannot detect wrong relative weights of well-separated modes.
 
     Args:
         energy: ``(params, x) -> ()``.

@@ -197,7 +197,7 @@ def mix(samplers: Sequence[Sampler], weights: Sequence[float] | None = None, *, 
     check_samplers("mix", samplers)
     shares = (1.0,) * len(samplers) if weights is None else tuple(float(weight) for weight in weights)
     right = len(shares) == len(samplers)
-    checks.require(right, "weights must be one for each sampler", f"{len(shares)} for {len(samplers)}", "Count them.")
+    checks.require(right, "weights must be one for each sampler", f"{len(shares)} for {len(samplers)}", "One for each.")
     for share in shares:
         checks.positive("each of weights", share, "Leave out a sampler that is never chosen.")
     ends = tuple(sum(shares[: index + 1]) / sum(shares) for index in range(len(shares) - 1))

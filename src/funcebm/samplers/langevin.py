@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import checks, fields, metrics, tree
+from .. import fields, metrics, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ._kernel import TEMPERATURE, positive
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 
@@ -34,13 +35,18 @@ class LangevinTuning(NamedTuple):
 
 
 def langevin_tuning(
-    step_size: float | Tensor, preconditioner: Tree | None, temperature: float | Tensor
+    step_size: float | Tensor,
+    preconditioner: Tree | None,
+    temperature: float | Tensor,
+    step_hint: str = "Try 0.01, and smaller where chains diverge.",
+    temperature_hint: str = f"{TEMPERATURE[:-1]}, gradient_descent for temperature 0.",
 ) -> LangevinTuning:
-    """Checks the numbers and makes tensors of them."""
-    checks.positive("step_size", step_size, "Try 0.01, and smaller where chains diverge.")
-    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E), gradient_descent for temperature 0.")
-    metric = metrics.of(preconditioner, name="preconditioner")
-    return LangevinTuning(torch.as_tensor(step_size), metric, torch.as_tensor(temperature))
+    """Checks the numbers and makes tensors of them; the hints say what to try."""
+    return LangevinTuning(
+        positive("step_size", step_size, step_hint),
+        metrics.of(preconditioner, name="preconditioner"),
+        positive("temperature", temperature, temperature_hint),
+    )
 
 
 def langevin_proposal(tuning: LangevinTuning, position: Position, gradient: Tree, noise: Tree) -> Position:

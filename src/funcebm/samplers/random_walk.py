@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import checks, fields, metrics, random, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ._kernel import TEMPERATURE
 from .constraints import takes_energy
 from .langevin import LangevinTuning as RandomWalkTuning
 from .langevin import langevin_tuning
@@ -70,7 +71,9 @@ def random_walk(
     >>> int(info.num_gradients)
     0
     """
-    tuning = langevin_tuning(step_size, preconditioner, temperature)
+    tuning = langevin_tuning(
+        step_size, preconditioner, temperature, "Try 1.0, and the acceptance rate 0.23.", TEMPERATURE
+    )
     drawn = tree.normal_like if proposal is None else proposal
 
     def value(params: Params, position: Position) -> Tensor:

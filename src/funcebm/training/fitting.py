@@ -76,9 +76,9 @@ def fit(
         chunk_size: at most this many steps in one compiled call.
         validation: held-out data, and how often to look at them; :class:`~funcebm.training.Validation`.
         limits: metric to how large it may be, such as ``{"energy_gap": 100.0}``.
-        max_bad_steps: a run has diverged after so many bad steps in a row: skipped ones, and ones with a metric that is not
-            finite or beyond its limit. It stops with a warning and a report, and gives the last good params: those from before
-            the first of them, or, where these are bad on the batch before it too, from a step earlier. None never stops it.
+        max_bad_steps: stop after so many consecutive bad steps (skipped, or with a metric that is not finite or beyond its
+            limit), with a warning and a report, and return the last good params: those from before the first of them, or from
+            one step earlier if those already fail on the previous batch. None disables the check.
         checkpoint: a file to save the run in from time to time, and at the end; see :func:`~funcebm.training.save`.
         resume: the result of an earlier call with the same arguments, or of :func:`~funcebm.training.load`, to go on from;
             bit for bit as if uncut. Of a loader, the batches that this epoch has given already are skipped: exact where an

@@ -304,7 +304,7 @@ def _diverged(here: _Run, anchor: _Anchor, streak: Streak) -> str:
     here.go_back(anchor, streak.first)
     before = anchor if streak.first > anchor.step else anchor.earlier
     if before is not None:
-        # whose fault is it, the data's or the params'? They are tried on what was good a step earlier
+        # are the batch or the params bad? Evaluate these params on the previous, good batch
         index = streak.first - 1 - before.step
         _, tried = here.advance(here.state, tree.map(lambda leaf: leaf[index : index + 1], before.xs), 1)
         if bool(is_bad(tried, limits).all()):
