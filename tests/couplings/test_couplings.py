@@ -236,6 +236,7 @@ def test_mapped_is_the_loop_and_dtypes_stay(name, dtype):
         torch.testing.assert_close(together.weight[index], one.weight)
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_compiled_is_eager():
     x0, x1 = clouds(8)

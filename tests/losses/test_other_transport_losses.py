@@ -238,6 +238,7 @@ def _moments(x0, x1):
     return x0.mean(), x1.mean(), covariance[0, 0], covariance[1, 1], covariance[0, 1]
 
 
+@pytest.mark.slow
 def test_iterated_markovian_fitting_tends_to_the_bridge():
     """DSBM on Gaussians, each fit in closed form, each coupling by simulation: from independence to the bridge."""
     keys = iter(random.split(random.key(9), 12))
