@@ -39,7 +39,7 @@ from . import (
     types,
 )
 from .adaptation import WarmUp, warm_up
-from .chains import Samples, reducers, resume, sample
+from .chains import Samples, load, reducers, resume, sample, save
 from .training import Fit, fit
 from .transforms import jit
 from .types import Adaptation, Loss, LossAux, Optimizer, Sampler
@@ -68,6 +68,7 @@ __all__ = [
     "graphs",
     "integrators",
     "jit",
+    "load",
     "loops",
     "losses",
     "metrics",
@@ -81,6 +82,7 @@ __all__ = [
     "reducers",
     "resume",
     "sample",
+    "save",
     "samplers",
     "schedules",
     "solvers",

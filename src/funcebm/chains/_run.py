@@ -34,7 +34,7 @@ from ._loop import (
 from ._text import text_of
 from .reducers import Reducer
 
-__all__ = ["Run", "Samples", "finish", "go_on", "start"]
+__all__ = ["Run", "Samples", "collect_position", "finish", "go_on", "start"]
 
 
 class Run(NamedTuple):
@@ -83,6 +83,11 @@ class Samples(NamedTuple):
 
 
 _THREADS_FROM = 2**15  # numbers that a chunk computes; for fewer a thread would not be worth its start
+
+
+def collect_position(state: Any, info: Any) -> Position:
+    """What a run keeps of a draw where it is not told otherwise."""
+    return state.position
 
 
 class _Chains(NamedTuple):

@@ -9,6 +9,7 @@ which vectorises.
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any, Callable
 
 import torch
@@ -21,14 +22,11 @@ from ..distributed.mesh import Mesh, Shard
 from ..transforms import is_worth_it
 from ..types import Key, Params, Position, Sampler, Tree
 from . import _checks, _ranks, reducers
-from ._run import Run, Samples, finish, go_on, start
+from ._run import Run, Samples, collect_position, finish, go_on, start
+from .files import with_checkpoints
 from .reducers import Reducer
 
 __all__ = ["Run", "Samples", "resume", "sample"]
-
-
-def _collect_position(state: Any, info: Any) -> Position:
-    return state.position
 
 
 def sample(
@@ -48,6 +46,8 @@ def sample(
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
     gather: str = "summary",
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1000,
 ) -> Samples:
     """Runs a sampler on many chains.
 
@@ -75,6 +75,9 @@ def sample(
         gather: what ranks tell each other at the end. ``"summary"``: all get the results of ``reduce``, ``(C, ...)``; draws
             stay where they were made (``mesh.gather(samples.draws)`` has all of them). ``"draws"``: the first rank gets all
             draws. ``"none"``: nothing.
+        checkpoint: a file in which the run is saved, with :func:`funcebm.save`, after each ``checkpoint_every`` draws and at the
+            end; ``resume(load(path, sampler), num_samples=...)`` makes those that are missing, bit for bit.
+        checkpoint_every: draws.
 
     Returns:
         :class:`Samples`.
@@ -94,6 +97,25 @@ def sample(
     checks.positive_int("num_samples", num_samples)
     checks.positive_int("num_burn_in", num_burn_in, minimum=0)
     checks.positive_int("thin", thin)
+    if checkpoint is not None:
+        checks.positive_int("checkpoint_every", checkpoint_every)
+        options: Any = {
+            "num_burn_in": num_burn_in,
+            "thin": thin,
+            "tuning": tuning,
+            "collect": collect,
+            "reduce": reduce,
+        }
+        options |= {"progress": progress, "chunk_size": chunk_size, "mesh": mesh, "gather": gather}
+        weight = 1 if sampler.batched_step is None else 10
+        options["jit"] = is_worth_it(jit, num_burn_in + num_samples * thin, weight)
+        return with_checkpoints(
+            lambda num: sample(key, sampler, params, positions, num_samples=num, **options),
+            lambda samples, num: resume(samples, num_samples=num),
+            num_samples,
+            checkpoint,
+            checkpoint_every,
+        )
     if chunk_size is not None:
         checks.positive_int("chunk_size", chunk_size)
     _checks.is_sampler(sampler)
@@ -122,7 +144,7 @@ def sample(
         with _gradients(jit):
             chain_keys = random.split(key.to(like.device), tree.batch_size(positions), start=place.first)
             reducer = reducers.combine(reduce) if isinstance(reduce, dict) else reduce
-            collect = _collect_position if collect is None else collect
+            collect = collect_position if collect is None else collect
             run = Run(
                 chain_keys=chain_keys,
                 sampler=sampler,

@@ -1,0 +1,250 @@
+"""Runs in files, which go on in another process: safetensors and JSON, no pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+
+from .. import checks, tree
+from ..types import Sampler, Tree
+from . import _checks, _ranks, reducers
+from ._run import Run, Samples, collect_position
+from .reducers import Reducer
+
+__all__ = ["load", "save", "with_checkpoints"]
+
+_HEADER, _FORMAT = "funcebm.chains", 1
+_NUMBERS = ("num_steps", "thin", "jit", "progress", "chunk_size")
+
+
+def save(samples: Samples, path: str | os.PathLike[str]) -> None:
+    """Writes a run to a file: its draws, its info, and all that :func:`resume` needs but functions.
+
+    The file is written beside ``path`` and then renamed: whatever happens, ``path`` is either the old file or the new one.
+
+    Args:
+        samples: what ``sample`` or ``resume`` returned, also where Ctrl-C ended it.
+        path: where to; the directory must exist.
+
+    Returns:
+        Nothing; the file holds the run.
+
+    Raises:
+        ImportError: without safetensors (``pip install funcebm[checkpoints]``).
+        ValueError: samples of a transform or of a mesh, no such directory, or trees of classes that a file cannot name.
+        TypeError: something else than samples.
+
+    >>> import tempfile, torch, funcebm as ebm
+    >>> sampler = ebm.samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.5)
+    >>> samples = ebm.sample(ebm.random.key(0), sampler, (), torch.zeros(3, 2), num_samples=5, jit=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(samples, folder + "/run.safetensors")
+    ...     again = load(folder + "/run.safetensors", sampler)
+    >>> torch.equal(ebm.resume(again, num_samples=2).draws, ebm.resume(samples, num_samples=2).draws)
+    True
+    """
+    _need_safetensors()
+    from safetensors.torch import save as to_bytes
+
+    fix = "Pass all that funcebm.sample or funcebm.resume returned."
+    checks.require(isinstance(samples, Samples), "save takes Samples", type(samples).__name__, fix, TypeError)
+    run = samples.run
+    if not isinstance(run, Run) or run.place.mesh.size > 1:
+        fix = "Call funcebm.sample outside of vmap, grad and jit, and save on one process."
+        raise ValueError(checks.message("samples must hold what a run needs to go on", "samples without it", fix))
+    path, fix = Path(path), "Make the folder first: os.makedirs(folder, exist_ok=True)."
+    checks.require(path.parent.is_dir(), "a run must be saved in a folder that exists", os.fspath(path), fix)
+    checks.require(not path.is_dir(), "a run must be saved in a file", f"the folder {path}", "Add the name of a file.")
+    tuning = () if callable(run.tuning) else run.tuning
+    parts = {name: getattr(samples, name) for name in ("draws", "info", "state", "reduced")}
+    parts |= {"params": run.params, "tuning": tuning, "accumulator": run.accumulator, "chain_keys": run.chain_keys}
+    tensors: dict[str, Tensor] = {}
+    header: dict[str, Any] = {name: getattr(run, name) for name in _NUMBERS}
+    header |= {"format": _FORMAT, "trees": {name: _described(value, name, tensors) for name, value in parts.items()}}
+    header |= {"is_complete": bool(samples.is_complete), "has_schedule": callable(run.tuning)}
+    header |= {"has_reduce": run.reducer is not None, "has_collect": not _is_default(run.collect)}
+    header["torch_dtype"] = str(torch.get_default_dtype())
+    kept = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in tensors.items()}
+    content = to_bytes(kept, metadata={_HEADER: json.dumps(header)})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def load(
+    path: str | os.PathLike[str],
+    sampler: Sampler,
+    *,
+    tuning: Callable[[Tensor], Tree] | None = None,
+    collect: Callable[[Any, Any], Tree] | None = None,
+    reduce: Reducer | dict[str, Reducer] | None = None,
+    device: str | torch.device | None = None,
+) -> Samples:
+    """Reads a run from a file of :func:`save`; ``funcebm.resume`` goes on with it, bit for bit as if it had not been cut.
+
+    Args:
+        path: where from.
+        sampler: built as it was for that run: functions are in no file.
+        tuning: the schedule of that run, where it had one.
+        collect: what that run collected by, where it was given.
+        reduce: the reducers of that run, where it had some.
+        device: of all tensors; by default the CPU.
+
+    Returns:
+        :class:`Samples`, with the draws that were saved.
+
+    Raises:
+        ImportError: without safetensors.
+        ValueError: a file that is damaged or of something else, or a function of that run that is missing here.
+        TypeError: something that is not a sampler.
+
+    >>> import tempfile, torch, funcebm as ebm
+    >>> sampler = ebm.samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.5)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     options = {"jit": False, "checkpoint": folder + "/run.safetensors", "checkpoint_every": 2}
+    ...     _ = ebm.sample(ebm.random.key(0), sampler, (), torch.zeros(3, 2), num_samples=5, **options)
+    ...     load(folder + "/run.safetensors", sampler).draws.shape
+    torch.Size([3, 5, 2])
+    """
+    _need_safetensors()
+    from safetensors import SafetensorError
+    from safetensors.torch import load as of_bytes
+
+    _checks.is_sampler(sampler)
+    must = f"{os.fspath(path)} must be a file of funcebm.save"
+    content = Path(path).read_bytes()  # once: a run that is going on may replace the file
+    try:
+        tensors = of_bytes(content)
+        outer = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        header = json.loads(outer.get("__metadata__", {}).get(_HEADER, "null"))
+    except (SafetensorError, ValueError) as error:
+        fix = "It is truncated, damaged or of another kind; use an earlier copy."
+        raise ValueError(checks.message(must, f"a file that safetensors cannot read ({error})", fix)) from error
+    checks.require(isinstance(header, dict), must, "safetensors of something else", "training.load reads those of fit.")
+    got = f"format {header['format']}"
+    checks.require(header["format"] == _FORMAT, f"{must} in format {_FORMAT}", got, "Use the version that wrote it.")
+    for name, given in (("schedule", tuning), ("collect", collect), ("reduce", reduce)):
+        argument = "tuning" if name == "schedule" else name
+        fix = f"Call load(path, sampler, {argument}=...) with that of the run."
+        checks.require(
+            header[f"has_{name}"] == (given is not None), f"{argument} must be given as to that run", given, fix
+        )
+    tensors = {name: leaf.to(device) for name, leaf in tensors.items()} if device is not None else tensors
+    parts = {name: _restored(shape, tensors) for name, shape in header["trees"].items()}
+    reducer = reducers.combine(reduce) if isinstance(reduce, dict) else reduce
+    num_chains = tree.batch_size(parts["state"])
+    run = Run(
+        chain_keys=parts["chain_keys"],
+        sampler=sampler,
+        params=parts["params"],
+        tuning=parts["tuning"] if tuning is None else tuning,
+        accumulator=parts["accumulator"],
+        collect=collect_position if collect is None else collect,
+        reducer=reducer,
+        place=_ranks.alone(num_chains),
+        **{name: header[name] for name in _NUMBERS},
+    )
+    kept = {name: parts[name] for name in ("draws", "info", "state", "reduced")}
+    return Samples(**kept, is_complete=header["is_complete"], run=run, chains=run.place.chains)
+
+
+def with_checkpoints(
+    begin: Callable[[int], Samples],
+    go_on: Callable[[Samples, int], Samples],
+    num_samples: int,
+    path: str | os.PathLike[str],
+    every: int,
+) -> Samples:
+    """A run that is saved after each ``every`` draws, with all so far; ``begin(num)`` and ``go_on(samples, num)`` make them."""
+    done = min(every, num_samples)
+    samples = begin(done)
+    while True:
+        is_last = not samples.is_complete or done >= num_samples
+        samples = samples._replace(is_complete=bool(samples.is_complete) and done >= num_samples)
+        save(samples, path)
+        if is_last:
+            return samples
+        size = min(every, num_samples - done)
+        more = go_on(samples, size)
+        done += size
+        if samples.run.reducer is None:  # type: ignore[union-attr]
+            draws, info = _appended(samples.draws, more.draws), _appended(samples.info, more.info)
+            more = more._replace(draws=draws, info=info)
+        samples = more
+
+
+# -- parts --------------------------------------------------------------------------------------------------------
+
+
+def _appended(before: Tree, after: Tree) -> Tree:
+    if not tree.leaves(before):
+        return after
+    return tree.map(lambda a, b: torch.cat([a, b], 1), before, after) if tree.leaves(after) else before
+
+
+def _is_default(collect: Any) -> bool:
+    return collect is collect_position
+
+
+def _need_safetensors() -> None:
+    if importlib.util.find_spec("safetensors") is None:
+        raise ImportError("funcebm.save and funcebm.load need safetensors: pip install 'funcebm[checkpoints]'")
+
+
+def _described(value: Tree, name: str, tensors: dict[str, Tensor]) -> Any:
+    """A tree as JSON; its tensors go to ``tensors`` by name."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, dict):
+        keys = list(value)
+        fix = "Use strings for the keys of dicts."
+        checks.require(
+            all(isinstance(key, str) for key in keys), f"{name} must be a tree that a file can name", keys, fix
+        )
+        return {"dict": {key: _described(value[key], f"{name}/{key}", tensors) for key in keys}}
+    if isinstance(value, (tuple, list)):
+        kind = type(value)
+        parts = [_described(part, f"{name}/{index}", tensors) for index, part in enumerate(value)]
+        if kind in (tuple, list):
+            return {kind.__name__: parts}
+        must = f"{name} must be a tree of dicts, lists, tuples and NamedTuples of funcebm"
+        right = hasattr(value, "_fields") and kind.__module__.startswith("funcebm.")
+        checks.require(right, must, f"{kind.__module__}.{kind.__qualname__}", "Give positions and params as dicts.")
+        return {"class": [kind.__module__, kind.__qualname__], "parts": parts}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value}
+    raise ValueError(checks.message(f"{name} must be a tree of tensors", type(value).__name__, "Use torch.as_tensor."))
+
+
+def _restored(shape: Any, tensors: dict[str, Tensor]) -> Tree:
+    if "tensor" in shape:
+        return tensors[shape["tensor"]]
+    if "dict" in shape:
+        return {name: _restored(part, tensors) for name, part in shape["dict"].items()}
+    if "value" in shape:
+        return shape["value"]
+    if "class" in shape:
+        module, name = shape["class"]
+        kind = getattr(importlib.import_module(module), name, None) if module.startswith("funcebm.") else None
+        right = isinstance(kind, type) and issubclass(kind, tuple) and hasattr(kind, "_fields")
+        fix = "Use the version of funcebm that wrote it."
+        checks.require(right, "a file must name NamedTuples of funcebm", f"{module}.{name}", fix)
+        return kind(*(_restored(part, tensors) for part in shape["parts"]))  # type: ignore[misc]
+    kind = list if "list" in shape else tuple
+    return kind(_restored(part, tensors) for part in shape[kind.__name__])

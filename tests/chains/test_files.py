@@ -1,0 +1,133 @@
+"""Runs in files: they go on bit for bit, also after kill -9."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import funcebm as ebm
+from funcebm import random, samplers, tree
+from funcebm.bijections import constrained, positive
+
+KEY = random.key(3)
+
+
+def energy(params, x):
+    return sum((leaf**2).sum() for leaf in tree.leaves(x)) * params["k"] / 2
+
+
+PARAMS = {"k": torch.tensor(1.5), "rest": (torch.ones(2), [torch.zeros(1)])}
+SAMPLERS = {
+    "mala": lambda: samplers.mala(energy, step_size=0.3),
+    "ghmc": lambda: samplers.ghmc(energy, step_size=0.3),
+    "hmc_dense": lambda: samplers.hmc(energy, step_size=0.3, num_leapfrog=2, inverse_mass=torch.eye(2)),
+    "nuts": lambda: samplers.nuts(energy, step_size=0.4, max_depth=4),
+    "cycle": lambda: samplers.cycle(samplers.mala(energy, step_size=0.2), samplers.random_walk(energy)),
+    "constrained": lambda: samplers.mala(constrained(energy, positive), step_size=0.1),
+}
+
+
+def _run(sampler, num_samples, **options):
+    starts = torch.ones(3, 2) if "starts" not in options else options.pop("starts")
+    return ebm.sample(KEY, sampler, PARAMS, starts, num_samples=num_samples, jit=False, **options)
+
+
+def _equal(a, b):
+    assert tree.structure(a) == tree.structure(b)
+    assert all(torch.equal(x, y) for x, y in zip(tree.leaves(a), tree.leaves(b), strict=True))
+
+
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_a_run_from_a_file_goes_on_bit_for_bit(name, tmp_path):
+    whole, cut = _run(SAMPLERS[name](), 9), _run(SAMPLERS[name](), 4)
+    ebm.save(cut, tmp_path / "run.safetensors")
+    loaded = ebm.load(tmp_path / "run.safetensors", SAMPLERS[name]())
+    _equal(loaded[:4], cut[:4])
+    rest = ebm.resume(loaded, num_samples=5)
+    _equal(rest.draws, whole.draws[:, 4:])
+    _equal(rest.state, whole.state)
+    _equal(rest.info, tree.map(lambda leaf: leaf[:, 4:], whole.info))
+
+
+def test_trees_schedules_collect_and_reducers_too(tmp_path):
+    path, sampler = tmp_path / "run.safetensors", SAMPLERS["mala"]()
+    starts = {"b": torch.ones(3, 2), "a": torch.zeros(3, 1).double()}
+    schedule = lambda index: sampler.tuning._replace(step_size=0.3 / (1 + index))  # noqa: E731
+    options = {"tuning": schedule, "collect": lambda state, info: {"a": state.position["a"]}}
+    whole, cut = _run(sampler, 7, starts=starts, **options), _run(sampler, 3, starts=starts, **options)
+    ebm.save(cut, path)
+    _equal(ebm.resume(ebm.load(path, sampler, **options), num_samples=4).draws["a"], whole.draws["a"][:, 3:])
+    reduce = {"mean": ebm.reducers.mean(), "covariance": ebm.reducers.covariance()}
+    whole, cut = _run(sampler, 7, reduce=reduce), _run(sampler, 3, reduce=reduce)
+    ebm.save(cut, path)
+    _equal(ebm.resume(ebm.load(path, sampler, reduce=reduce), num_samples=4).reduced, whole.reduced)
+
+
+def test_checkpoints_change_nothing_and_go_on(tmp_path):
+    path, sampler = tmp_path / "run.safetensors", SAMPLERS["ghmc"]()
+    whole = _run(sampler, 11, num_burn_in=3, thin=2)
+    kept = _run(sampler, 11, num_burn_in=3, thin=2, checkpoint=path, checkpoint_every=4)
+    _equal(kept[:4], whole[:4])
+    assert kept.is_complete
+    _equal(ebm.load(path, sampler).draws, whole.draws)
+    reduce = {"mean": ebm.reducers.mean()}
+    _equal(
+        _run(sampler, 7, reduce=reduce, checkpoint=path, checkpoint_every=3).reduced,
+        _run(sampler, 7, reduce=reduce).reduced,
+    )
+
+
+CHILD = """
+import sys, torch, funcebm as ebm
+sampler = ebm.samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.4)
+print("ready", flush=True)
+ebm.sample(ebm.random.key(1), sampler, (), torch.zeros(4, 2), num_samples=100_000, jit=False, chunk_size=50,
+           checkpoint=sys.argv[1], checkpoint_every=50)
+"""
+
+
+@pytest.mark.slow
+def test_kill_nine_at_ten_moments(tmp_path):
+    sampler = samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.4)
+    whole = ebm.sample(random.key(1), sampler, (), torch.zeros(4, 2), num_samples=2000, jit=False)
+    for index in range(10):
+        path = tmp_path / f"{index}.safetensors"
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, env=dict(os.environ))
+        child.stdout.readline()
+        while not path.exists():
+            time.sleep(0.01)
+        time.sleep(float(random.uniform(random.key(index))) * 0.3)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        samples = ebm.load(path, sampler)
+        num = min(samples.draws.shape[1], 1900)
+        assert num % 50 == 0 and not samples.is_complete
+        assert torch.equal(samples.draws[:, :num], whole.draws[:, :num])
+        if samples.draws.shape[1] == num:
+            assert torch.equal(ebm.resume(samples, num_samples=100).draws, whole.draws[:, num : num + 100])
+
+
+def test_messages(tmp_path):
+    path, sampler = tmp_path / "run.safetensors", SAMPLERS["mala"]()
+    samples = _run(sampler, 2, collect=lambda state, info: state.position[0])
+    ebm.save(samples, path)
+    with pytest.raises(ValueError, match="collect must be given as to that run"):
+        ebm.load(path, sampler)
+    with pytest.raises(TypeError, match="save takes Samples"):
+        ebm.save(samples.draws, path)
+    with pytest.raises(ValueError, match="folder that exists"):
+        ebm.save(samples, tmp_path / "no" / "run.safetensors")
+    with pytest.raises(ValueError, match="what a run needs"):
+        ebm.save(samples._replace(run=()), path)
+    with pytest.raises(TypeError, match="Call it with an energy"):
+        ebm.load(path, samplers.mala)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="cannot read"):
+        ebm.load(path, sampler)
