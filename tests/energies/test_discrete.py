@@ -300,3 +300,12 @@ def test_energies_keep_the_dtype_of_the_position(dtype):
         assert energy(params, x).shape == ()
         assert torch.func.grad(energy, 1)(params, x).shape == x.shape
         assert all(torch.isfinite(leaf).all() for leaf in tree.leaves(torch.func.grad(energy)(params, x)))
+
+
+def test_coupling_from_the_past_reuses_its_numbers():
+    """With fresh numbers after each doubling, pairs that meet late would be missing."""
+    energy = energies.ising(graphs.grid(2))
+    params = energy.params(torch.tensor(0.8, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64))
+    draws = exact.coupling_from_the_past(random.key(3), energy, energy.space, energy.blocks, params, 4000)
+    law = exact.log_probabilities(energy, energy.space)(params).exp()
+    assert_uniform(torch.bincount(_numbers(energy.space, draws), minlength=4), law)

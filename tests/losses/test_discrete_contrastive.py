@@ -203,3 +203,20 @@ def test_diagnostics_take_draws_that_are_stored_as_integers():
         diagnostic = getattr(ebm.diagnostics, name)
         torch.testing.assert_close(diagnostic(small.draws).double(), diagnostic(plain.draws))
     assert "rhat" in str(ebm.diagnostics.summary(small))
+
+
+def test_the_centred_gradient_is_that_of_the_machine_with_offsets():
+    mu, offset = torch.linspace(0.1, 0.7, 4, dtype=torch.float64), torch.linspace(0.3, 0.9, 3, dtype=torch.float64)
+
+    def plain(centred):
+        """``(v - mu)' W (h - lambda)`` and its biases, written as those of the plain machine."""
+        weight = centred["weight"]
+        b, c = centred["visible_bias"] - weight @ offset, centred["hidden_bias"] - mu @ weight
+        return {"weight": weight, "visible_bias": b, "hidden_bias": c}
+
+    gradients = tree.map(lambda leaf: torch.sin(3 * leaf + 1), PARAMS)
+    along = torch.func.vjp(plain, PARAMS)[1](gradients)[0]
+    expected = torch.func.jvp(plain, (PARAMS,), (along,))[1]
+    found = ebm.optimizers.centring(mu, offset).update(gradients, (), PARAMS)[0]
+    for name, leaf in found.items():
+        torch.testing.assert_close(leaf, expected[name])
