@@ -85,6 +85,7 @@ class Sampler(NamedTuple):
         unconstrained: of a sampler of a :func:`~funcebm.bijections.constrained` energy, the kernel on the free numbers, which
             warm-ups run.
         bijection: with it, from the free numbers to positions.
+        parts: the samplers that it is made of, without their tunings, so that a warm-up reaches each of them.
     """
 
     init: Callable[[Params, Position], Any]
@@ -95,6 +96,7 @@ class Sampler(NamedTuple):
     target_acceptance: float | None = None
     unconstrained: Sampler | None = None
     bijection: Any = None
+    parts: tuple[Any, ...] = ()
 
     def __call__(self, key: Key, params: Params, state: Any, tuning: Tree | None = None) -> tuple[Any, Any]:
         """Draws the noise of one step and applies it: ``(state, info)``."""

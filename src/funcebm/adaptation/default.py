@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-from .. import checks, metrics, tree
+from .. import checks, metrics
+from ..samplers._clusters import ClusterTuning
 from ..samplers.discrete_langevin import DiscreteLangevinTuning
 from ..samplers.elliptical_slice import EllipticalSliceTuning
 from ..samplers.gibbs import GibbsTuning
 from ..samplers.gibbs_with_gradients import GibbsWithGradientsTuning
 from ..samplers.locally_balanced import LocallyBalancedTuning
+from ..samplers.mixed_hmc import MixedHMCTuning
 from ..samplers.nuts import NUTSTuning
 from ..samplers.path_auxiliary import PathAuxiliaryTuning
 from ..samplers.single_site import SingleSiteTuning
-from ..types import Adaptation, Key, Params, Sampler, Tree
+from ..types import Adaptation, Sampler
 from .chees import chees
 from .mclmc import adjusted_mclmc_adaptation, mclmc_adaptation
 from .meads import meads
+from .parts import is_on_part, of_parts
+from .unchanged import UnchangedMemory, unchanged
 from .window import window_adaptation
 
 __all__ = ["UnchangedMemory", "default", "unchanged"]
 
 
 _NOTHING_TO_TUNE = (
+    ClusterTuning,
     EllipticalSliceTuning,
     GibbsTuning,
     GibbsWithGradientsTuning,
@@ -30,27 +33,6 @@ _NOTHING_TO_TUNE = (
     PathAuxiliaryTuning,
     SingleSiteTuning,
 )
-
-
-class UnchangedMemory(NamedTuple):
-    """The numbers of the next step, which are those of all steps."""
-
-    tuning: Tree
-
-
-def unchanged() -> Adaptation:
-    """No adaptation: chains move to the bulk of the density, and every number stays as it is.
-
-    For samplers with nothing to tune, and for those whose numbers should be kept.
-
-    >>> unchanged().windows is None
-    True
-    """
-
-    def init(key: Key, sampler: Sampler, params: Params, state: Any) -> UnchangedMemory:
-        return UnchangedMemory(tree.cast_like(sampler.tuning, tree.first(state.position)))
-
-    return Adaptation(init, lambda memory, state, info: memory, lambda memory: memory.tuning)
 
 
 def default(sampler: Sampler, num_chains: int) -> Adaptation:
@@ -66,6 +48,8 @@ def default(sampler: Sampler, num_chains: int) -> Adaptation:
     ``alpha`` and ``delta`` (GHMC)                         :func:`meads` with a multiple of 4 chains, 8 or more
     ``step_size`` (HMC, NUTS, MALA, Barker, random walk,   :func:`window_adaptation`; dense where the metric is dense, and
     Langevin, and those above with fewer chains)           for NUTS with the harmonic mean of the acceptance rates
+    a tuple of tunings (``cycle``, ``mix``), or what       :func:`of_parts`: to each part its own step size and metric
+    :func:`~funcebm.samplers.on` runs on leaves
     nothing, a prior (elliptical slice), a kernel of       :func:`unchanged`
     discrete states without a test or a step size
     =====================================================  ==========================================
@@ -84,8 +68,8 @@ def default(sampler: Sampler, num_chains: int) -> Adaptation:
     13 % of the effective samples a gradient on the schools, 4 % on the banana, 18 % on a 100-D Gaussian.
     ``window_adaptation(target=0.95, average="harmonic")`` is more careful still: 1 and 0 divergences.
 
-    Samplers for minibatches have no acceptance rate and no gradient of the whole energy: their step size is set by hand. One
-    made of others (:func:`~funcebm.samplers.cycle`, parallel tempering) has no tuning of its own: warm up its parts.
+    Samplers for minibatches have no acceptance rate and no gradient of the whole energy: their step size is set by hand.
+    Parallel tempering has no tuning of its own: warm up its local sampler.
 
     Raises:
         ValueError: a sampler that none of them knows.
@@ -96,8 +80,12 @@ def default(sampler: Sampler, num_chains: int) -> Adaptation:
     """
     checks.positive_int("num_chains", num_chains)
     tuning = sampler.tuning
+    if sampler.parts and (type(tuning) is tuple or is_on_part(sampler)):
+        return of_parts(sampler)
     fields = set(getattr(tuning, "_fields", ()))
     metric: str | None = "dense" if isinstance(getattr(tuning, "metric", None), metrics.Dense) else "diagonal"
+    if isinstance(tuning, MixedHMCTuning):  # draws have discrete leaves too, which no metric is for
+        metric = None
     if "decoherence_length" in fields:
         return mclmc_adaptation(metric=metric)
     if {"trajectory_length", "temperature"} <= fields and num_chains >= 2:

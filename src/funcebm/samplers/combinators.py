@@ -13,6 +13,7 @@ from .. import checks, loops, random, tree
 from ..types import Info, Key, Params, Position, Sampler, Tree, step_of_chains
 
 __all__ = [
+    "CompositeInfo",
     "CompositeState",
     "MixNoise",
     "carry_over",
@@ -39,6 +40,17 @@ class CompositeState(NamedTuple):
         """As the function of that name, for each state."""
         states = tuple(carry_over(old, new) for old, new in zip(self.states, fresh.states, strict=True))
         return CompositeState(fresh.position, states)
+
+
+class CompositeInfo(NamedTuple):
+    """The fields of :class:`~funcebm.types.Info`, and the acceptance rate of each sampler, ``(M,)``."""
+
+    acceptance_rate: Tensor
+    is_accepted: Tensor
+    is_divergent: Tensor
+    num_gradients: Tensor
+    energy: Tensor
+    acceptance_rates: Tensor
 
 
 class MixNoise(NamedTuple):
@@ -114,9 +126,9 @@ def cycle(*samplers: Sampler, same_energy: bool = False) -> Sampler:
             nothing is computed twice; static.
 
     Returns:
-        A :class:`~funcebm.types.Sampler` with ``CompositeState`` and :class:`~funcebm.types.Info`; its tuning is the tuple of
-        the tunings. Of the info, ``acceptance_rate`` is the mean over the samplers, flags hold where one of them does,
-        ``num_gradients`` counts everything, ``energy`` is that of the last sampler.
+        A :class:`~funcebm.types.Sampler` with ``CompositeState`` and ``CompositeInfo``; its tuning is the tuple of the tunings.
+        Of the info, ``acceptance_rate`` is the mean over the samplers, flags hold where one of them does, ``num_gradients``
+        counts everything, ``energy`` is that of the last sampler.
 
     Raises:
         ValueError: no sampler.
@@ -145,7 +157,7 @@ def cycle(*samplers: Sampler, same_energy: bool = False) -> Sampler:
     def make_step(is_batched: bool) -> Step:
         def step(
             params: Params, tuning: tuple[Tree, ...], state: CompositeState, noise: tuple[Tree, ...]
-        ) -> tuple[CompositeState, Info]:
+        ) -> tuple[CompositeState, CompositeInfo]:
             before, states, infos, num_moves = state.states[-1], [], [], 0
             known = {**_known(before, None, same_energy), "position": state.position}
             for index, member in enumerate(members):
@@ -157,11 +169,12 @@ def cycle(*samplers: Sampler, same_energy: bool = False) -> Sampler:
                 known = _known(current, info, same_energy)
                 states.append(current)
                 infos.append(info)
-            return CompositeState(states[-1].position, tuple(states)), _joined(tree.stack(_standard(infos)), num_moves)
+            joined = _joined(tree.stack(_standard(infos)), num_moves)
+            return CompositeState(states[-1].position, tuple(states)), CompositeInfo(*joined, _rates(infos))
 
         return step
 
-    return Sampler(init, draw, make_step(False), tunings, _batched(members, make_step))
+    return Sampler(init, draw, make_step(False), tunings, _batched(members, make_step), parts=members)
 
 
 def mix(samplers: Sequence[Sampler], weights: Sequence[float] | None = None, *, same_energy: bool = False) -> Sampler:
@@ -176,7 +189,7 @@ def mix(samplers: Sequence[Sampler], weights: Sequence[float] | None = None, *, 
         same_energy: as for :func:`cycle`.
 
     Returns:
-        A :class:`~funcebm.types.Sampler` with ``CompositeState``, :class:`~funcebm.types.Info` and ``MixNoise``; its tuning is
+        A :class:`~funcebm.types.Sampler` with ``CompositeState``, ``CompositeInfo`` and ``MixNoise``; its tuning is
         the tuple of the tunings. The info is that of the chosen sampler, but ``num_gradients`` counts what was computed.
 
     Raises:
@@ -221,7 +234,7 @@ def mix(samplers: Sequence[Sampler], weights: Sequence[float] | None = None, *, 
 
     def finish(
         params: Params, index: Tensor, before: tuple[Any, ...], after: tuple[Any, ...], infos: tuple[Any, ...]
-    ) -> tuple[CompositeState, Info]:
+    ) -> tuple[CompositeState, CompositeInfo]:
         """Takes the step of one sampler, and moves the others to where it ends."""
         all_known = [_known(state, info, same_energy) for state, info in zip(after, infos, strict=True)]
         names = [name for name in ("position", "energy", "gradient") if all(name in known for known in all_known)]
@@ -235,12 +248,15 @@ def mix(samplers: Sequence[Sampler], weights: Sequence[float] | None = None, *, 
             states.append(state)
         info = choose(index, _standard(infos))
         num_gradients = sum(info.num_gradients for info in infos) + num_moves
-        return CompositeState(known["position"], tuple(states)), info._replace(num_gradients=num_gradients)
+        info = info._replace(num_gradients=num_gradients)
+        return CompositeState(known["position"], tuple(states)), CompositeInfo(
+            **info._asdict(), acceptance_rates=_rates(infos)
+        )
 
     def make_step(is_batched: bool) -> Step:
         def step(
             params: Params, tuning: tuple[Tree, ...], state: CompositeState, noise: MixNoise
-        ) -> tuple[CompositeState, Info]:
+        ) -> tuple[CompositeState, CompositeInfo]:
             ends = [
                 _step_of(member, is_batched)(params, tuning[i], state.states[i], noise.noises[i])
                 for i, member in enumerate(members)
@@ -251,7 +267,7 @@ def mix(samplers: Sequence[Sampler], weights: Sequence[float] | None = None, *, 
 
         return step
 
-    return Sampler(init, draw, make_step(False), tunings, _batched(members, make_step))
+    return Sampler(init, draw, make_step(False), tunings, _batched(members, make_step), parts=members)
 
 
 def thin(sampler: Sampler, num: int) -> Sampler:
@@ -336,6 +352,11 @@ def _batched(members: Sequence[Sampler], make_step: Callable[[bool], Step]) -> S
 def _standard(infos: Sequence[Any]) -> list[Info]:
     """The five fields that all have, in one dtype."""
     return [Info(*(getattr(info, name) for name in Info._fields)) for info in infos]
+
+
+def _rates(infos: Sequence[Any]) -> Tensor:
+    """The acceptance rates of several samplers, side by side."""
+    return torch.stack([info.acceptance_rate for info in infos], -1)
 
 
 def _joined(infos: Any, num_more: int) -> Info:

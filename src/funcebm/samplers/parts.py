@@ -115,7 +115,7 @@ def on(
         inner, info = member.step(Frozen(params, state.position), tuning, state.inner, noise)
         return PartState(put(state.position, inner.position), inner), info
 
-    return Sampler(init, draw, step, sampler.tuning, target_acceptance=sampler.target_acceptance)
+    return Sampler(init, draw, step, sampler.tuning, target_acceptance=sampler.target_acceptance, parts=(member,))
 
 
 def _get(position: Position, path: list[str], name: str) -> Position:

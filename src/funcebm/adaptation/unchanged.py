@@ -1,0 +1,31 @@
+"""No adaptation: for samplers with nothing to tune."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .. import tree
+from ..types import Adaptation, Key, Params, Sampler, Tree
+
+__all__ = ["UnchangedMemory", "unchanged"]
+
+
+class UnchangedMemory(NamedTuple):
+    """The numbers of the next step, which are those of all steps."""
+
+    tuning: Tree
+
+
+def unchanged() -> Adaptation:
+    """No adaptation: chains move to the bulk of the density, and every number stays as it is.
+
+    For samplers with nothing to tune, and for those whose numbers should be kept.
+
+    >>> unchanged().windows is None
+    True
+    """
+
+    def init(key: Key, sampler: Sampler, params: Params, state: Any) -> UnchangedMemory:
+        return UnchangedMemory(tree.cast_like(sampler.tuning, tree.first(state.position)))
+
+    return Adaptation(init, lambda memory, state, info: memory, lambda memory: memory.tuning)
