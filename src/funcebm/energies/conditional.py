@@ -10,16 +10,17 @@ from torch import Tensor
 
 from .. import checks, random
 from ..networks._layers import event, widths_of
-from ..types import Energy, Key, Params, Position, Tree
+from ..types import Energy, Key, Params, Tree
 
 __all__ = ["fourier_features", "given"]
 
 
-def given(energy: Callable[[Params, Position, Any], Tensor], condition: Tree) -> Energy:
+def given(energy: Callable[..., Tensor], condition: Tree) -> Energy:
     r"""The energy of :math:`x` given a condition: :math:`E(\theta, x) = E(\theta, x, c)` with :math:`c` closed over.
 
     Args:
-        energy: ``(params, x, condition) -> ()``, for example ``mlp(..., condition_size=3)[0]``.
+        energy: ``(params, x, condition) -> ()``, for example ``mlp(..., condition_size=3)[0]``; or a field that knows the
+            time, ``(params, t, x, condition)``, which becomes ``(params, t, x)``.
         condition: what it takes, without a batch axis; may be traced: call ``given`` inside the function that
             ``torch.func.vmap`` maps over conditions.
 
@@ -37,12 +38,12 @@ def given(energy: Callable[[Params, Position, Any], Tensor], condition: Tree) ->
     """
     checks.require(callable(energy), "energy must be (params, x, condition) -> ()", energy, "Pass a function.")
 
-    def conditional(params: Params, x: Position) -> Tensor:
-        return energy(params, x, condition)
+    def conditional(params: Params, *position: Any) -> Tensor:
+        return energy(params, *position, condition)
 
     features = getattr(energy, "features", None)
     if features is not None:
-        conditional.features = lambda params, x: features(params, x, condition)  # type: ignore[attr-defined]
+        conditional.features = lambda params, *position: features(params, *position, condition)  # type: ignore[attr-defined]
     return conditional
 
 
