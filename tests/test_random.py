@@ -288,3 +288,15 @@ def test_arguments_that_make_no_sense_are_errors():
         random.normal(KEY, (2,), dtype=torch.int32)
     with pytest.raises(ValueError, match="fewer than"):
         random.bits(KEY, (2**16, 2**16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.0), (100.0, 101.0), (1.0, 1.001), (-1.0, 0.0), (-3.0, -2.0), (0.0, 0.1)]
+)
+def test_uniform_numbers_never_are_the_upper_bound(dtype, low, high):
+    if torch.tensor(low, dtype=dtype) == torch.tensor(high, dtype=dtype):
+        pytest.skip("one number in this dtype")
+    drawn = random.uniform(random.key(0), (200_000,), low=low, high=high, dtype=dtype)
+    assert (drawn < torch.tensor(high, dtype=dtype)).all()
+    assert (drawn >= torch.tensor(low, dtype=dtype)).all()

@@ -194,9 +194,22 @@ def uniform(
         check_key(key)
         word0, word1 = _word_pairs(key, count)
         unit = (word0.double() + 2.0**31) * 2.0**-32 + ((word1 >> 11) & 0x1FFFFF).double() * 2.0**-53
-        return low + (high - low) * unit.reshape(shape)
+        return _below(low + (high - low) * unit.reshape(shape), low, high)
     unit = ((bits(key, shape) >> 8) & 0xFFFFFF).float() * 2.0**-24
-    return (low + (high - low) * unit).to(dtype)
+    return _below((low + (high - low) * unit).to(dtype), low, high)
+
+
+_BITS_OF = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+
+
+def _below(value: Tensor, low: float, high: float) -> Tensor:
+    """At most the number before ``high`` in the dtype, to which rounding would lead."""
+    is_exact = low == 0 and high == 1 and value.dtype in (torch.float32, torch.float64)
+    if is_exact or value.dtype not in _BITS_OF:
+        return value
+    fraction, exponent = math.frexp(high)
+    spacing = 2.0 ** (exponent - _BITS_OF[value.dtype]) if high != 0 else torch.finfo(value.dtype).tiny
+    return value.clamp(max=high - (spacing / 2 if fraction == 0.5 else spacing))
 
 
 def normal(key: Key, shape: tuple[int, ...] | int = (), *, dtype: torch.dtype | None = None) -> Tensor:
