@@ -329,7 +329,10 @@ def test_parallel_tempering_annealing_and_thinning_take_discrete_samplers_as_the
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("name", ["gwg_potts", "metropolised_gibbs", "langevin_potts", "path"])
+@pytest.mark.parametrize(
+    "name",
+    ["gwg_potts", *(pytest.param(n, marks=pytest.mark.slow) for n in ("metropolised_gibbs", "langevin_potts", "path"))],
+)
 def test_compiled_states_are_eager_ones_bit_for_bit(name):
     assert torch.equal(_run(name, jit=True).draws, _run(name).draws)
 

@@ -334,6 +334,7 @@ def test_without_a_test_they_are_other_distributions(make):
     assert not is_invariant(_factorised_matrix(target, sampler), target.probabilities, 1e-3)
 
 
+@pytest.mark.slow
 def test_unadjusted_langevin_is_right_for_small_steps_where_the_energy_is_linear_in_each_bit():
     def distance(target, step_size):
         sampler = samplers.discrete_langevin(target.energy, target.space, step_size=step_size, adjusted=False)
