@@ -54,7 +54,9 @@ def test_grid_of_times(name):
 
 
 @pytest.mark.parametrize("name", ["euler_maruyama", "stochastic_heun", "shark"])
-@pytest.mark.parametrize("kind", ["sigma", "bump", "constant"])
+@pytest.mark.parametrize(
+    "kind", ["sigma", pytest.param("bump", marks=pytest.mark.slow), pytest.param("constant", marks=pytest.mark.slow)]
+)
 def test_every_diffusion_has_the_marginals_of_the_flow(name, kind):
     """x_1 is N(m, s^2 I) for every diffusion coefficient; known bias of the steps apart."""
     path = paths.linear()
@@ -94,6 +96,7 @@ def test_conditions_trees_and_dtype():
     torch.testing.assert_close(end["a"], 2 * labels[:, None].expand(3, 2))
 
 
+@pytest.mark.slow
 def test_predictor_corrector_mends_the_predictor():
     """With few Euler steps the flow is too narrow; Langevin steps at the same times bring it closer."""
     path = paths.linear()

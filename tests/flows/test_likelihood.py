@@ -37,6 +37,7 @@ def test_gaussian_to_tolerance():
     torch.testing.assert_close(fixed.value, log_density(DATA, *PARAMS), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mixture_to_tolerance():
     path = paths.linear()
     params = paths.exact.mixture_params(torch.tensor([[1.0], [-1.5]]).double(), torch.tensor(0.2).double())

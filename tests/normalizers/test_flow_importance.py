@@ -139,6 +139,7 @@ def test_adjoint_matching_finds_the_control_of_a_gaussian():
     assert float(result.effective_sample_size) > 0.98 * 3000
 
 
+@pytest.mark.slow
 def test_training_raises_the_effective_sample_size():
     """Adjoint matching and the log variance of escorted annealing, each from a control that does nothing."""
     energy = lambda params, x: ((x - 2) ** 2).sum() / (2 * 0.25)  # noqa: E731

@@ -38,7 +38,10 @@ def _errors(integrator, path, last: float, counts: tuple[int, ...]) -> list[floa
     return errors
 
 
-@pytest.mark.parametrize("path", list(PATHS.values()), ids=list(PATHS))
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=name, marks=() if name == "linear" else pytest.mark.slow) for name, path in PATHS.items()],
+)
 @pytest.mark.parametrize("name", ["ddim", "dpm_solver", "edm_heun"])
 def test_order(name, path):
     integrator = getattr(solvers, name)(path)
@@ -47,6 +50,7 @@ def test_order(name, path):
     assert slopes(errors) > integrator.order - 0.3, (errors, slopes(errors))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddim", "dpm_solver", "edm_heun"])
 def test_last_step_to_data(name):
     """The step that ends without noise is of order 1 in a step that shrinks: the whole is of order 1 at least."""
