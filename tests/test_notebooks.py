@@ -17,6 +17,13 @@ pytest.importorskip("matplotlib")
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
+SLOW = {"04", "05", "06", "09", "12"}
+
+
+def _marked(path):
+    return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem[:2] in SLOW else [])
+
+
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def notebook(request):
     return nbformat.read(request.param, as_version=4)
@@ -28,7 +35,9 @@ def test_there_are_notebooks():
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::RuntimeWarning")
 @pytest.mark.compiled  # eager chains take too long here
-def test_runs(notebook, monkeypatch, tmp_path):
+@pytest.mark.parametrize("path", [_marked(path) for path in NOTEBOOKS])
+def test_runs(path, monkeypatch, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
     monkeypatch.setenv("FUNCEBM_SMOKE", os.environ.get("FUNCEBM_SMOKE", "1"))
     resources = {"metadata": {"path": str(tmp_path)}}
     nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()

@@ -149,6 +149,7 @@ def test_constraints_for_which_torch_has_no_bijection():
     assert bijections.from_torch(constraints.real).forward(y) is y
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_every_bijection_compiles_to_the_same_numbers():
     without = ("affine_diagonal", "affine_number", "upper", "intervals", "covariance_cholesky", "correlation_cholesky")

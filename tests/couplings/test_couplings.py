@@ -97,6 +97,7 @@ def test_between_large_gaussian_batches_the_cost_tends_to_the_distance_of_wasser
     assert means[2] < limit + 0.3
 
 
+@pytest.mark.slow
 def test_sinkhorn_meets_both_marginals_and_is_between_independence_and_optimal_transport():
     x0, x1 = clouds(40)
     best = float(cost_of(x0, x1, couplings.optimal_transport()(KEY, x0, x1).index))

@@ -229,7 +229,7 @@ def adjusted_mclmc_adaptation(
     Reference: Robnik, Cohn-Gordon and Seljak (2025), arXiv:2503.01707.
 
     >>> adjusted_mclmc_adaptation().windows(100)
-    (15, 75, 10)
+    (15, 65, 20)
     """
     checks.positive("length_factor", length_factor, "The usual value is 1.3.")
     inner = window_adaptation(target=target, metric=metric)

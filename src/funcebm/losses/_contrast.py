@@ -110,7 +110,7 @@ def sampler_of(energy: Energy, sampler: Sampler | MakeSampler, num_steps: int) -
 def check_energy(energy: Energy, sampler: Sampler, params: Params, positions: Tree) -> None:
     """The force of a sampler at the first example must be that of the energy, where its state shows it."""
     one = tree.index(positions, 0)
-    if checks.is_traced((params, one)):
+    if checks.is_traced((params, one)) or any(leaf.is_meta for leaf in tree.leaves((params, one))):
         return
     try:
         state = sampler.init(params, one)

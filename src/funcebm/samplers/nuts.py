@@ -92,6 +92,7 @@ def nuts(
     selection and the generalised U-turn. A leaf whose error :math:`H - H_0` is beyond 1000, or not finite, is a divergence,
     as in Stan.
 
+    >>> import torch
     >>> sampler = nuts(lambda params, x: (x**2).sum() / 2, step_size=0.3)
     >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
     >>> int(info.num_gradients) >= 2 ** int(info.tree_depth) - 1
