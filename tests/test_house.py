@@ -14,7 +14,7 @@ from . import house
 ROWS = [
     ["types"],
     ["_torch", "_threefry", "random", "tree"],
-    ["checks", "_progress", "_deprecated", "distributed"],
+    ["checks", "_files", "_progress", "_deprecated", "distributed"],
     ["loops", "transforms", "_trial", "_chunks"],
     ["schedules", "fields", "metrics", "networks", "bijections", "spaces", "graphs", "pairwise"],
     ["energies", "paths", "couplings", "solvers"],

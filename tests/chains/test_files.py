@@ -131,3 +131,14 @@ def test_messages(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="cannot read"):
         ebm.load(path, sampler)
+
+
+@pytest.mark.parametrize("place", [-1, -40])
+def test_one_wrong_bit_is_noticed(place, tmp_path):
+    path = tmp_path / "run.safetensors"
+    ebm.save(_run(SAMPLERS["mala"](), 4), path)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"must be a file of funcebm\.save as it was written"):
+        ebm.load(path, SAMPLERS["mala"]())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
-import json
 import os
 from pathlib import Path
 from typing import Any, Callable
@@ -13,7 +11,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
-from .. import checks, tree
+from .. import _files, checks, tree
 from ..types import Sampler, Tree
 from . import _checks, _ranks, reducers
 from ._run import Run, Samples, collect_position
@@ -22,6 +20,7 @@ from .reducers import Reducer
 __all__ = ["load", "save", "with_checkpoints"]
 
 _HEADER, _FORMAT = "funcebm.chains", 1
+_WHO = "funcebm.save and funcebm.load"
 _NUMBERS = ("num_steps", "thin", "jit", "progress", "chunk_size")
 
 
@@ -51,18 +50,14 @@ def save(samples: Samples, path: str | os.PathLike[str]) -> None:
     >>> torch.equal(ebm.resume(again, num_samples=2).draws, ebm.resume(samples, num_samples=2).draws)
     True
     """
-    _need_safetensors()
-    from safetensors.torch import save as to_bytes
-
+    _files.need_safetensors(_WHO)
     fix = "Pass all that funcebm.sample or funcebm.resume returned."
     checks.require(isinstance(samples, Samples), "save takes Samples", type(samples).__name__, fix, TypeError)
     run = samples.run
     if not isinstance(run, Run) or run.place.mesh.size > 1:
         fix = "Call funcebm.sample outside of vmap, grad and jit, and save on one process."
         raise ValueError(checks.message("samples must hold what a run needs to go on", "samples without it", fix))
-    path, fix = Path(path), "Make the folder first: os.makedirs(folder, exist_ok=True)."
-    checks.require(path.parent.is_dir(), "a run must be saved in a folder that exists", os.fspath(path), fix)
-    checks.require(not path.is_dir(), "a run must be saved in a file", f"the folder {path}", "Add the name of a file.")
+    _files.check_path(Path(path), "a saved run")
     tuning = () if callable(run.tuning) else run.tuning
     parts = {name: getattr(samples, name) for name in ("draws", "info", "state", "reduced")}
     parts |= {"params": run.params, "tuning": tuning, "accumulator": run.accumulator, "chain_keys": run.chain_keys}
@@ -73,17 +68,7 @@ def save(samples: Samples, path: str | os.PathLike[str]) -> None:
     header |= {"has_reduce": run.reducer is not None, "has_collect": not _is_default(run.collect)}
     header["torch_dtype"] = str(torch.get_default_dtype())
     kept = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in tensors.items()}
-    content = to_bytes(kept, metadata={_HEADER: json.dumps(header)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+    _files.write(Path(path), _HEADER, header, kept)
 
 
 def load(
@@ -121,23 +106,10 @@ def load(
     ...     load(folder + "/run.safetensors", sampler).draws.shape
     torch.Size([3, 5, 2])
     """
-    _need_safetensors()
-    from safetensors import SafetensorError
-    from safetensors.torch import load as of_bytes
-
+    _files.need_safetensors(_WHO)
     _checks.is_sampler(sampler)
     must = f"{os.fspath(path)} must be a file of funcebm.save"
-    content = Path(path).read_bytes()  # once: a run that is going on may replace the file
-    try:
-        tensors = of_bytes(content)
-        outer = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        header = json.loads(outer.get("__metadata__", {}).get(_HEADER, "null"))
-    except (SafetensorError, ValueError) as error:
-        fix = "It is truncated, damaged or of another kind; use an earlier copy."
-        raise ValueError(checks.message(must, f"a file that safetensors cannot read ({error})", fix)) from error
-    checks.require(isinstance(header, dict), must, "safetensors of something else", "training.load reads those of fit.")
-    got = f"format {header['format']}"
-    checks.require(header["format"] == _FORMAT, f"{must} in format {_FORMAT}", got, "Use the version that wrote it.")
+    header, tensors = _files.read(path, _HEADER, _FORMAT, must, "training.load reads those of fit.")
     for name, given in (("schedule", tuning), ("collect", collect), ("reduce", reduce)):
         argument = "tuning" if name == "schedule" else name
         fix = f"Call load(path, sampler, {argument}=...) with that of the run."
@@ -199,11 +171,6 @@ def _appended(before: Tree, after: Tree) -> Tree:
 
 def _is_default(collect: Any) -> bool:
     return collect is collect_position
-
-
-def _need_safetensors() -> None:
-    if importlib.util.find_spec("safetensors") is None:
-        raise ImportError("funcebm.save and funcebm.load need safetensors: pip install 'funcebm[checkpoints]'")
 
 
 def _described(value: Tree, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import pathlib
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, tree
+from .. import _files, checks, tree
 from ..types import Tree
 from .agreement import together
 from .mesh import Mesh, bounds, single
@@ -55,7 +54,7 @@ def save(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh | None = None
     True
     """
     mesh = single if mesh is None else mesh
-    _need_safetensors()
+    _files.need_safetensors("distributed.save and load")
     from safetensors.torch import save as to_bytes
 
     news: dict[str, Any] = {}
@@ -72,7 +71,7 @@ def save(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh | None = None
         if num > 0:
             file = f"chains-{place.first}-{place.last}.safetensors"
             content = to_bytes(_leaves(samples, num))
-            _put(folder / file, content)
+            _files.put(folder / file, content)
             news.update(file=file, sha256=hashlib.sha256(content).hexdigest())
         news.update(name=name)
     with together(mesh):
@@ -91,8 +90,8 @@ def save(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh | None = None
                 "torch": torch.__version__,
                 "files": files,
             }
-            _put(folder / "meta.json", json.dumps(meta, indent=1).encode())
-            _put(folder / "done", b"")
+            _files.put(folder / "meta.json", json.dumps(meta, indent=1).encode())
+            _files.put(folder / "done", b"")
             for other in pathlib.Path(path).glob("run-*"):
                 if other != folder and (other.name < name or not (other / "done").exists()):
                     shutil.rmtree(other, ignore_errors=True)
@@ -120,7 +119,7 @@ def load(path: str | os.PathLike[str], run: Any, *, mesh: Mesh | None = None) ->
     ValueError: /no/such/folder must hold a run that was saved whole...
     """
     mesh = single if mesh is None else mesh
-    _need_safetensors()
+    _files.need_safetensors("distributed.save and load")
     samples, run = (run, run.run) if hasattr(run, "run") else (None, run)
     with together(mesh):
         return _loaded(pathlib.Path(path), samples, run, mesh)
@@ -236,18 +235,3 @@ def _tree(leaves: dict[str, Tensor]) -> Tree:
     if parts and all(head.isdigit() for head in parts):
         return tuple(parts[str(index)] for index in range(len(parts)))
     return parts or ()
-
-
-def _put(path: pathlib.Path, data: bytes) -> None:
-    """A file that is there whole, or not at all."""
-    temporary = path.with_name(f"tmp-{path.name}-{os.getpid()}")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _need_safetensors() -> None:
-    if importlib.util.find_spec("safetensors") is None:
-        raise ImportError("distributed.save and load need safetensors: pip install 'funcebm[checkpoints]'")

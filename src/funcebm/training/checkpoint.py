@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib.util
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from .. import checks, tree
+from .. import _files, checks, tree
 from ..types import Params, Tree
 from .result import Fit, Validated
 from .step import TrainState
@@ -42,18 +38,13 @@ def restored(parts: dict[str, Tree], like: dict[str, Tree], must: str, fix: str)
     return result
 
 
-def _need_safetensors() -> None:
-    if importlib.util.find_spec("safetensors") is None:
-        raise ImportError("training.save and training.load need safetensors: pip install 'funcebm[checkpoints]'")
+_WHO = "training.save and training.load"
 
 
 def check_path(path: str | os.PathLike[str]) -> None:
     """Whether a file can be written there, before a long run."""
-    _need_safetensors()
-    path, fix = Path(path), "Make the folder first: os.makedirs(folder, exist_ok=True)."
-    checks.require(path.parent.is_dir(), "a checkpoint must be in a folder that exists", os.fspath(path), fix)
-    must, fix = "a checkpoint must be a file", "Add the name of a file, such as run.safetensors."
-    checks.require(not path.is_dir(), must, f"the folder {os.fspath(path)}", fix)
+    _files.need_safetensors(_WHO)
+    _files.check_path(Path(path), "a checkpoint")
 
 
 def save(fit: Fit | TrainState, path: str | os.PathLike[str]) -> None:
@@ -77,9 +68,7 @@ def save(fit: Fit | TrainState, path: str | os.PathLike[str]) -> None:
     ...     training.load(folder + "/run.safetensors", {"w": torch.zeros(2)}).params
     {'w': tensor([1., 1.])}
     """
-    _need_safetensors()
-    from safetensors.torch import save as to_bytes
-
+    _files.need_safetensors(_WHO)
     right = isinstance(fit, (Fit, TrainState))
     checks.require(
         right, "save takes a Fit or a TrainState", type(fit).__name__, "Pass all that fit returned.", TypeError
@@ -99,19 +88,7 @@ def save(fit: Fit | TrainState, path: str | os.PathLike[str]) -> None:
     header = {"format": _FORMAT, "parts": [part for part, value in parts.items() if tree.leaves(value)]}
     header.update({name: getattr(fit, name) for name in _COUNTS})
     tensors = {name: leaf.contiguous() for name, leaf in tensors.items()}
-    header["sha256"] = _digest(header, tensors, to_bytes(tensors))
-    content = to_bytes(tensors, metadata={_HEADER: json.dumps(header)})
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
+    _files.write(Path(path), _HEADER, header, tensors)
 
 
 def load(path: str | os.PathLike[str], like: Params | TrainState | Fit) -> Fit:
@@ -132,7 +109,9 @@ def load(path: str | os.PathLike[str], like: Params | TrainState | Fit) -> Fit:
             that are missing, not expected, or of another shape or dtype.
         ImportError: without safetensors (``pip install funcebm[checkpoints]``).
     """
-    header, tensors = _read(path)
+    _files.need_safetensors(_WHO)
+    must = f"{os.fspath(path)} must be a file of training.save"
+    header, tensors = _files.read(path, _HEADER, _FORMAT, must, "Params alone are no run.")
     is_params = not isinstance(like, (TrainState, Fit))
     params = like if is_params else like.params
     device = tree.first(params).device
@@ -161,38 +140,3 @@ def load(path: str | os.PathLike[str], like: Params | TrainState | Fit) -> Fit:
         validation = Validated(best_params=best_params, **numbers)
     counts: dict[str, Any] = {name: header[name] for name in _COUNTS}
     return Fit(**state, metrics=parts["metrics"], validation=validation, **counts)
-
-
-def _digest(header: dict[str, Any], tensors: dict[str, Tensor], content: bytes) -> str:
-    """What tells whether a file is as it was written: its numbers, their names, dtypes and shapes, and our header."""
-    kinds = sorted((name, str(leaf.dtype), list(leaf.shape)) for name, leaf in tensors.items())
-    digest = hashlib.sha256(json.dumps([header, kinds], sort_keys=True).encode())
-    digest.update(memoryview(content)[8 + int.from_bytes(content[:8], "little") :])
-    return digest.hexdigest()
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and the tensors of a file; anything else is an error that says so."""
-    _need_safetensors()
-    from safetensors import SafetensorError
-    from safetensors.torch import load as of_bytes
-
-    must = f"{os.fspath(path)} must be a file of training.save"
-    checks.require(not os.path.isdir(path), must, "a folder", "Add the name of the file.")
-    content = Path(path).read_bytes()  # once: a run that is going on may replace the file
-    try:
-        tensors = of_bytes(content)
-        outer = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        header = json.loads(outer.get("__metadata__", {}).get(_HEADER, "null"))
-    except (SafetensorError, ValueError) as error:
-        fix = "It is truncated, damaged or of another kind; use an earlier copy."
-        raise ValueError(checks.message(must, f"a file that safetensors cannot read ({error})", fix)) from error
-    checks.require(isinstance(header, dict), must, "safetensors of something else", "Params alone are no run.")
-    right = header.get("format") == _FORMAT
-    checks.require(
-        right, f"{must} in format {_FORMAT}", f"format {header.get('format')}", "Use the version that wrote it."
-    )
-    written = header.pop("sha256", None)  # files of before have none
-    right = written is None or _digest(header, tensors, content) == written
-    checks.require(right, f"{must} as it was written", "other numbers: it is damaged", "Use an earlier copy.")
-    return header, tensors
