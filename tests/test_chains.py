@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch.func import grad, vmap
@@ -206,6 +208,39 @@ def test_an_interrupt_gives_back_what_is_finished(monkeypatch, num_burn_in):
     assert samples.info.energy.shape == (3, done)
     assert torch.equal(samples.state.position, samples.draws[:, -1])
     assert torch.equal(ebm.resume(samples, num_samples=20 - done).draws, whole.draws[:, done:])
+
+
+def test_an_interrupt_of_the_burn_in_gives_back_a_run_that_goes_on(monkeypatch, tmp_path):
+    for options in ({}, {"reduce": {"mean": reducers.mean()}}):
+        monkeypatch.setattr(chains._run, "progress_bar", lambda *_: _Bar(6))
+        samples = _sample(num_samples=5, chunk_size=3, num_burn_in=10, thin=2, **options)
+        monkeypatch.undo()
+        whole = _sample(num_samples=5, num_burn_in=10, thin=2, **options)
+        assert samples.is_complete is False and samples.draws == ()
+        assert samples.run.num_steps == 6 and samples.run.num_burn_in == 4
+        assert "3 chains" in repr(samples)
+        ebm.save(samples, tmp_path / "run.safetensors")
+        loaded = ebm.load(tmp_path / "run.safetensors", samples.run.sampler, **options)
+        for cut in (samples, loaded):
+            end = ebm.resume(cut, num_samples=5)
+            assert all(
+                map(torch.equal, tree.leaves((end.draws, end.reduced)), tree.leaves((whole.draws, whole.reduced)))
+            )
+
+
+def test_calls_of_an_eager_run_are_short_and_change_nothing(monkeypatch):
+    sizes = []
+
+    def update(self, num):
+        sizes.append(num)
+        time.sleep(0.02 * num)
+
+    monkeypatch.setattr(_Bar, "update", update)
+    monkeypatch.setattr(chains._run, "progress_bar", lambda *_: _Bar(1))
+    slow = _sample(num_samples=60)
+    monkeypatch.undo()
+    assert torch.equal(slow.draws, _sample(num_samples=60, chunk_size=60).draws)
+    assert sum(sizes) == 60 and sizes[0] == 16 and max(sizes[1:]) <= 16
 
 
 def test_an_interrupt_keeps_what_was_reduced(monkeypatch):

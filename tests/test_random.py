@@ -101,6 +101,29 @@ def test_fold_in_takes_integers_and_tensors_alike(seed, index):
         assert torch.equal(random.fold_in(key, index), random.fold_in(key, torch.tensor(index, dtype=dtype)))
 
 
+def test_seeds_and_indices_of_numpy():
+    assert torch.equal(random.key(np.int64(7)), random.key(7)) and torch.equal(random.key(np.uint8(7)), random.key(7))
+    assert torch.equal(random.fold_in(KEY, np.int32(7)), random.fold_in(KEY, 7))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: random.key(np.array([1, 2])), TypeError, r"a seed must be an int.*Write int\(seed\)"),
+        (lambda: random.key(np.bool_(True)), TypeError, "a seed must be an int"),
+        (lambda: random.key(torch.tensor(3)), TypeError, r"Write int\(seed\)"),
+        (lambda: random.fold_in(KEY, torch.tensor(2**32)), ValueError, r"in \[0, 2\*\*32\). Got 4294967296.*two words"),
+        (lambda: random.fold_in(KEY, torch.tensor(-1)), ValueError, "Got -1"),
+        (lambda: random.fold_in(KEY, torch.tensor(1.0)), TypeError, "Got a tensor of torch.float32"),
+        (lambda: random.fold_in(KEY, torch.arange(3)), ValueError, r"0-d tensor. Got the shape \(3,\).*vmap"),
+        (lambda: random.fold_in(KEY, 1.5), TypeError, "must be an integer. Got 1.5"),
+    ],
+)
+def test_what_is_no_seed_or_index_is_refused(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
 def test_fold_in_reaches_all_words():
     keys = [random.fold_in(KEY, index) for index in (0, 1, 2**31 - 1, 2**31, 2**32 - 1)]
     assert len({tuple(key.tolist()) for key in keys}) == 5

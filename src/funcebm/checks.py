@@ -15,6 +15,7 @@ from .types import Tree
 __all__ = [
     "differences",
     "dtypes_explained",
+    "given_parts",
     "is_concrete",
     "is_traced",
     "message",
@@ -58,8 +59,24 @@ def is_traced(value: Tree) -> bool:
 
 def positive_int(name: str, value: int, minimum: int = 1) -> None:
     """``value`` must be an integer of at least ``minimum``."""
-    right = isinstance(value, int) and not isinstance(value, bool) and value >= minimum
-    require(right, f"{name} must be an integer of at least {minimum}", value, f"Give {minimum} or more.")
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    fix = (
+        f"Give {minimum} or more."
+        if is_int
+        else f"Write int({name})."
+        if hasattr(value, "__index__")
+        else "Give an int."
+    )
+    require(is_int and value >= minimum, f"{name} must be an integer of at least {minimum}", value, fix)
+
+
+def given_parts(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a combination is made of, which comes one by one, or as one list or tuple.
+
+    >>> given_parts((1, 2)), given_parts(([1, 2],))
+    ((1, 2), (1, 2))
+    """
+    return tuple(given[0]) if len(given) == 1 and type(given[0]) in (list, tuple) else given
 
 
 def one_structure(name: str, got: Tree, expected_name: str, expected: Tree) -> None:

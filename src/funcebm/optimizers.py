@@ -8,7 +8,7 @@ are arguments of what is compiled: another learning rate compiles nothing.
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
@@ -323,11 +323,11 @@ def clip_by_global_norm(max_norm: float | Tensor) -> Optimizer:
     return Optimizer(lambda params: (), update)
 
 
-def chain(*optimizers: Optimizer) -> Optimizer:
+def chain(*optimizers: Optimizer | Sequence[Optimizer]) -> Optimizer:
     """Optimizers in a row: each transforms the updates of the one before it.
 
     Args:
-        optimizers: one or more; the last one usually holds the learning rate.
+        optimizers: one or more, one by one or in a list; the last one usually holds the learning rate.
 
     Returns:
         An :class:`Optimizer` whose state is the tuple of theirs.
@@ -340,16 +340,17 @@ def chain(*optimizers: Optimizer) -> Optimizer:
     >>> optimizer.update(params, optimizer.init(params), params)[0]
     tensor([-0.0600, -0.0800])
     """
-    checks.require(
-        len(optimizers) > 0, "chain needs optimizers", "none", "Write chain(clip_by_global_norm(1.0), adam(1e-3))."
-    )
+    parts, fix = checks.given_parts(optimizers), "Write chain(clip_by_global_norm(1.0), adam(1e-3))."
+    checks.require(len(parts) > 0, "chain needs optimizers", "none", fix)
+    for part in parts:
+        checks.require(isinstance(part, Optimizer), "chain takes optimizers", part, fix, TypeError)
 
     def init(params: Params) -> tuple[Tree, ...]:
-        return tuple(optimizer.init(params) for optimizer in optimizers)
+        return tuple(optimizer.init(params) for optimizer in parts)
 
     def update(gradients: Tree, state: tuple[Tree, ...], params: Params) -> tuple[Tree, tuple[Tree, ...]]:
         states = []
-        for optimizer, old in zip(optimizers, state, strict=True):
+        for optimizer, old in zip(parts, state, strict=True):
             gradients, new = optimizer.update(gradients, old, params)
             states.append(new)
         return gradients, tuple(states)

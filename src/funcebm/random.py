@@ -11,6 +11,7 @@ Reference: Salmon, Moraes, Dror and Shaw (2011), "Parallel random numbers: as ea
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from ._threefry import (
     open_uniform64,
     threefry,
 )
+from ._torch.tracing import is_concrete
 from .types import Key
 
 __all__ = [
@@ -84,13 +86,18 @@ def key(seed: int, *, device: torch.device | str | None = None) -> Key:
         device: where the key, and so all that is drawn with it, lives.
 
     Raises:
-        TypeError: a seed that is no integer.
+        TypeError: a seed that is no integer, of Python or NumPy.
 
     >>> key(42).shape
     torch.Size([2])
     """
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"a seed must be an int. Got {seed!r}. Write funcebm.random.key(0), for example.")
+    if isinstance(seed, (bool, Tensor)) or not hasattr(seed, "__index__"):
+        fix = "int(seed)" if isinstance(seed, Tensor) else "funcebm.random.key(0), for example"
+        raise TypeError(f"a seed must be an int. Got {seed!r}. Write {fix}.")
+    try:
+        seed = operator.index(seed)
+    except TypeError as error:  # an array, or a bool of NumPy
+        raise TypeError(f"a seed must be an int. Got {seed!r}. Write int(seed).") from error
     words = [(seed >> 32) & 0xFFFFFFFF, seed & 0xFFFFFFFF]
     return torch.tensor([word - 2**32 if word >= 2**31 else word for word in words], dtype=torch.int32, device=device)
 
@@ -125,24 +132,44 @@ def split(key: Key, num: int = 2, *, start: int = 0) -> Key:
     return numbered_blocks(key, num, SPLIT, WORDS, start).movedim(0, -1)
 
 
+def _word(data: int, device: torch.device) -> Tensor:
+    if not 0 <= data < 2**32:
+        raise ValueError(
+            f"data must be in [0, 2**32). Got {data}. Fold large numbers in as two words: "
+            "fold_in(fold_in(key, data >> 32), data % 2**32)."
+        )
+    return torch.full((), data - 2**32 if data >= 2**31 else data, dtype=torch.int32, device=device)
+
+
 def fold_in(key: Key, data: int | Tensor) -> Key:
     """The key of a loop index. ``(2,)``.
 
     Args:
         key: ``(2,)``.
-        data: an integer in ``[0, 2**32)``, or a 0-d integer tensor.
+        data: an integer in ``[0, 2**32)``, or a 0-d integer tensor, of which 32 bits are taken.
 
     Raises:
-        ValueError: an integer that does not fit into 32 bits.
+        ValueError: an integer, or a tensor on the CPU, that does not fit into 32 bits; a tensor with axes.
+        TypeError: something that is not an integer.
 
     >>> bool((fold_in(key(0), 3) == fold_in(key(0), torch.tensor(3))).all())
     True
     """
     check_key(key)
-    if isinstance(data, int):
-        if not 0 <= data < 2**32:
-            raise ValueError(f"data must be in [0, 2**32). Got {data}. Fold large numbers in as two words.")
-        data = torch.full((), data - 2**32 if data >= 2**31 else data, dtype=torch.int32, device=key.device)
+    if isinstance(data, Tensor):
+        if data.is_floating_point() or data.is_complex():
+            raise TypeError(f"data must be an integer. Got a tensor of {data.dtype}. Count steps in torch.int64.")
+        if data.ndim > 0:
+            shape = tuple(data.shape)
+            raise ValueError(
+                f"data must be a 0-d tensor. Got the shape {shape}. Use torch.func.vmap(fold_in, (None, 0)) for many keys."
+            )
+        if data.dtype == torch.int64 and data.device.type == "cpu" and is_concrete(data):
+            data = _word(int(data), key.device)
+    else:
+        if isinstance(data, bool) or not hasattr(data, "__index__"):
+            raise TypeError(f"data must be an integer. Got {data!r}. Give the number of a step, for example.")
+        data = _word(operator.index(data), key.device)
     return blocks(key, data.to(key.device, torch.int32).reshape(1), FOLD, WORDS)[:, 0]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 import pytest
 import torch
 from torch.func import vmap
@@ -101,6 +104,36 @@ def test_energies_too_large_for_their_differences_are_told():
         shift = torch.tensor(shift, dtype=dtype)
         report = ebm.warm_up(KEYS[1], samplers.mala(energy), shift, starts, num_steps=50, jit=False).report
         assert any("rounding" in warning for warning in report.warnings) == is_told
+
+
+@pytest.mark.parametrize(
+    ("make", "when"), [(samplers.mala, 30), (samplers.mala, 90), (samplers.dynamic_hmc, 1), (samplers.mclmc, 70)]
+)
+def test_an_interrupt_gives_back_what_was_found(monkeypatch, make, when):
+    class Bar(contextlib.nullcontext):
+        num = 0
+
+        def __enter__(self):
+            return self
+
+        def update(self, num):
+            self.num += num
+            if self.num >= when:
+                raise KeyboardInterrupt
+
+    starts = random.normal(KEYS[0], (8, 2))
+    sampler = make(lambda params, x: (x**2).sum() / 2)
+    monkeypatch.setattr(sys.modules["funcebm.adaptation.warm_up"], "progress_bar", lambda *_: Bar())
+    positions, tuning, report = ebm.warm_up(KEYS[1], sampler, (), starts, num_steps=100, jit=False)
+    num = len(report.step_size)
+    assert when <= num < 100 and not report.is_complete and report.warnings
+    assert f"interrupted after {num} steps" in str(report)
+    assert "hardly ever" not in str(report) and not torch.equal(positions, starts)
+    run = ebm.sample(KEYS[2], sampler, (), positions, tuning=tuning, num_samples=5, jit=False)
+    assert bool(torch.isfinite(run.draws).all())
+    monkeypatch.undo()
+    whole = ebm.warm_up(KEYS[1], sampler, (), starts, num_steps=100, jit=False).report
+    assert whole.is_complete and torch.equal(whole.step_size[:num], report.step_size)
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ def test_products_and_mixtures_of_one_are_that_one():
     params = _gaussian([1.0, 0.0], [[2.0, 0.5], [0.5, 1.0]])
     expected = _values(energies.gaussian, params)
     torch.testing.assert_close(_values(energies.product(energies.gaussian), (params,)), expected)
+    torch.testing.assert_close(_values(energies.product([energies.gaussian]), (params,)), expected)
     alone = {"logits": torch.zeros(1, dtype=DOUBLE), "components": (params,)}
     torch.testing.assert_close(_values(energies.mixture(energies.gaussian), alone), expected)
     torch.testing.assert_close(_values(energies.tempered(energies.gaussian, 1.0), params), expected)

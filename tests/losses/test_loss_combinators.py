@@ -19,6 +19,15 @@ def test_a_weighted_sum_is_one():
     torch.testing.assert_close(value, 0.5 * alone[0] + 3.0 * alone[1])
     assert torch.equal(aux.metrics["a/loss"], alone[0]) and torch.equal(aux.metrics["b/loss"], alone[1])
     assert loss(random.key(0), params, batch)[0] == value  # memoryless parts need no memory
+    by_keyword = losses.weighted_sum(parts, weights={"a": 0.5, "b": 3.0})
+    assert by_keyword.value(params, (), batch, noise)[0] == value
+    for same in (
+        losses.weighted_sum(*parts.values(), weights=[0.5, 3.0]),
+        losses.weighted_sum(list(parts.values()), [0.5, 3.0]),
+    ):
+        assert same.value(params, (), batch, noise)[0] == value
+    plain = losses.weighted_sum(*parts.values()).value(params, (), batch, noise)[0]
+    torch.testing.assert_close(plain, alone[0] + alone[1])
 
 
 def test_the_parts_of_a_sum_have_noise_of_their_own():

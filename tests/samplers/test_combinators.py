@@ -338,6 +338,19 @@ def test_annealing_finds_the_global_minimum_and_descent_does_not():
     assert found[1].mean() > 0.3
 
 
+def test_parts_come_one_by_one_or_in_a_list():
+    one, other = _hmc(), samplers.mala(quartic, step_size=0.1)
+    starts = torch.ones(3, 2, dtype=torch.float64)
+
+    def draws(sampler):
+        return ebm.sample(random.key(0), sampler, PARAMS, starts, num_samples=4, jit=False).draws
+
+    assert torch.equal(draws(cycle(one, other)), draws(cycle([one, other])))
+    expected = draws(mix(one, other, weights=[1, 3]))
+    for sampler in (mix([one, other], weights=[1, 3]), mix((one, other), [1, 3])):
+        assert torch.equal(draws(sampler), expected)
+
+
 # -- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -353,7 +366,13 @@ def _hmc():
     ("make", "error", "words"),
     [
         (lambda: cycle(), ValueError, "cycle takes one sampler or more"),
-        (lambda: cycle(_hmc(), samplers.hmc), TypeError, "cycle takes samplers"),
+        (
+            lambda: cycle(_hmc(), samplers.hmc),
+            TypeError,
+            r"cycle takes samplers.*Call it with an energy: hmc\(energy\)",
+        ),
+        (lambda: cycle(_hmc(), [_hmc()]), TypeError, "one by one or in one list"),
+        (lambda: mix(_hmc(), _hmc(), [1, 3]), TypeError, r"weights by name: weights=\["),
         (lambda: mix([]), ValueError, "mix takes one sampler or more"),
         (lambda: mix([_hmc(), 3]), TypeError, "mix takes samplers"),
         (lambda: mix([_hmc()], weights=[1, 2]), ValueError, "one for each sampler. Got 2 for 1"),

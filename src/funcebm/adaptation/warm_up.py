@@ -16,7 +16,7 @@ from ..chains import _checks
 from ..chains._loop import (
     chain_axis,
     chains_first,
-    chunk_sizes,
+    chunks,
     compiled_part,
     draw_noise,
     draw_step,
@@ -57,6 +57,7 @@ class Report(NamedTuple):
         final_step_size: the one that comes back in the tuning, its mean over chains where they differ. ``()``.
         num_last: steps after the last change of the metric, in which the step size for it was found. ``()``.
         energy: the median over the chains, at each step. ``(num_steps,)``.
+        is_complete: False where Ctrl-C ended it; then there are fewer steps. ``()`` bool.
     """
 
     step_size: Tensor
@@ -68,11 +69,14 @@ class Report(NamedTuple):
     final_step_size: Tensor
     num_last: Tensor = torch.tensor(1000)
     energy: Tensor = torch.zeros(1)
+    is_complete: Tensor = torch.tensor(True)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What to look into, in words; empty when nothing was found."""
         found = []
+        if not bool(self.is_complete):
+            found.append(f"it was interrupted after {len(self.step_size)} steps: the tuning is what was found by then.")
         has_step_size = float(self.final_step_size) != 0  # 0 is of samplers without one
         if len(self.step_size) < _FEW and has_step_size:
             found.append(f"{len(self.step_size)} steps are too few to find a step size: take 100 or more.")
@@ -162,7 +166,7 @@ def warm_up(
         jit: compile; None decides as for :func:`funcebm.sample`. With ``jit=False`` this is a pure function, which can be used
             inside ``vmap`` over params, keys, starts or the tuning of the sampler: many energies are warmed up at once, each as
             it would be alone, and ``funcebm.jit`` compiles the whole.
-        progress: show a bar (tqdm).
+        progress: show a bar (tqdm). Ctrl-C ends the warm-up, which gives back what it has found, and says so in the report.
         mesh: from :func:`funcebm.distributed.mesh`: each rank steps its share of the chains, and after each step one message
             shows all ranks where all chains are. What is tuned from them, and what comes back, is the same on all ranks and as
             in one process.
@@ -265,41 +269,54 @@ def _run(
     late = torch.zeros(3, tree.batch_size(state.position), device=chain_keys.device)
     start_of_late = num_steps - max(round(_LATE * num_steps), 1)
     traces, done, last_restart = [], 0, 0
-    with progress_bar(num_steps, "warming up", progress) as bar:
+    begun = 0  # steps before the window of now
+    with progress_bar(num_steps, "warming up", progress) as bar, contextlib.ExitStack() as stack:
+        if sampler is searching and not checks.is_traced(
+            (chain_keys, state)
+        ):  # nobody waits, and the report can be read
+            stack.enter_context(contextlib.suppress(KeyboardInterrupt))
         for index, length in enumerate(windows):
+            begun = done if length > 0 else begun
             if index > 0 and adaptation.refresh is not None:
                 memory = adaptation.refresh(random.fold_in(key_adapt, index), searching, params, memory, state)
             # leaves of their own: compiled code is made for what is one tensor and what are two
             carry = (to_inside(state, axis), tree.map(torch.clone, memory), late)
-            for size in _parts(state.position, done, length, restarts):
+            for part in _parts(done, length, restarts):
                 if done in restarts:
                     key_restart = random.fold_in(key_adapt, _RESTART + done)
                     inside, memory, late = carry
                     state = _restarted(key_restart, chains_first(inside, axis), late[2] / (done - last_restart))
                     last_restart = done
                     carry = (to_inside(state, axis), memory, torch.cat([late[:2], torch.zeros_like(late[2:])]))
-                indices = torch.arange(done, done + size, device=chain_keys.device, dtype=torch.int32)
-                xs = (indices, (indices >= start_of_late).to(late.dtype), ())
-                carry, trace = loop((params, chain_keys), carry, xs)
-                traces.append(trace)
-                done += size
-                bar.update(size)
+                for size in chunks(state.position, part, 1, None, jit):
+                    indices = torch.arange(done, done + size, device=chain_keys.device, dtype=torch.int32)
+                    xs = (indices, (indices >= start_of_late).to(late.dtype), ())
+                    carry, trace = loop((params, chain_keys), carry, xs)
+                    traces.append(trace)
+                    done += size
+                    bar.update(size)
             inside, memory, late = carry
             state = chains_first(inside, axis)
+    if not traces:
+        raise KeyboardInterrupt
+    inside, memory, late = carry
+    state = chains_first(inside, axis)
+    late_rate = late[0] / (done - start_of_late) if done > start_of_late else late[2] / (done - last_restart)
     positions = tree.map(lambda leaf: leaf.contiguous(), state.position)
     trace = tree.map(lambda *leaves: torch.cat(leaves), *traces)
     tuning = adaptation.final(memory)
     final = getattr(tuning, "step_size", trace[0][-1]).mean()
-    num_last = torch.full((), [length for length in windows if length > 0][-1], device=chain_keys.device)
-    report = Report._make((*trace[:4], late[0] / (num_steps - start_of_late), late[1], final, num_last, trace[4]))
+    num_last = torch.full((), done - begun, device=chain_keys.device)
+    is_complete = torch.full((), done == num_steps, device=chain_keys.device)
+    report = Report._make((*trace[:4], late_rate, late[1], final, num_last, trace[4], is_complete))
     return WarmUp(positions, tuning, report)
 
 
-def _parts(positions: Position, done: int, length: int, restarts: set[int]) -> list[int]:
-    """How many steps each call makes, of a window that begins after ``done`` steps and is cut where chains may restart."""
+def _parts(done: int, length: int, restarts: set[int]) -> list[int]:
+    """How many steps each part has, of a window that begins after ``done`` steps and is cut where chains may restart."""
     ends = sorted({done + length, *(place for place in restarts if done < place < done + length)})
     sizes = [end - start for start, end in zip([done, *ends[:-1]], ends, strict=True)]
-    return [part for size in sizes if size > 0 for part in chunk_sizes(positions, size, 1, None)]
+    return [size for size in sizes if size > 0]
 
 
 def _restarted(key: Key, state: Any, rate: Tensor) -> Any:

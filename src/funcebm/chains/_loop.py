@@ -7,7 +7,8 @@ vectorises, and the first one where they are large, which matrix products prefer
 from __future__ import annotations
 
 import math
-from typing import Any, Callable
+import time
+from typing import Any, Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ __all__ = [
     "chain_blocks",
     "chains_first",
     "chunk_sizes",
+    "chunks",
     "compiled_part",
     "draw_noise",
     "draw_step",
@@ -40,6 +42,7 @@ _SMALL_POSITION = 16
 _BLOCK, _LARGE_BLOCK = 64, 256  # chains
 _CHUNK_BYTES, _CHUNK_STEPS = 2**24, 4096  # of positions and steps in one call, after which Ctrl-C is heard
 _CUDA_CHUNK_STEPS = 256  # a call is recorded before it can be replayed
+_EAGER_STEPS, _EAGER_SECONDS = 16, 0.25  # in the first call of an eager run; what the later ones shall take
 
 
 def chunk_sizes(positions: Position, num_draws: int, thin: int, chunk_size: int | None) -> list[int]:
@@ -51,6 +54,22 @@ def chunk_sizes(positions: Position, num_draws: int, thin: int, chunk_size: int 
     chunk = chunk_size or max(1, min(most_steps // thin, _CHUNK_BYTES // num_bytes))
     num_chunks = math.ceil(num_draws / chunk)
     return [num_draws // num_chunks + (index < num_draws % num_chunks) for index in range(num_chunks)]
+
+
+def chunks(positions: Position, num_draws: int, thin: int, chunk_size: int | None, jit: bool) -> Iterator[int]:
+    """As :func:`chunk_sizes`; eager by the clock, so that Ctrl-C loses little. What is drawn does not depend on it."""
+    if jit or chunk_size is not None or checks.is_traced(positions):
+        yield from chunk_sizes(positions, num_draws, thin, chunk_size)
+        return
+    most = max(chunk_sizes(positions, num_draws, thin, None))
+    size = max(1, _EAGER_STEPS // thin)
+    while num_draws > 0:
+        size = min(size, most, num_draws)
+        start = time.perf_counter()
+        yield size
+        num_draws -= size
+        factor = _EAGER_SECONDS / max(time.perf_counter() - start, 1e-6)
+        size = max(1, int(size * min(factor, 4.0))) if not 0.5 < factor < 2 else size
 
 
 def chain_axis(positions: Position) -> int:

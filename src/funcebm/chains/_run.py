@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import Any, Callable, Iterator, NamedTuple
 
@@ -19,7 +20,7 @@ from ._loop import (
     chain_axis,
     chain_blocks,
     chains_first,
-    chunk_sizes,
+    chunks,
     compiled_part,
     draw_noise,
     draw_step,
@@ -53,6 +54,7 @@ class Run(NamedTuple):
     progress: bool
     chunk_size: int | None
     place: _ranks.Place
+    num_burn_in: int = 0  # steps that are still to be dropped
 
 
 class Samples(NamedTuple):
@@ -171,7 +173,7 @@ def _advance(
     """Makes draws chunk by chunk: the run and the chains so far, what the chunk emitted ``(n, ...)``, and ``n``."""
     axis, blocks, program, carries = chains
     num_values = sum(leaf.numel() for leaf in tree.leaves(carries))
-    for size in chunk_sizes(chains_first(carries[0][0].position, axis), num_draws, thin, run.chunk_size):
+    for size in chunks(chains_first(carries[0][0].position, axis), num_draws, thin, run.chunk_size, run.jit):
         num_steps = size * thin
         last = run.num_steps + num_steps
         indices = torch.arange(run.num_steps, last, device=run.chain_keys.device, dtype=_index_dtype(run))
@@ -219,21 +221,27 @@ def _plain_loop(
     return loops.scan(draw, carry, tree.map(lambda leaf: leaf.unflatten(0, (num_steps // every, every)), xs))
 
 
-def _burn_in(run: Run, chains: _Chains, num_burn_in: int) -> tuple[Run, _Chains]:
-    """Steps whose draws and statistics are dropped."""
-    if num_burn_in > 0:
-        accumulators = [carry[1] for carry in chains.carries]
-        for run, chains, _, _ in _advance(run, chains, num_burn_in, 1, is_kept=False):  # noqa: B020
-            pass
-        carries = [(carry[0], before) for carry, before in zip(chains.carries, accumulators, strict=True)]
-        chains = chains._replace(carries=carries)
-    return run, chains
+def _burn_in(run: Run, chains: _Chains) -> tuple[Run, _Chains]:
+    """Steps whose draws and statistics are dropped; after Ctrl-C the run knows how many are missing."""
+    num_burn_in = run.num_burn_in
+    if num_burn_in == 0:
+        return run, chains
+    accumulators, end = [carry[1] for carry in chains.carries], run.num_steps + num_burn_in
+    with progress_bar(num_burn_in, "burn-in", run.progress) as bar, contextlib.ExitStack() as stack:
+        if run.place.mesh.size == 1:
+            stack.enter_context(contextlib.suppress(KeyboardInterrupt))
+        for run, chains, _, size in _advance(run, chains, num_burn_in, 1, is_kept=False):  # noqa: B020
+            bar.update(size)
+    carries = [(carry[0], before) for carry, before in zip(chains.carries, accumulators, strict=True)]
+    return run._replace(num_burn_in=end - run.num_steps), chains._replace(carries=carries)
 
 
-def finish(run: Run, chains: _Chains, num_burn_in: int, num_samples: int) -> Samples:
+def finish(run: Run, chains: _Chains, num_samples: int) -> Samples:
     """The rest of a run that has started; an error of one rank is one of all."""
     try:
-        run, chains = _burn_in(run, chains, num_burn_in)
+        run, chains = _burn_in(run, chains)
+        if run.num_burn_in > 0:
+            return _samples(run, chains, (), False)
         run, chains, buffer, num_done = _sample(run, chains, num_samples)
     except BaseException:
         _ranks.stop(run.place)

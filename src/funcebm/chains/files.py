@@ -21,7 +21,7 @@ __all__ = ["load", "save", "with_checkpoints"]
 
 _HEADER, _FORMAT = "funcebm.chains", 1
 _WHO = "funcebm.save and funcebm.load"
-_NUMBERS = ("num_steps", "thin", "jit", "progress", "chunk_size")
+_NUMBERS = ("num_steps", "thin", "jit", "progress", "chunk_size", "num_burn_in")
 
 
 def save(samples: Samples, path: str | os.PathLike[str]) -> None:
@@ -129,7 +129,7 @@ def load(
         collect=collect_position if collect is None else collect,
         reducer=reducer,
         place=_ranks.alone(num_chains),
-        **{name: header[name] for name in _NUMBERS},
+        **{name: header[name] for name in _NUMBERS if name in header},
     )
     kept = {name: parts[name] for name in ("draws", "info", "state", "reduced")}
     return Samples(**kept, is_complete=header["is_complete"], run=run, chains=run.place.chains)

@@ -67,8 +67,10 @@ def sample(
         jit: compile. With None a run is compiled where that pays, from 2,000 steps on, of which one of a sampler with a loop in
             it (HMC, NUTS) counts as ten. With ``jit=False`` this is a pure function, which can be used inside ``vmap`` and
             ``grad``.
-        progress: show a bar (tqdm). Ctrl-C then, as always, ends the run and returns what is finished.
-        chunk_size: at most this many draws in one call, after which Ctrl-C is heard; it changes speed and memory only.
+        progress: show a bar (tqdm). Ctrl-C then, as always, ends the run and returns what is finished; in the burn-in that is
+            a state without draws, and ``resume`` goes through the rest of the burn-in first.
+        chunk_size: at most this many draws in one call, after which Ctrl-C is heard; it changes speed and memory only. By
+            default a call of an eager run takes a quarter of a second.
         mesh: from :func:`funcebm.distributed.mesh`: the chains are shared out over its ranks, each of which makes this call with
             the same arguments (or with ``mesh.shard(rows)`` as positions). Chain ``c`` is the same whoever runs it. Nothing is
             sent while chains run; an error, or Ctrl-C, on one rank is one on all.
@@ -159,10 +161,11 @@ def sample(
                 progress=progress and place.mesh.rank == 0,
                 chunk_size=chunk_size,
                 place=place,
+                num_burn_in=num_burn_in,
             )
             run, chains = start(run, positions)
     with _gradients(jit):
-        return finish(run, chains, num_burn_in, num_samples)
+        return finish(run, chains, num_samples)
 
 
 def resume(samples: Samples, *, num_samples: int) -> Samples:
@@ -192,7 +195,7 @@ def resume(samples: Samples, *, num_samples: int) -> Samples:
     state = run.place.spare if tree.leaves(run.place.spare) else samples.state
     _ranks.begin_run(run.place.mesh)
     with _gradients(run.jit):
-        return finish(run, go_on(run, state), 0, num_samples)
+        return finish(run, go_on(run, state), num_samples)
 
 
 def _gradients(jit: bool) -> contextlib.AbstractContextManager[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,9 +13,12 @@ from ..types import Energy, Params, Position, Tree
 __all__ = ["conditioned", "confined", "fill_in", "mixture", "product", "pullback", "tempered"]
 
 
-def _some(name: str, energies: tuple[Energy, ...]) -> None:
+def _some(name: str, given: tuple[Any, ...]) -> tuple[Energy, ...]:
+    energies = checks.given_parts(given)
     right = len(energies) > 0 and all(callable(energy) for energy in energies)
-    checks.require(right, f"{name} takes one energy or more, functions (params, x) -> ()", energies, "Give energies.")
+    fix = f"Write {name}(first, second) or {name}([first, second]); params are given when it is called."
+    checks.require(right, f"{name} takes one energy or more, functions (params, x) -> ()", energies, fix)
+    return energies
 
 
 def _match(name: str, params: Params, energies: tuple[Energy, ...]) -> None:
@@ -24,11 +27,11 @@ def _match(name: str, params: Params, energies: tuple[Energy, ...]) -> None:
         raise ValueError(checks.message(must, f"{len(params)} for {len(energies)}", "Use () for one without params."))
 
 
-def product(*energies: Energy) -> Energy:
+def product(*energies: Energy | Sequence[Energy]) -> Energy:
     r"""The product of densities, the sum of energies: :math:`E(x) = \sum_i E_i(\theta_i, x)`.
 
     Args:
-        energies: each ``(params, x) -> ()``.
+        energies: each ``(params, x) -> ()``, one by one or in a list.
 
     Returns:
         An energy whose params are a tuple, one entry for each factor.
@@ -40,21 +43,21 @@ def product(*energies: Energy) -> Energy:
     >>> both((torch.tensor(1.0), torch.tensor(2.0)), torch.ones(2))
     tensor(6.)
     """
-    _some("product", energies)
+    parts = _some("product", energies)
 
     def energy(params: Params, x: Position) -> Tensor:
-        _match("product", params, energies)
-        terms = [one(part, x) for one, part in zip(energies, params, strict=True)]
+        _match("product", params, parts)
+        terms = [one(own, x) for one, own in zip(parts, params, strict=True)]
         return sum(terms[1:], terms[0])
 
     return energy
 
 
-def mixture(*energies: Energy) -> Energy:
+def mixture(*energies: Energy | Sequence[Energy]) -> Energy:
     r"""The weighted sum of densities, :math:`E(x) = -\log \sum_i e^{l_i - E_i(\theta_i, x)}`.
 
     Args:
-        energies: each ``(params, x) -> ()``.
+        energies: each ``(params, x) -> ()``, one by one or in a list.
 
     Returns:
         An energy whose params are ``{"logits": (K,), "components": (params_1, ..., params_K)}``. Component i has the
@@ -66,11 +69,11 @@ def mixture(*energies: Energy) -> Energy:
     >>> either(params, torch.ones(2))
     tensor(2.)
     """
-    _some("mixture", energies)
+    parts = _some("mixture", energies)
 
     def energy(params: Params, x: Position) -> Tensor:
-        _match("mixture", params["components"], energies)
-        terms = torch.stack([one(part, x) for one, part in zip(energies, params["components"], strict=True)])
+        _match("mixture", params["components"], parts)
+        terms = torch.stack([one(own, x) for one, own in zip(parts, params["components"], strict=True)])
         return -torch.logsumexp(params["logits"].to(terms.dtype) - terms, 0)
 
     return energy

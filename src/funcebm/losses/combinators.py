@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 from torch import Tensor
 from torch.func import vmap
@@ -26,14 +26,24 @@ def _assemble(
     return Loss(init, draw, value, prepare_all, objective_all)
 
 
+def _by_name(values: Any) -> dict[str, Any]:
+    """A dict as it is; others with their numbers as names."""
+    if isinstance(values, Mapping):
+        return dict(values)
+    values = (values,) if isinstance(values, Loss) or not hasattr(values, "__len__") else values
+    return {str(index): value for index, value in enumerate(values)}
+
+
 def weighted_sum(
-    losses: Sequence[Loss] | Mapping[str, Loss], weights: Sequence[float | Tensor] | Mapping[str, float | Tensor]
+    *losses: Loss | Sequence[Loss] | Mapping[str, Loss],
+    weights: Sequence[float | Tensor] | Mapping[str, float | Tensor] | None = None,
 ) -> Loss:
     r"""The sum of several losses of the same parameters and batch, :math:`\sum_i w_i L_i`.
 
     Args:
-        losses: one or more, in a list or by name.
-        weights: :math:`w_i`, in the same form. ``()`` each.
+        losses: one or more, one by one, in a list, or in a dict by name.
+        weights: :math:`w_i`, in the order of the losses or by the same names; by default all are 1. After a list or a dict
+            of losses the name of this argument may be left out. ``()`` each.
 
     Returns:
         A :class:`~funcebm.types.Loss` with independent noise and the memory ``(m_1, m_2, ...)``. The metrics are those of
@@ -46,19 +56,26 @@ def weighted_sum(
     >>> from funcebm import losses
     >>> energy = lambda params, x: params * (x**2).sum() / 2
     >>> parts = {"wide": losses.denoising_score_matching(energy, 1.0), "exact": losses.score_matching(energy)}
-    >>> loss = weighted_sum(parts, {"wide": 0.5, "exact": 1.0})
+    >>> loss = weighted_sum(parts, weights={"wide": 0.5, "exact": 1.0})
     >>> value, aux = loss(random.key(0), torch.tensor(1.0), torch.ones(4, 2), ((), ()))
     >>> sorted(aux.metrics)
     ['exact/laplacian', 'exact/loss', 'exact/squared_score', 'wide/loss', 'wide/squared_score']
     """
-    names = list(losses) if isinstance(losses, Mapping) else [str(index) for index in range(len(losses))]
-    weight_names = list(weights) if isinstance(weights, Mapping) else [str(index) for index in range(len(weights))]
+    given: Any = losses
+    if len(given) == 2 and weights is None and not isinstance(given[0], Loss):
+        given, weights = given[:1], given[1]
+    by_name = _by_name(given[0] if len(given) == 1 else given)
+    names, parts = list(by_name), list(by_name.values())
+    factors_by_name = dict.fromkeys(names, 1.0) if weights is None else _by_name(weights)
     checks.require(len(names) > 0, "weighted_sum needs losses", "none", "Give one loss or more.")
-    right = sorted(names) == sorted(weight_names)
+    for name, part in by_name.items():
+        fix = "Give losses one by one, in a list or in a dict, and weights by name: weights=[...]."
+        must, got = "weighted_sum takes losses", f"{type(part).__name__} for {name!r}"
+        checks.require(isinstance(part, Loss), must, got, fix, TypeError)
+    right = sorted(names) == sorted(factors_by_name)
     fix = "Give one weight for each loss, under the same names."
-    checks.require(right, "losses and weights must match", f"losses {names} and weights {weight_names}", fix)
-    parts = [losses[name] for name in names] if isinstance(losses, Mapping) else list(losses)
-    factors = [tree.number(w) for w in ([weights[name] for name in names] if isinstance(weights, Mapping) else weights)]
+    checks.require(right, "losses and weights must match", f"losses {names} and weights {list(factors_by_name)}", fix)
+    factors = [tree.number(factors_by_name[name]) for name in names]
 
     def init(key: Key, params: Params, batch: Batch) -> tuple[Tree, ...]:
         keys = random.split(key, len(parts)).unbind(0)

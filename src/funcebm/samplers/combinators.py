@@ -113,15 +113,15 @@ def _known(state: Any, info: Any | None, same_energy: bool) -> dict[str, Tree]:
 # -- combinators --------------------------------------------------------------------------------------------------
 
 
-def cycle(*samplers: Sampler, same_energy: bool = False) -> Sampler:
+def cycle(*samplers: Sampler | Sequence[Sampler], same_energy: bool = False) -> Sampler:
     r"""A step of each sampler in turn: the product :math:`P_1 P_2 \cdots P_M` of their kernels.
 
     It leaves invariant what all of them do. Each sampler keeps what is its own, such as a momentum; energy and gradient
     are computed anew where another moved the chain, at one gradient for each sampler that keeps a gradient.
 
     Args:
-        samplers: one or more, over the same positions. Their energies may differ: :func:`~funcebm.samplers.elliptical_slice`
-            takes that of a likelihood, others that of the posterior.
+        samplers: one or more, one by one or in a list, over the same positions. Their energies may differ:
+            :func:`~funcebm.samplers.elliptical_slice` takes that of a likelihood, others that of the posterior.
         same_energy: all samplers were made with one energy, so that they can tell each other its value and gradient, and
             nothing is computed twice; static.
 
@@ -143,7 +143,7 @@ def cycle(*samplers: Sampler, same_energy: bool = False) -> Sampler:
     >>> int(info.num_gradients)
     4
     """
-    check_samplers("cycle", samplers)
+    samplers = check_samplers("cycle", checks.given_parts(samplers))
     tunings = tuple(sampler.tuning for sampler in samplers)
     members = tuple(sampler._replace(tuning=(), unconstrained=None) for sampler in samplers)
 
@@ -177,14 +177,16 @@ def cycle(*samplers: Sampler, same_energy: bool = False) -> Sampler:
     return Sampler(init, draw, make_step(False), tunings, _batched(members, make_step), parts=members)
 
 
-def mix(samplers: Sequence[Sampler], weights: Sequence[float] | None = None, *, same_energy: bool = False) -> Sampler:
+def mix(
+    *samplers: Sampler | Sequence[Sampler], weights: Sequence[float] | None = None, same_energy: bool = False
+) -> Sampler:
     r"""A step of one of the samplers, chosen at random: the mixture :math:`\sum_i w_i P_i` of their kernels.
 
     It leaves invariant what all of them do, and is reversible where they are. Over many chains all samplers make the step and
     one is kept, so that a step costs as much as :func:`cycle`; what the others remember stays as it was.
 
     Args:
-        samplers: one or more, over the same positions. Their energies may differ.
+        samplers: one or more, one by one or in a list, over the same positions. Their energies may differ.
         weights: :math:`w_i > 0`, one for each sampler, of any sum; by default all are equal. Static.
         same_energy: as for :func:`cycle`.
 
@@ -200,14 +202,16 @@ def mix(samplers: Sequence[Sampler], weights: Sequence[float] | None = None, *, 
 
     >>> from funcebm import samplers
     >>> energy = lambda params, x: (x**2).sum() / 2
-    >>> steps = [samplers.random_walk(energy, step_size=size) for size in (0.1, 1.0)]
-    >>> either = mix(steps, weights=[1, 3])
+    >>> small, large = (samplers.random_walk(energy, step_size=size) for size in (0.1, 1.0))
+    >>> either = mix(small, large, weights=[1, 3])
     >>> state, info = either(random.key(0), (), either.init((), torch.zeros(2)))
     >>> state.position.shape
     torch.Size([2])
     """
-    samplers = tuple(samplers)
-    check_samplers("mix", samplers)
+    given: Any = samplers
+    if len(given) == 2 and weights is None and type(given[0]) in (list, tuple):
+        given, weights = given[:1], given[1]  # mix(samplers, weights), the order of version 0.1
+    samplers = check_samplers("mix", checks.given_parts(given))
     shares = (1.0,) * len(samplers) if weights is None else tuple(float(weight) for weight in weights)
     right = len(shares) == len(samplers)
     checks.require(right, "weights must be one for each sampler", f"{len(shares)} for {len(samplers)}", "One for each.")
@@ -325,12 +329,17 @@ def thin(sampler: Sampler, num: int) -> Sampler:
 # -- parts --------------------------------------------------------------------------------------------------------
 
 
-def check_samplers(name: str, samplers: Sequence[Any]) -> None:
+def check_samplers(name: str, samplers: Sequence[Any]) -> tuple[Sampler, ...]:
     """What ``name`` takes must be samplers, and one at least."""
     checks.require(len(samplers) > 0, f"{name} takes one sampler or more", "none", "Give samplers.")
     for sampler in samplers:
-        right = isinstance(sampler, Sampler)
-        checks.require(right, f"{name} takes samplers", sampler, "Build them first, such as hmc(energy).", TypeError)
+        fix = "Give what a factory such as hmc(energy) returns."
+        if callable(sampler) and not isinstance(sampler, Sampler):
+            fix = f"Call it with an energy: {getattr(sampler, '__name__', 'hmc')}(energy)."
+        elif isinstance(sampler, (list, tuple)):
+            fix = "Give samplers one by one or in one list, and weights by name: weights=[...]."
+        checks.require(isinstance(sampler, Sampler), f"{name} takes samplers", sampler, fix, TypeError)
+    return tuple(samplers)
 
 
 def _step_of(member: Sampler, is_batched: bool) -> Step:
