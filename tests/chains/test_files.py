@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -81,6 +84,32 @@ def test_checkpoints_change_nothing_and_go_on(tmp_path):
         _run(sampler, 7, reduce=reduce, checkpoint=path, checkpoint_every=3).reduced,
         _run(sampler, 7, reduce=reduce).reduced,
     )
+
+
+def test_copies_and_pickles_hold_numbers_and_no_functions():
+
+    sampler = SAMPLERS["mala"]()
+    whole, cut = _run(sampler, 9), _run(sampler, 4)
+    written = io.BytesIO()
+    torch.save(cut, written)
+    written.seek(0)
+    for again in (pickle.loads(pickle.dumps(cut)), torch.load(written, weights_only=False)):
+        _equal(again[:4], cut[:4])
+        with pytest.raises(ValueError, match=r"must have their sampler.*sampler=sampler"):
+            ebm.resume(again, num_samples=5)
+        with pytest.raises(TypeError, match="Call it with an energy"):
+            ebm.resume(again, num_samples=5, sampler=samplers.mala)
+        _equal(ebm.resume(again, num_samples=5, sampler=sampler).draws, whole.draws[:, 4:])
+    deep, shallow = copy.deepcopy(cut), copy.copy(cut)
+    assert shallow.run.sampler is sampler
+    cut.draws.zero_()
+    assert not torch.equal(deep.draws, cut.draws)
+    _equal(ebm.resume(deep, num_samples=5).draws, whole.draws[:, 4:])
+    reduced = _run(sampler, 4, reduce=ebm.reducers.mean())
+    again = pickle.loads(pickle.dumps(reduced))
+    _equal(again.reduced, reduced.reduced)
+    with pytest.raises(ValueError, match=r"or of a pickle of a run with .* reduce.*funcebm.save"):
+        ebm.resume(again, num_samples=1)
 
 
 CHILD = """

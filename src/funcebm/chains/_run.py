@@ -15,7 +15,7 @@ from .._progress import progress_bar
 from ..distributed.agreement import together
 from ..transforms import jit_begin, jit_scan, run_all
 from ..types import Info, Key, Params, Position, Sampler, Tree
-from . import _checks, _ranks
+from . import _checks, _copies, _ranks
 from ._loop import (
     chain_axis,
     chain_blocks,
@@ -82,6 +82,19 @@ class Samples(NamedTuple):
 
     def __repr__(self) -> str:
         return text_of(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _of_pickle, _copies.without_functions(self)
+
+    def __copy__(self) -> Samples:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Samples:
+        return _copies.deep_copy(self, memo)
+
+
+def _of_pickle(*fields: Any) -> Samples:
+    return _copies.with_place(Samples(*fields))
 
 
 _THREADS_FROM = 2**15  # numbers that a chunk computes; for fewer a thread would not be worth its start

@@ -53,6 +53,8 @@ def _title(samples: Any) -> str:
     drawn = tree.leaves(samples.draws) or [leaf for leaf in tree.leaves(samples.info) if leaf.ndim == 2]
     draws = f" x {drawn[0].shape[1]} draws" if drawn and drawn[0].ndim > 1 else ""
     end = "" if samples.is_complete in (True, ()) else ", interrupted"
+    if end and getattr(samples.run, "num_burn_in", 0) > 0:
+        end = f", interrupted in the burn-in, of which {samples.run.num_burn_in} steps are missing"
     return f"Samples: {num_chains} chains{draws}{end}"
 
 

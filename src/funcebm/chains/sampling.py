@@ -168,18 +168,21 @@ def sample(
         return finish(run, chains, num_samples)
 
 
-def resume(samples: Samples, *, num_samples: int) -> Samples:
+def resume(samples: Samples, *, num_samples: int, sampler: Sampler | None = None) -> Samples:
     """Goes on where a run ended, bit for bit as if it had not been cut.
 
     Args:
         samples: from :func:`sample` or :func:`resume`.
         num_samples: how many draws more.
+        sampler: of samples that were pickled, which keep no functions: built as it was for that run.
 
     Returns:
         :class:`Samples` with the new draws; what ``reduce`` gives covers the whole run.
 
     Raises:
-        ValueError: a count below 1, or samples that were made inside of a transform or a compiled function.
+        ValueError: a count below 1, pickled samples without a sampler, or samples that were made inside of a transform or a
+            compiled function.
+        TypeError: something that is not a sampler.
 
     >>> from funcebm import random, samplers
     >>> sampler = samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.5)
@@ -189,9 +192,17 @@ def resume(samples: Samples, *, num_samples: int) -> Samples:
     """
     checks.positive_int("num_samples", num_samples)
     if not isinstance(samples.run, Run):
-        fix = "Call funcebm.sample outside of vmap, grad and jit, and resume what it returns."
-        raise ValueError(checks.message("samples must hold what a run needs to go on", "samples of a transform", fix))
+        fix = (
+            "Call funcebm.sample outside of vmap, grad and jit, and resume what it returns; keep runs by funcebm.save."
+        )
+        got = "samples of a transform, or of a pickle of a run with a schedule, collect or reduce"
+        raise ValueError(checks.message("samples must hold what a run needs to go on", got, fix))
     run = samples.run
+    if sampler is not None:
+        _checks.is_sampler(sampler)
+        run = run._replace(sampler=sampler)
+    must, fix = "samples must have their sampler", "Call resume(samples, num_samples=..., sampler=sampler)."
+    checks.require(isinstance(run.sampler, Sampler), must, "samples of a pickle, which keeps no functions", fix)
     state = run.place.spare if tree.leaves(run.place.spare) else samples.state
     _ranks.begin_run(run.place.mesh)
     with _gradients(run.jit):
