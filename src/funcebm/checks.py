@@ -146,7 +146,7 @@ def dtypes_explained(**trees: Tree) -> Iterator[None]:
             for name, value in trees.items()
         }
         found = {kind for names in kinds.values() for kind in names}
-        if "dtype" not in text or len(found) < 2:
+        if not ("dtype" in text or "scalar type" in text) or len(found) < 2:
             raise
         got = ", ".join(f"{name} of {' and '.join(names)}" for name, names in kinds.items() if names)
         name = list(trees)[-1]

@@ -91,12 +91,48 @@ def test_bad_names_and_draws_are_refused_in_words():
         to_arviz({"a": draws, "b": draws}, names=["x", "x"])
     with pytest.raises(ValueError, match="chain axis and a draw axis"):
         to_arviz(torch.zeros(5))
+    for group in ("log_likelihood", "posterior_predictive"):
+        with pytest.raises(ValueError, match=rf"{group} must lead with the chains and draws.*\(2, 5\).*vmap"):
+            to_arviz(draws, **{group: torch.zeros(5, 3)})
+    with pytest.raises(TypeError, match="observed_data must hold tensors"):
+        to_arviz(draws, observed_data={"y": [1.0]})
 
 
 def test_without_arviz_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "arviz", None)
-    with pytest.raises(ImportError, match=r'to_arviz needs ArviZ\. .*pip install "arviz<1"'):
+    with pytest.raises(ImportError, match=r"to_arviz needs ArviZ\. .*pip install arviz"):
         to_arviz(torch.zeros(2, 5))
-    monkeypatch.setitem(sys.modules, "arviz", types.SimpleNamespace(__version__="1.0.0"))
-    with pytest.raises(ImportError, match=r"to_arviz needs ArviZ below 1\. Got 1\.0\.0"):
-        to_arviz(torch.zeros(2, 5))
+
+
+def test_arviz_from_1_on_takes_one_dict_whose_names_have_no_slashes(monkeypatch):
+    monkeypatch.setitem(
+        sys.modules, "arviz", types.SimpleNamespace(__version__="1.0.0", from_dict=lambda groups: groups)
+    )
+    found = to_arviz({"a": {"b": torch.zeros(2, 5)}}, observed_data=torch.ones(3))
+    assert found["posterior"]["a.b"].shape == (2, 5) and found["observed_data"]["y"].shape == (3,)
+
+
+def test_loo_of_a_normal_mean_is_the_one_in_closed_form():
+    """Densities of y_i ~ N(mu, 1) given the others, with a flat prior, from exact draws: N(mean of others, 1 + 1/(n-1))."""
+    num, key = 40, random.key(4)
+    y = random.normal(random.fold_in(key, 0), (num,), dtype=torch.float64)
+    mu = y.mean() + random.normal(random.fold_in(key, 1), (4, 2000), dtype=torch.float64) / num**0.5
+    one = lambda y, mu: -0.5 * (y - mu) ** 2 - 0.5 * torch.log(torch.tensor(2 * torch.pi))  # noqa: E731
+    log_likelihood = torch.func.vmap(torch.func.vmap(one, (None, 0)), (None, 0))(y, mu)
+    drawn = mu[..., None] + random.normal(random.fold_in(key, 2), (4, 2000, num), dtype=torch.float64)
+    prior = {"mu": torch.zeros(50)}
+    options = {"posterior_predictive": {"y": drawn}, "prior": prior, "prior_predictive": {"y": torch.zeros(50, num)}}
+    data = to_arviz({"mu": mu}, log_likelihood={"y": log_likelihood}, observed_data={"y": y}, **options)
+    for group in ("log_likelihood", "posterior_predictive", "prior", "prior_predictive", "observed_data"):
+        assert hasattr(data, group), group
+    assert data.prior["mu"].shape == (1, 50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = az.loo(data, pointwise=True)
+    others = (y.sum() - y) / (num - 1)
+    variance = torch.tensor(1 + 1 / (num - 1), dtype=torch.float64)
+    expected = torch.distributions.Normal(others, variance.sqrt()).log_prob(y)
+    pointwise = torch.as_tensor(np.asarray(getattr(found, "loo_i", getattr(found, "elpd_i", None))).copy())
+    # each is log of a mean of 8000 weights 1 / p(y_i | mu), whose logs vary by (y_i - mean)^2 / n
+    errors = (((y - y.mean()) ** 2 / num).exp() - 1 + 1 / num**2).sqrt() / 8000**0.5
+    assert bool(((pointwise - expected).abs() < 5 * errors + 1e-3).all())

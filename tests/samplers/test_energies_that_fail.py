@@ -286,6 +286,18 @@ def test_mixed_dtypes_are_a_sentence_with_both_and_the_fix():
         ebm.fit(KEY, loss, params, data.to(torch.uint8), **options)
 
 
+@pytest.mark.compiled
+def test_mixed_dtypes_compiled_are_the_same_sentence_or_kept():
+    energy, params = ebm.energies.mlp(KEY, 2, hidden=(4,))
+    with pytest.raises(TypeError, match=r"params and positions must have one.*torch.float32.*torch.float64"):
+        ebm.sample(KEY, samplers.mala(energy), params, torch.zeros(3, 2, dtype=DOUBLE), num_samples=2, jit=True)
+    starts = {"a": random.normal(KEY, (4, 2)), "b": random.normal(KEY, (4, 3)).double()}
+    sampler = samplers.ghmc(lambda p, x: (x["a"] ** 2).sum() / 2 + (x["b"] ** 2).sum() / 2)
+    one, other = (ebm.sample(KEY, sampler, (), starts, num_samples=2, jit=jit) for jit in (True, False))
+    assert tree.map(lambda leaf: leaf.dtype, one.state) == tree.map(lambda leaf: leaf.dtype, other.state)
+    torch.testing.assert_close(one.draws, other.draws)
+
+
 @pytest.mark.parametrize(
     "name",
     ["langevin", "mala", "barker", "random_walk", "elliptical_slice", "hmc", "ghmc", "mclmc", "adjusted_mclmc", "nuts"],

@@ -154,7 +154,7 @@ def ghmc(
         proposal = refreshed._replace(
             position=after.position,
             momentum=momentum,
-            slice=refreshed.slice * torch.exp(-log_ratio),
+            slice=(refreshed.slice * torch.exp(-log_ratio)).to(refreshed.slice.dtype),  # of leaves of several dtypes
             energy=value,
             gradient=tree.scale(tuning.temperature, after.gradient),
         )
