@@ -140,7 +140,7 @@ def test_a_compiled_chunk_does_not_wait_for_the_host(monkeypatch):
         return call
 
     jit_scan = transforms.jit_scan
-    monkeypatch.setattr(ebm.chains._run, "jit_scan", watched)
+    monkeypatch.setattr(ebm._chunks, "jit_scan", watched)
     positions = torch.zeros(64, 3, device="cuda")
     sampler, params = SAMPLERS["mala"](quartic, positions[0].cpu()), _cuda(quartic_params())
     ebm.sample(random.key(0), sampler, params, positions, num_samples=4, jit=True)

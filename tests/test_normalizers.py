@@ -168,7 +168,7 @@ def test_trees_and_chunks(monkeypatch):
     )
     truth = settings["reference"].log_normalizer(()) - 1.5 * math.log(2)
     assert abs(float(run.log_normalizer - truth)) < SIGMAS * float(run.standard_error)
-    monkeypatch.setattr("funcebm.chains._loop._CHUNK_BYTES", 300 * 16 * 2)
+    monkeypatch.setattr("funcebm._chunks._BYTES", 4 * 300 * 16 * 2)
     again = normalizers.annealed_importance_sampling(
         random.key(0), energy, {"k": torch.tensor(2.0)}, num_particles=300, **settings
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, random, tree
+from .._chunks import drive, make_loop, until_interrupted
 from .._progress import progress_bar
 from ..chains import _checks
 from ..chains._loop import (
@@ -18,15 +19,14 @@ from ..chains._loop import (
     chains_first,
     chunks,
     compiled_part,
-    draw_noise,
-    draw_step,
+    draw_inside,
     over_chains,
     to_inside,
 )
 from ..chains._ranks import enter_whole
 from ..distributed.agreement import failing_together
 from ..distributed.mesh import Mesh, Shard, single
-from ..transforms import explained, is_worth_it, jit_scan
+from ..transforms import explained, is_worth_it
 from ..types import Adaptation, Key, Params, Position, Sampler, Tree, step_of_chains
 from ._ranks import over_ranks
 from .default import default
@@ -240,83 +240,85 @@ def _warm_up(
             progress = progress and mesh.rank == 0
         stepped = adaptation._replace(is_per_chain=adaptation.is_per_chain and not mesh.name)
         memory = adaptation.init(random.fold_in(key_adapt, 0), searching, params, state)
-        samplers = (stepping, searching)
-        return _run(stepped, samplers, params, state, memory, chain_keys, key_adapt, windows, jit, progress)
+        run = _Run(stepped, stepping, searching, params, chain_keys, key_adapt, windows, jit)
+        with progress_bar(num_steps, "warming up", progress) as bar:
+            return _steps(run, state, memory, bar)
 
 
-def _run(
-    adaptation: Adaptation,
-    samplers: tuple[Sampler, Sampler],
-    params: Params,
-    state: Any,
-    memory: Any,
-    chain_keys: Key,
-    key_adapt: Key,
-    windows: tuple[int, ...],
-    jit: bool,
-    progress: bool,
-) -> WarmUp:
-    """The steps of all windows, by the first of two samplers; an adaptation that searches for numbers steps with the second."""
-    sampler, searching = samplers
-    num_steps = sum(windows)
+class _Run(NamedTuple):
+    """What all steps of a warm-up have; an adaptation that searches for numbers steps with a sampler of its own."""
+
+    adaptation: Adaptation
+    sampler: Sampler
+    searching: Sampler
+    params: Params
+    chain_keys: Key
+    key_adapt: Key
+    windows: tuple[int, ...]
+    jit: bool
+
+
+def _steps(run: _Run, state: Any, memory: Any, bar: Any) -> WarmUp:
+    """The steps of all windows, each cut where chains may restart."""
+    adaptation, chain_keys, num_steps = run.adaptation, run.chain_keys, sum(run.windows)
     restarts = {num_steps * part // 4 for part in (1, 2, 3)} if num_steps >= 4 * _LEAST_PART else set()
-    axis = chain_axis(state.position)
-    body = make_body(compiled_part(sampler), adaptation.update, adaptation.is_per_chain, axis)
-    name = (
-        f"the warm-up of {sampler.step.__qualname__.split('.')[0]}, {tree.batch_size(state.position)} chains, its state"
-    )
-    loop = jit_scan(body, name=name) if jit else partial(_plain_loop, sampler, body, axis)
-    late = torch.zeros(3, tree.batch_size(state.position), device=chain_keys.device)
+    axis, num_chains = chain_axis(state.position), tree.batch_size(state.position)
+    body = make_body(compiled_part(run.sampler), adaptation.update, adaptation.is_per_chain, axis)
+    name = f"the warm-up of {run.sampler.step.__qualname__.split('.')[0]}, {num_chains} chains, its state"
+    loop = make_loop(body, draw_inside(run.sampler, axis), jit=run.jit, name=name)
+    late = torch.zeros(3, num_chains, device=chain_keys.device)
     start_of_late = num_steps - max(round(_LATE * num_steps), 1)
-    traces, done, last_restart = [], 0, 0
-    begun = 0  # steps before the window of now
-    with progress_bar(num_steps, "warming up", progress) as bar, contextlib.ExitStack() as stack:
-        if sampler is searching and not checks.is_traced(
-            (chain_keys, state)
-        ):  # nobody waits, and the report can be read
-            stack.enter_context(contextlib.suppress(KeyboardInterrupt))
-        for index, length in enumerate(windows):
-            begun = done if length > 0 else begun
-            if index > 0 and adaptation.refresh is not None:
-                memory = adaptation.refresh(random.fold_in(key_adapt, index), searching, params, memory, state)
-            # leaves of their own: compiled code is made for what is one tensor and what are two
-            carry = (to_inside(state, axis), tree.map(torch.clone, memory), late)
-            for part in _parts(done, length, restarts):
-                if done in restarts:
-                    key_restart = random.fold_in(key_adapt, _RESTART + done)
-                    inside, memory, late = carry
-                    state = _restarted(key_restart, chains_first(inside, axis), late[2] / (done - last_restart))
-                    last_restart = done
-                    carry = (to_inside(state, axis), memory, torch.cat([late[:2], torch.zeros_like(late[2:])]))
-                for size in chunks(state.position, part, 1, None, jit):
-                    indices = torch.arange(done, done + size, device=chain_keys.device, dtype=torch.int32)
-                    xs = (indices, (indices >= start_of_late).to(late.dtype), ())
-                    carry, trace = loop((params, chain_keys), carry, xs)
-                    traces.append(trace)
-                    done += size
-                    bar.update(size)
+
+    def is_late(indices: Tensor) -> Tensor:
+        return (indices >= start_of_late).to(late.dtype)
+
+    traces, done, begun, last_restart = [], 0, 0, 0
+    carry: Any = (to_inside(state, axis), memory, late)
+    is_alone = run.sampler is run.searching  # nobody waits
+    # what a transform runs cannot say that it was cut short
+    with until_interrupted(is_on=is_alone and not checks.is_traced((chain_keys, state))):
+        for index, length in enumerate(run.windows):
+            begun, end_of_window = done if length > 0 else begun, done + length
             inside, memory, late = carry
             state = chains_first(inside, axis)
+            if index > 0 and adaptation.refresh is not None:
+                key = random.fold_in(run.key_adapt, index)
+                memory = adaptation.refresh(key, run.searching, run.params, memory, state)
+            # leaves of their own: compiled code is made for what is one tensor and what are two
+            carry = (to_inside(state, axis), tree.map(torch.clone, memory), late)
+            places = {end_of_window, *(place for place in restarts if place < end_of_window)}
+            for end in sorted(place for place in places if place > done):
+                if done in restarts:
+                    inside, memory, late = carry
+                    key = random.fold_in(run.key_adapt, _RESTART + done)
+                    state = _restarted(key, chains_first(inside, axis), late[2] / (done - last_restart))
+                    last_restart = done
+                    carry = (to_inside(state, axis), memory, torch.cat([late[:2], torch.zeros_like(late[2:])]))
+                options: Any = {"first": done, "like": chain_keys, "given": is_late, "bar": bar}
+                sizes = chunks(state.position, end - done, jit=run.jit)
+                for carry, trace, size in drive(loop, (run.params, chain_keys), carry, sizes, **options):  # noqa: B020
+                    traces.append(trace)
+                    done += size
     if not traces:
         raise KeyboardInterrupt
     inside, memory, late = carry
-    state = chains_first(inside, axis)
-    late_rate = late[0] / (done - start_of_late) if done > start_of_late else late[2] / (done - last_restart)
-    positions = tree.map(lambda leaf: leaf.contiguous(), state.position)
-    trace = tree.map(lambda *leaves: torch.cat(leaves), *traces)
-    tuning = adaptation.final(memory)
-    final = getattr(tuning, "step_size", trace[0][-1]).mean()
-    num_last = torch.full((), done - begun, device=chain_keys.device)
-    is_complete = torch.full((), done == num_steps, device=chain_keys.device)
-    report = Report._make((*trace[:4], late_rate, late[1], final, num_last, trace[4], is_complete))
-    return WarmUp(positions, tuning, report)
-
-
-def _parts(done: int, length: int, restarts: set[int]) -> list[int]:
-    """How many steps each part has, of a window that begins after ``done`` steps and is cut where chains may restart."""
-    ends = sorted({done + length, *(place for place in restarts if done < place < done + length)})
-    sizes = [end - start for start, end in zip([done, *ends[:-1]], ends, strict=True)]
-    return [size for size in sizes if size > 0]
+    state, tuning = chains_first(inside, axis), adaptation.final(memory)
+    rate, acceptance, divergent, gradients, energy = tree.map(lambda *leaves: torch.cat(leaves), *traces)
+    report = Report(
+        step_size=rate,
+        acceptance_rate=acceptance,
+        num_divergent=divergent,
+        num_gradients=gradients,
+        late_acceptance_rate=(
+            late[0] / (done - start_of_late) if done > start_of_late else late[2] / (done - last_restart)
+        ),
+        late_divergent=late[1],
+        final_step_size=getattr(tuning, "step_size", rate[-1]).mean(),
+        num_last=torch.full((), done - begun, device=chain_keys.device),
+        energy=energy,
+        is_complete=torch.full((), done == num_steps, device=chain_keys.device),
+    )
+    return WarmUp(tree.map(lambda leaf: leaf.contiguous(), state.position), tuning, report)
 
 
 def _restarted(key: Key, state: Any, rate: Tensor) -> Any:
@@ -338,16 +340,13 @@ def make_body(
     whether it is a late one, 0 or 1, and its noise, ``()`` where it is to be drawn here.
     """
     step = vmap(sampler.step, (None, 0, 0, 0)) if is_per_chain else step_of_chains(sampler)
-    step = over_chains(step, axis, num_shared=2)
+    step, draw = over_chains(step, axis, num_shared=2), draw_inside(sampler, axis)
 
     def body(shared: Tree, carry: Tree, x: Tree) -> tuple[Tree, Tree]:
-        params, chain_keys = shared
         state, memory, late = carry
         index, is_late, noise = x
-        if not tree.leaves(noise):
-            noise = draw_step(sampler, chain_keys, chains_first(state.position, axis), index)
-            noise = tree.map(lambda leaf: leaf.movedim(0, axis), noise)
-        state, info = step(params, memory.tuning, state, noise)
+        noise = noise if tree.leaves(noise) else draw(shared, carry, index)
+        state, info = step(shared[0], memory.tuning, state, noise)
         info = chains_first(info, axis)
         used = getattr(memory.tuning, "step_size", info.energy.new_zeros(()))
         counts = (info.is_divergent.sum(), info.num_gradients.sum())
@@ -363,14 +362,3 @@ def make_body(
         return (state, memory, late), trace
 
     return body
-
-
-def _plain_loop(
-    sampler: Sampler, body: Callable[..., Any], axis: int, shared: Tree, carry: Tree, xs: Tree
-) -> tuple[Tree, Tree]:
-    """What :func:`jit_scan` does, as a pure function; the noise of many steps is drawn at once where nobody compiles."""
-    indices, is_late, noise = xs
-    if not loops.is_compiling():
-        noise = draw_noise(sampler, shared[1], chains_first(carry[0].position, axis), indices)
-        noise = tree.map(lambda leaf: leaf.movedim(1, axis if axis == -1 else 1), noise)
-    return loops.scan(lambda carry, x: body(shared, carry, x), carry, (indices, is_late, noise))

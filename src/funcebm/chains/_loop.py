@@ -6,15 +6,14 @@ vectorises, and the first one where they are large, which matrix products prefer
 
 from __future__ import annotations
 
-import math
-import time
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterable
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, random, tree
+from .._chunks import largest, sizes, sizes_by_the_clock
 from ..types import Key, Params, Position, Sampler, Tree, step_of_chains
 from . import reducers
 from .reducers import Reducer
@@ -23,9 +22,9 @@ __all__ = [
     "chain_axis",
     "chain_blocks",
     "chains_first",
-    "chunk_sizes",
     "chunks",
     "compiled_part",
+    "draw_inside",
     "draw_noise",
     "draw_step",
     "join_blocks",
@@ -40,36 +39,18 @@ __all__ = [
 
 _SMALL_POSITION = 16
 _BLOCK, _LARGE_BLOCK = 64, 256  # chains
-_CHUNK_BYTES, _CHUNK_STEPS = 2**24, 4096  # of positions and steps in one call, after which Ctrl-C is heard
-_CUDA_CHUNK_STEPS = 256  # a call is recorded before it can be replayed
-_EAGER_STEPS, _EAGER_SECONDS = 16, 0.25  # in the first call of an eager run; what the later ones shall take
+_COPIES = 4  # of a position that a step makes, with its noise and its info
 
 
-def chunk_sizes(positions: Position, num_draws: int, thin: int, chunk_size: int | None) -> list[int]:
-    """How many draws each call makes, all nearly equal."""
-    if chunk_size is None and checks.is_traced(positions):
-        return [num_draws]
-    num_bytes = thin * sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(positions))
-    most_steps = _CUDA_CHUNK_STEPS if tree.first(positions).is_cuda else _CHUNK_STEPS
-    chunk = chunk_size or max(1, min(most_steps // thin, _CHUNK_BYTES // num_bytes))
-    num_chunks = math.ceil(num_draws / chunk)
-    return [num_draws // num_chunks + (index < num_draws % num_chunks) for index in range(num_chunks)]
-
-
-def chunks(positions: Position, num_draws: int, thin: int, chunk_size: int | None, jit: bool) -> Iterator[int]:
-    """As :func:`chunk_sizes`; eager by the clock, so that Ctrl-C loses little. What is drawn does not depend on it."""
-    if jit or chunk_size is not None or checks.is_traced(positions):
-        yield from chunk_sizes(positions, num_draws, thin, chunk_size)
-        return
-    most = max(chunk_sizes(positions, num_draws, thin, None))
-    size = max(1, _EAGER_STEPS // thin)
-    while num_draws > 0:
-        size = min(size, most, num_draws)
-        start = time.perf_counter()
-        yield size
-        num_draws -= size
-        factor = _EAGER_SECONDS / max(time.perf_counter() - start, 1e-6)
-        size = max(1, int(size * min(factor, 4.0))) if not 0.5 < factor < 2 else size
+def chunks(
+    positions: Position, num_draws: int, thin: int = 1, chunk_size: int | None = None, *, jit: bool
+) -> Iterable[int]:
+    """How many draws each call makes; eager by the clock. What is drawn does not depend on it."""
+    if chunk_size is not None or checks.is_traced(positions):
+        return sizes(num_draws, chunk_size or num_draws)
+    num_bytes = _COPIES * sum(leaf.numel() * leaf.element_size() for leaf in tree.leaves(positions))
+    most = max(1, largest(num_bytes, tree.first(positions)) // thin)
+    return sizes(num_draws, most) if jit else sizes_by_the_clock(num_draws, most, thin)
 
 
 def chain_axis(positions: Position) -> int:
@@ -176,6 +157,23 @@ def draw_noise(sampler: Sampler, chain_keys: Key, positions: Position, indices: 
     return vmap(lambda index: draw_step(sampler, chain_keys, positions, index))(indices)
 
 
+def draw_inside(sampler: Sampler, axis: int) -> Callable[[Tree, Tree, Tensor], Tree]:
+    """``(shared, carry, indices) -> noise`` inside a run, of one step ``()`` or of many ``(T,)``.
+
+    What is shared ends with the keys of the chains, the carry begins with their state.
+    """
+
+    def draw(shared: Tree, carry: Tree, indices: Tensor) -> Tree:
+        chain_keys, positions = shared[-1], chains_first(carry[0].position, axis)
+        if indices.ndim == 0:
+            noise = draw_step(sampler, chain_keys, positions, indices)
+            return tree.map(lambda leaf: leaf.movedim(0, axis), noise)
+        noise = draw_noise(sampler, chain_keys, positions, indices)
+        return tree.map(lambda leaf: leaf.movedim(1, axis if axis == -1 else 1), noise)
+
+    return draw
+
+
 def _flags_to_numbers(info: Any) -> Any:
     """Flags as numbers: compiled, stores of bools are not vectorised on CPU, and would cost more than the step."""
     return tree.map(lambda leaf: leaf.to(torch.float32) if leaf.dtype == torch.bool else leaf, info)
@@ -220,15 +218,13 @@ def make_body(
     info, or ``()`` where nothing is kept.
     """
     step = over_chains(step_of_chains(sampler), axis, num_shared=2)
-    collect_all = over_chains(vmap(collect), axis)
+    collect_all, draw = over_chains(vmap(collect), axis), draw_inside(sampler, axis)
 
     def body(shared: Tree, carry: Tree, x: Tree) -> tuple[Tree, Tree]:
-        params, tuning, chain_keys = shared
+        params, tuning, _ = shared
         state, accumulator = carry
         index, is_draw, noise = x
-        if not tree.leaves(noise):
-            noise = draw_step(sampler, chain_keys, chains_first(state.position, axis), index)
-            noise = tree.map(lambda leaf: leaf.movedim(0, axis), noise)
+        noise = noise if tree.leaves(noise) else draw(shared, carry, index)
         if schedule is not None:
             tuning = tree.cast_like(schedule(index), tree.first(state))
         state, info = step(params, tuning, state, noise)

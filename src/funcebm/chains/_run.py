@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from functools import partial
 from typing import Any, Callable, Iterator, NamedTuple
 
@@ -10,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, loops, tree
+from .. import checks, tree
+from .._chunks import Loop, drive, make_loop, until_interrupted
 from .._progress import progress_bar
 from ..distributed.agreement import together
-from ..transforms import jit_begin, jit_scan, run_all
+from ..transforms import jit_begin, run_all
 from ..types import Info, Key, Params, Position, Sampler, Tree
 from . import _checks, _copies, _ranks
 from ._loop import (
@@ -22,7 +22,7 @@ from ._loop import (
     chains_first,
     chunks,
     compiled_part,
-    draw_noise,
+    draw_inside,
     draw_step,
     join_blocks,
     make_begin,
@@ -118,7 +118,7 @@ class _Program(NamedTuple):
     """The loop of a run, and what is the same in all its iterations, for each block."""
 
     body: Callable[..., Any]
-    loop: Callable[..., tuple[Tree, Tree]]
+    loop: Loop
     shared: list[Tree]
     name: str
 
@@ -174,64 +174,38 @@ def _program(run: Run, axis: int, blocks: list[tuple[int, int, int]]) -> _Progra
     schedule = run.tuning if callable(run.tuning) else None
     body = make_body(compiled_part(run.sampler), schedule, run.collect, run.reducer, axis)
     name = f"{run.sampler.step.__qualname__.split('.')[0]}, {blocks[-1][1]} chains, blocks"
-    loop = jit_scan(body, name=name) if run.jit else partial(_plain_loop, run.sampler, body, axis)
+    loop = make_loop(body, draw_inside(run.sampler, axis), jit=run.jit, name=name)
     tuning = () if callable(run.tuning) else run.tuning
     shared = [(run.params, tuning, take_block(run.chain_keys, block, 0)) for block in blocks]
     return _Program(body, loop, shared, name)
 
 
 def _advance(
-    run: Run, chains: _Chains, num_draws: int, thin: int, is_kept: bool = True
+    run: Run, chains: _Chains, num_draws: int, thin: int, is_kept: bool = True, bar: Any = None
 ) -> Iterator[tuple[Run, _Chains, Tree, int]]:
     """Makes draws chunk by chunk: the run and the chains so far, what the chunk emitted ``(n, ...)``, and ``n``."""
-    axis, blocks, program, carries = chains
-    num_values = sum(leaf.numel() for leaf in tree.leaves(carries))
-    for size in chunks(chains_first(carries[0][0].position, axis), num_draws, thin, run.chunk_size, run.jit):
-        num_steps = size * thin
-        last = run.num_steps + num_steps
-        indices = torch.arange(run.num_steps, last, device=run.chain_keys.device, dtype=_index_dtype(run))
-        is_masked = run.thin > 1 and run.reducer is not None
-        is_draw = (indices - run.num_steps) % thin == thin - 1 if is_masked else ()
-        xs = (indices, is_draw, ())
-        pairs = zip(program.shared, chains.carries, strict=True)
-        calls = [partial(program.loop, one, carry, xs, thin, is_kept) for one, carry in pairs]
-        results = run_all(calls) if num_steps * num_values > _THREADS_FROM else [call() for call in calls]
-        chains = chains._replace(carries=[carry for carry, _ in results])
-        ys = join_blocks([y for _, y in results], blocks, -1 if axis == -1 else 1)
-        run = run._replace(num_steps=run.num_steps + num_steps)
+    program, first, is_masked = chains.program, run.num_steps, run.thin > 1 and run.reducer is not None
+    positions = chains_first(chains.carries[0][0].position, chains.axis)
+    num_values = sum(leaf.numel() for leaf in tree.leaves(chains.carries))
+
+    def all_blocks(shared: list[Tree], carries: list[Tree], xs: Tree, **options: Any) -> tuple[list[Tree], Tree]:
+        pairs = zip(shared, carries, strict=True)
+        calls = [partial(program.loop, one, carry, xs, **options) for one, carry in pairs]
+        results = run_all(calls) if len(xs[0]) * num_values > _THREADS_FROM else [call() for call in calls]
+        ys = join_blocks([y for _, y in results], chains.blocks, -1 if chains.axis == -1 else 1)
+        return [carry for carry, _ in results], ys
+
+    def is_draw(indices: Tensor) -> Tree:
+        return (indices - first) % thin == thin - 1 if is_masked else ()
+
+    options: Any = {"every": thin, "is_kept": is_kept, "like": run.chain_keys, "dtype": _index_dtype(run)}
+    num_draws_of_chunks = chunks(positions, num_draws, thin, run.chunk_size, jit=run.jit)
+    driven = drive(
+        all_blocks, program.shared, chains.carries, num_draws_of_chunks, first=first, given=is_draw, bar=bar, **options
+    )
+    for carries, ys, size in driven:
+        run, chains = run._replace(num_steps=run.num_steps + size * thin), chains._replace(carries=carries)
         yield run, chains, ys, size
-
-
-def _plain_loop(
-    sampler: Sampler,
-    body: Callable[..., Any],
-    axis: int,
-    shared: Tree,
-    carry: Tree,
-    xs: Tree,
-    every: int,
-    is_kept: bool,
-) -> tuple[Tree, Tree]:
-    """What :func:`jit_scan` does, as a pure function; the noise of many steps is drawn at once where nobody compiles."""
-    indices, is_draw, _ = xs
-    num_steps, noise = len(indices), ()
-    if not loops.is_compiling():
-        noise = draw_noise(sampler, shared[2], chains_first(carry[0].position, axis), indices)
-        noise = tree.map(lambda leaf: leaf.movedim(1, axis if axis == -1 else 1), noise)
-
-    def one(carry: Tree, x: Tree) -> tuple[Tree, Tree]:
-        return body(shared, carry, x)
-
-    def draw(carry: Tree, x: Tree) -> tuple[Tree, Tree]:
-        before, last = tree.map(lambda leaf: leaf[:-1], x), tree.map(lambda leaf: leaf[-1], x)
-        return one(loops.fold(lambda carry, x: one(carry, x)[0], carry, before), last)
-
-    xs = (indices, is_draw, noise)
-    if not is_kept:
-        return loops.fold(lambda carry, x: one(carry, x)[0], carry, xs), ()
-    if every == 1:
-        return loops.scan(one, carry, xs)
-    return loops.scan(draw, carry, tree.map(lambda leaf: leaf.unflatten(0, (num_steps // every, every)), xs))
 
 
 def _burn_in(run: Run, chains: _Chains) -> tuple[Run, _Chains]:
@@ -240,11 +214,10 @@ def _burn_in(run: Run, chains: _Chains) -> tuple[Run, _Chains]:
     if num_burn_in == 0:
         return run, chains
     accumulators, end = [carry[1] for carry in chains.carries], run.num_steps + num_burn_in
-    with progress_bar(num_burn_in, "burn-in", run.progress) as bar, contextlib.ExitStack() as stack:
-        if run.place.mesh.size == 1:
-            stack.enter_context(contextlib.suppress(KeyboardInterrupt))
-        for run, chains, _, size in _advance(run, chains, num_burn_in, 1, is_kept=False):  # noqa: B020
-            bar.update(size)
+    is_alone = run.place.mesh.size == 1
+    with progress_bar(num_burn_in, "burn-in", run.progress) as bar, until_interrupted(is_on=is_alone):
+        for run, chains, _, _ in _advance(run, chains, num_burn_in, 1, is_kept=False, bar=bar):  # noqa: B020
+            pass
     carries = [(carry[0], before) for carry, before in zip(chains.carries, accumulators, strict=True)]
     return run._replace(num_burn_in=end - run.num_steps), chains._replace(carries=carries)
 
@@ -272,16 +245,12 @@ def _sample(run: Run, chains: _Chains, num_samples: int, is_last: bool = False) 
     buffer: Tree = ()
     num_done = 0
     with progress_bar(num_samples, "sampling", run.progress) as bar:
-        # an interrupt loses the chunk that is being made, and nothing else
-        try:
-            for run, chains, ys, size in _advance(run, chains, num_samples, run.thin):  # noqa: B020
+        with until_interrupted(lambda: _ranks.stop(run.place)):
+            for run, chains, ys, size in _advance(run, chains, num_samples, run.thin, bar=bar):  # noqa: B020
                 buffer = _keep(buffer, ys, num_done, num_samples)
                 num_done += size
-                bar.update(size)
                 if not is_last and num_done < num_samples and _ranks.stops(run.place):
                     break
-        except KeyboardInterrupt:
-            _ranks.stop(run.place)
     if num_done < num_samples:
         buffer = tree.map(lambda leaf: leaf[:num_done], buffer)
     return run, chains, buffer, num_done

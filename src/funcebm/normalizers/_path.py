@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, random, samplers, tree
-from ..chains._loop import chunk_sizes, draw_noise, draw_step
+from .._chunks import drive, make_loop
+from ..chains._loop import chunks, draw_noise, draw_step
 from ..fields import require_scalar
-from ..transforms import is_worth_it, jit_scan
+from ..transforms import is_worth_it
 from ..types import Energy, Key, Params, Position, Sampler, Tree, step_of_chains
 
 __all__ = [
@@ -90,8 +91,8 @@ class Annealing(NamedTuple):
         sampler: the kernel, whose params are ``(params, reference_params, beta)``.
         differences: ``(params, reference_params, positions) -> (N,)``, :math:`E_0 - E`.
         run: ``(both_params, tuning, particles, steps) -> (particles, (acceptance rates, log step sizes))``.
-        iterate: one of them, ``(shared, particles, (index, step)) -> ...``, with ``shared`` the params, the tuning and the keys
-            of the particles; noise that is ``()`` is drawn.
+        iterate: one of them, ``(shared, particles, (index, step, noise)) -> ...``, with ``shared`` the params, the tuning and
+            the keys of the particles; noise that is ``()`` is drawn.
     """
 
     sampler: Sampler
@@ -131,12 +132,12 @@ def make_annealing(energy: Energy, reference: Energy, make_sampler: MakeSampler 
         learned = log_step_size + (0.0 if target is None else step.rate * (rate - target))
         return Particles(state.position, log_weights, learned), (rate, log_step_size)
 
-    def iterate(shared: Tree, particles: Particles, x: tuple[Tensor, Step]) -> tuple[Particles, Tree]:
+    def iterate(shared: Tree, particles: Particles, x: tuple[Tensor, Step, Tree]) -> tuple[Particles, Tree]:
         both_params, tuning, keys = shared
-        index, step = x
-        if not tree.leaves(step.noise):
-            step = step._replace(noise=draw_step(sampler, keys, particles.positions, index))
-        return body(both_params, tuning, particles, step)
+        index, step, noise = x
+        if not tree.leaves(noise):
+            noise = draw_step(sampler, keys, particles.positions, index)
+        return body(both_params, tuning, particles, step._replace(noise=noise))
 
     def run(both_params: Any, tuning: Tree, particles: Particles, steps: Step) -> tuple[Particles, Tree]:
         return loops.scan(lambda carry, step: body(both_params, tuning, carry, step), particles, steps)
@@ -171,19 +172,23 @@ class AnnealedPath(NamedTuple):
         num_particles, num_steps = tree.batch_size(particles.positions), len(betas)
         keys = random.split(key, num_particles)
         tuning = tree.cast_like(sampler.tuning, tree.first(particles.positions))
-        outputs, first = [], 0
-        loop = jit_scan(self.annealing.iterate, name=f"annealing, {num_particles} particles, its state")
-        for size in chunk_sizes(particles.positions, num_steps, 1, None):
-            at = slice(first, first + size)
-            indices = torch.arange(first, first + size, device=keys.device, dtype=torch.int32)
-            steps = Step(weights[at], betas[at], log_step_sizes[at], rates[at], ())
-            if self.is_jitted:
-                particles, output = loop((self.both_params, tuning, keys), particles, (indices, steps))
-            else:
-                steps = steps._replace(noise=draw_noise(sampler, keys, particles.positions, indices))
-                particles, output = self.annealing.run(self.both_params, tuning, particles, steps)
+        loop = make_loop(
+            self.annealing.iterate,
+            lambda shared, carry, indices: draw_noise(sampler, shared[2], carry.positions, indices),
+            jit=self.is_jitted,
+            name=f"annealing, {num_particles} particles, its state",
+        )
+
+        def given(indices: Tensor) -> Step:
+            return tree.map(lambda line: line[indices.long()], Step(weights, betas, log_step_sizes, rates, ()))
+
+        shared, sizes, outputs = (
+            (self.both_params, tuning, keys),
+            chunks(particles.positions, num_steps, jit=self.is_jitted),
+            [],
+        )
+        for particles, output, _ in drive(loop, shared, particles, sizes, like=keys, given=given):  # noqa: B020
             outputs.append(output)
-            first += size
         acceptance, used = (torch.cat(parts) for parts in zip(*outputs, strict=True))
         return particles, acceptance, used
 

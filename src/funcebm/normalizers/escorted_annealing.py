@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, fields, loops, random, tree
-from ..chains._loop import chunk_sizes, draw_noise
+from .. import checks, fields, random, tree
+from .._chunks import drive, make_loop
+from ..chains._loop import chunks, draw_noise, draw_step
 from ..paths import Field
-from ..transforms import is_worth_it, jit_scan
+from ..transforms import is_worth_it
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from ._path import Schedule, temperatures
 from .annealed_importance import AnnealedImportance, check_keys, log_mean_exp, reference_log_normalizer
@@ -171,22 +172,25 @@ def escorted_annealing(
     checks.one_structure("the output of the control", tree.map(lambda leaf: leaf[0], walkers.push), "x", particle)
 
     many = vmap(path.step, (None, 0, (None, None, None, 0)))
-    source = Sampler(lambda *_: (), tree.normal_like, lambda *_: ((), ()), ())
-    keys = random.split(key_run, num_particles)
-    times = torch.linspace(0, 1, num + 1, dtype=like.dtype, device=like.device)
     is_jitted = is_worth_it(jit, num) and not checks.is_traced((shared, positions))
-    loop = jit_scan(many, name=f"escorted annealing, {num_particles} particles")
-    first = 0
-    for size in chunk_sizes(positions, num, 1, None):
-        at = slice(first, first + size)
-        indices = torch.arange(first, first + size, device=keys.device, dtype=torch.int32)
-        noise = draw_noise(source, keys, positions, indices)
-        xs = (times[:-1][at], times[1:][at], betas[1:][at], noise)
-        if is_jitted:
-            walkers = loop(shared, walkers, xs)[0]
-        else:
-            walkers = loops.fold(lambda carry, x: many(shared, carry, x)[0], walkers, xs)
-        first += size
+    source = Sampler(lambda *_: (), tree.normal_like, lambda *_: ((), ()), ())
+    times = torch.linspace(0, 1, num + 1, dtype=like.dtype, device=like.device)
+
+    def body(numbers_and_keys: Tree, walkers: _Walker, x: Tree) -> tuple[_Walker, Tree]:
+        (numbers, keys), (index, times_and_beta, noise) = numbers_and_keys, x
+        noise = noise if tree.leaves(noise) else draw_step(source, keys, walkers.position, index)
+        return many(numbers, walkers, (*times_and_beta, noise))
+
+    loop = make_loop(
+        body,
+        lambda shared, walkers, indices: draw_noise(source, shared[1], walkers.position, indices),
+        jit=is_jitted,
+        name=f"escorted annealing, {num_particles} particles",
+    )
+    keys, lines = random.split(key_run, num_particles), (times[:-1], times[1:], betas[1:])
+    options: Any = {"like": keys, "given": lambda indices: tuple(line[indices.long()] for line in lines)}
+    for walkers, _, _ in drive(loop, (shared, keys), walkers, chunks(positions, num, jit=is_jitted), **options):  # noqa: B020
+        pass
     log_weights = vmap(path.final, (None, 0))(shared, walkers)
     value, error, size_ = log_mean_exp(log_weights)
     return AnnealedImportance(

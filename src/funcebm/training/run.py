@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 import os
 import time
 import warnings
@@ -12,15 +10,16 @@ from typing import Any, Callable, Iterator, Mapping, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import checks, loops, random, tree
+from .. import checks, random, tree
+from .._chunks import advance, drive, largest, make_loop, sizes, until_interrupted
 from .._progress import postfix, progress_bar
 from ..distributed.agreement import check_equal, digest, failing_together, together
 from ..distributed.mesh import Mesh, single
-from ..transforms import explained, jit_scan
+from ..transforms import explained
 from ..types import Key, Loss, Optimizer, Params, Tree
 from ._ranks import own_memory, patient, share, shared_gradient, start_memory, whole_memory
 from .checkpoint import check_path, restored, save
-from .data import Rows, Stream, extreme_rows, open_source
+from .data import Rows, Stream, Taken, extreme_rows, open_source
 from .divergence import Streak, check_limits, ending, find_streak, is_bad, reason
 from .result import Fit, Validated
 from .step import Recipe, TrainState, begin, draw_noise, make_body
@@ -28,9 +27,7 @@ from .validation import Validation, check_like, check_validation, make_evaluate,
 
 __all__ = ["Options", "run"]
 
-_CHUNK_BYTES = 64 * 2**20  # of noise and batches, in a chunk of the default size
-_CHUNK_STEPS = 500
-_CUDA_CHUNK_STEPS = 200  # the first chunk is plain, the second recorded, the others are replayed
+_WEIGHT = 8  # of a step: callbacks come oftener than between chunks of chains
 _CHECKPOINT_SECONDS = 30.0  # between two writes
 
 
@@ -55,7 +52,7 @@ class _Anchor(NamedTuple):
     """What a chunk began with, where in the data each of its steps is (one more: the end), and the chunk before it."""
 
     state: TrainState
-    xs: Tree
+    rows: Tree
     step: int
     places: list[tuple[int, int]]
     earlier: _Anchor | None
@@ -93,7 +90,9 @@ class _Run:
         self.start = self.step
         is_indexed = isinstance(self.source, Rows)
         body = make_body(recipe, is_indexed, self.num_members)
-        self.loop = jit_scan(body, name="training, its state") if options.jit else _plain_loop(body)
+        self.loop = make_loop(body, self.draw, jit=options.jit, name="training, its state")
+        self.shared = (self.source.shared, hyper, self.key_steps, self.source.example)
+        self.taken = Taken((), [], None)
         self.evaluate = None
         if options.validation is not None:
             check_like(options.validation, self.source.example)
@@ -111,25 +110,38 @@ class _Run:
         self.metrics = [resume.metrics] if resume.metrics else []
         self.validated = resume.validation
 
-    def step_bytes(self) -> int:
-        """How much a step needs."""
-        step = torch.zeros(1, dtype=torch.int64, device=self.key_steps.device)
-        xs = draw_noise(self.recipe, self.key_steps, self.num_members, self.source.example, step, self.hyper)
-        leaves = tree.leaves((xs, () if isinstance(self.source, Rows) else self.source.example))
-        return sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+    def draw(self, shared: Tree, state: TrainState, steps: Tensor) -> Tree:
+        """The noise of many steps."""
+        return draw_noise(self.recipe, self.key_steps, self.num_members, self.source.example, steps, self.hyper)
 
-    def inputs(self, rows: Tree, first: int, num: int) -> Tree:
-        """What the loop goes through: the indices of steps, their rows, and their noise where it is not drawn in the loop."""
-        steps = torch.arange(first, first + num, device=self.key_steps.device, dtype=torch.int32)
-        if self.options.jit or loops.is_compiling():
-            return steps, rows, ()
-        arguments = (self.recipe, self.key_steps, self.num_members, self.source.example, steps, self.hyper)
-        return steps, rows, draw_noise(*arguments)
+    def most_steps(self) -> int:
+        """How many steps a chunk may have."""
+        if self.options.chunk_size is not None:
+            return self.options.chunk_size
+        noise = self.draw((), self.state, torch.zeros(1, dtype=torch.int64, device=self.key_steps.device))
+        leaves = tree.leaves((noise, () if isinstance(self.source, Rows) else self.source.example))
+        return largest(sum(leaf.numel() * leaf.element_size() for leaf in leaves), self.key_steps, _WEIGHT)
 
-    def advance(self, state: TrainState, xs: Tree, num: int) -> tuple[TrainState, dict[str, Tensor]]:
-        """The first ``num`` of the steps ``xs``."""
-        shared = (self.source.shared, self.hyper, self.key_steps, self.source.example)
-        return self.loop(shared, state, tree.map(lambda leaf: leaf[:num], xs))
+    def rows(self, steps: Tensor) -> Tree:
+        """The rows of the next steps; fewer where something goes wrong, which is told when these are done."""
+        if self.taken.problem is None:
+            self.taken = self.source.take(self.step, len(steps))
+        if self.taken.problem is not None and not self.taken.places:
+            raise self.taken.problem
+        return self.taken.rows
+
+    def again(self, state: TrainState, rows: Tree, first: int, last: int) -> tuple[TrainState, dict[str, Tensor]]:
+        """The steps from the first to before the last, of rows that were taken before."""
+        return advance(self.loop, self.shared, state, (first, last), self.key_steps, lambda steps: rows)
+
+    def chunks(self, most: int) -> Iterator[tuple[TrainState, dict[str, Tensor]]]:
+        """What the next steps give, chunk by chunk; data that end or go bad are an error after the last good step."""
+        sizes = _cut(self, most)
+        options: Any = {"first": self.step, "like": self.key_steps, "given": self.rows}
+        for state, metrics, _ in drive(self.loop, self.shared, self.state, sizes, **options):
+            yield state, metrics
+            if self.taken.problem is not None:
+                raise self.taken.problem
 
     def keep(self, state: TrainState, metrics: dict[str, Tensor], places: list[tuple[int, int]]) -> None:
         """Makes the steps that were done the past."""
@@ -140,7 +152,8 @@ class _Run:
         """To how it was after ``step`` steps in all: the chunk that did more is done again, to there."""
         num = step - anchor.step
         if num > 0:
-            self.state = self.advance(anchor.state, anchor.xs, num)[0]
+            rows = tree.map(lambda leaf: leaf[:num], anchor.rows)
+            self.state = self.again(anchor.state, rows, anchor.step, step)[0]
         else:
             self.state = anchor.state
         self.place = anchor.places[num]
@@ -157,10 +170,6 @@ class _Run:
         if self.sharing is not None and not is_alone:
             state = state._replace(memory=whole_memory(self.sharing, state.memory))
         return Fit(*state, self.joined(), self.step, is_complete, report, self.validated, *self.place)
-
-
-def _plain_loop(body: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda shared, state, xs: loops.scan(lambda carry, x: body(shared, carry, x), state, xs)
 
 
 def run(recipe: Recipe, options: Options, key: Key, params: Params, data: Any, hyper: Tree, resume: Fit | None) -> Fit:
@@ -196,7 +205,7 @@ def _driven(here: _Run) -> Fit:
     """A run that is looked at on the way; what ends it early is in its report."""
     options, report = here.options, "interrupted"
     try:
-        with contextlib.suppress(KeyboardInterrupt), patient(options.mesh) as is_interrupted:
+        with until_interrupted(), patient(options.mesh) as is_interrupted:
             report = _drive(here, is_interrupted)
     except BaseException as error:
         error.fit = result = here.result(report=f"ended by an error: {error}", is_alone=True)  # type: ignore[attr-defined]
@@ -221,12 +230,8 @@ def _save_end(result: Fit, path: str | os.PathLike[str]) -> None:
 def _pure(here: _Run) -> Fit:
     """A run as a function of tensors alone, which ``vmap`` and a compiler go through: nothing is looked at on the way."""
     checks.require(not here.options.jit, "fit must not compile inside a transform", "jit=True", "Pass jit=False.")
-    for size in _sizes(here, here.options.num_steps):
-        taken = here.source.take(here.step, size)
-        if taken.problem is not None:
-            raise taken.problem
-        state, metrics = here.advance(here.state, here.inputs(taken.rows, here.step, size), size)
-        here.keep(state, metrics, taken.places)
+    for state, metrics in here.chunks(here.options.num_steps):
+        here.keep(state, metrics, here.taken.places)
         _validate(here)
     return here.result(True)
 
@@ -239,37 +244,22 @@ def _drive(here: _Run, is_interrupted: Callable[[], bool]) -> str:
     last: _Anchor | None = None
     mesh = options.mesh
     with progress_bar(options.num_steps, "training", options.progress and mesh.rank == 0) as bar:
-        for size in _sizes(here, _largest(here)):
-            taken = here.source.take(here.step, size)
-            if taken.num > 0:
-                xs, first = here.inputs(taken.rows, here.step, taken.num), here.step
-                earlier = None if last is None else last._replace(earlier=None)
-                last = _Anchor(here.state, xs, first, [here.place, *taken.places], earlier)
-                state, metrics = here.advance(here.state, xs, taken.num)
-                here.keep(state, metrics, taken.places)
-                streak = find_streak(metrics, options.limits, first, streak, options.max_bad_steps)
-                anchor = None if streak.num == 0 else last if anchor is None or streak.first >= first else anchor
-                if anchor is not None and options.max_bad_steps is not None and streak.num >= options.max_bad_steps:
-                    return _diverged(here, anchor, streak)
-                bar.update(taken.num)
-                if options.progress:
-                    num_skipped += int(metrics["skipped"].sum())
-                    bar.set_postfix(postfix(metrics, num_skipped))
-                _validate(here)
-                is_over = options.callback is not None and mesh.agree(
-                    _is_true(options.callback(here.step, here.state.params, metrics))
-                )
-                if is_over and here.step < end:
-                    return "stopped by its callback"
-                report = (
-                    ""
-                    if options.validation is None
-                    else run_out_of_patience(here.validated, options.validation.patience)
-                )
-                if report and here.step < end:
-                    return report
-            if taken.problem is not None:
-                raise taken.problem
+        for state, metrics in here.chunks(here.most_steps()):
+            first, earlier = here.step, None if last is None else last._replace(earlier=None)
+            last = _Anchor(here.state, here.taken.rows, first, [here.place, *here.taken.places], earlier)
+            here.keep(state, metrics, here.taken.places)
+            streak = find_streak(metrics, options.limits, first, streak, options.max_bad_steps)
+            anchor = None if streak.num == 0 else last if anchor is None or streak.first >= first else anchor
+            if anchor is not None and options.max_bad_steps is not None and streak.num >= options.max_bad_steps:
+                return _diverged(here, anchor, streak)
+            bar.update(here.step - first)
+            if options.progress:
+                num_skipped += int(metrics["skipped"].sum())
+                bar.set_postfix(postfix(metrics, num_skipped))
+            _validate(here)
+            report = _wish_to_stop(here, metrics)
+            if report and here.step < end:
+                return report
             if mesh.size > 1 and here.step < end and is_interrupted():
                 raise KeyboardInterrupt
             is_due = options.checkpoint is not None and time.monotonic() - saved > _CHECKPOINT_SECONDS
@@ -281,6 +271,14 @@ def _drive(here: _Run, is_interrupted: Callable[[], bool]) -> str:
     if report:
         warnings.warn(report, RuntimeWarning, stacklevel=4)
     return report
+
+
+def _wish_to_stop(here: _Run, metrics: dict[str, Tensor]) -> str:
+    """Of the callback, or for lack of progress; the empty string where there is none."""
+    callback, validation = here.options.callback, here.options.validation
+    if callback is not None and here.options.mesh.agree(_is_true(callback(here.step, here.state.params, metrics))):
+        return "stopped by its callback"
+    return "" if validation is None else run_out_of_patience(here.validated, validation.patience)
 
 
 def _is_true(answer: Any) -> bool:
@@ -306,7 +304,8 @@ def _diverged(here: _Run, anchor: _Anchor, streak: Streak) -> str:
     if before is not None:
         # are the batch or the params bad? Evaluate these params on the previous, good batch
         index = streak.first - 1 - before.step
-        _, tried = here.advance(here.state, tree.map(lambda leaf: leaf[index : index + 1], before.xs), 1)
+        rows = tree.map(lambda leaf: leaf[index : index + 1], before.rows)
+        _, tried = here.again(here.state, rows, streak.first - 1, streak.first)
         if bool(is_bad(tried, limits).all()):
             here.go_back(before, streak.first - 1)
     report = (
@@ -318,26 +317,12 @@ def _diverged(here: _Run, anchor: _Anchor, streak: Streak) -> str:
     return report
 
 
-# -- chunks -------------------------------------------------------------------------------------------------------
-
-
-def _largest(here: _Run) -> int:
-    if here.options.chunk_size is not None:
-        return here.options.chunk_size
-    most = _CUDA_CHUNK_STEPS if here.key_steps.is_cuda else _CHUNK_STEPS
-    return max(1, min(most, _CHUNK_BYTES // max(here.step_bytes(), 1)))
-
-
-def _sizes(here: _Run, largest: int) -> Iterator[int]:
-    """How many steps each chunk has: at most ``largest``, cut where there is a validation, and else nearly equal."""
-    step, end = here.start, here.start + here.options.num_steps
-    every = here.options.num_steps if here.options.validation is None else here.options.validation.every
+def _cut(here: _Run, most: int) -> Iterator[int]:
+    """How many steps each chunk has: at most ``most``, cut where there is a validation."""
+    step, end, validation = here.step, here.step + here.options.num_steps, here.options.validation
     while step < end:
-        part = end - step if here.options.validation is None else min(every - step % every, end - step)
-        num_chunks = math.ceil(part / largest)
-        for index in range(num_chunks):
-            is_cut = here.options.chunk_size is not None
-            yield min(largest, part - index * largest) if is_cut else part // num_chunks + (index < part % num_chunks)
+        part = end - step if validation is None else min(validation.every - step % validation.every, end - step)
+        yield from sizes(part, most)
         step += part
 
 
