@@ -10,7 +10,8 @@ from torch.func import vmap
 
 import funcebm as ebm
 from funcebm import energies, graphs, random, samplers, spaces, tree
-from funcebm.samplers._clusters import cluster_labels
+from funcebm._torch import cluster_kernels
+from funcebm.samplers._clusters import _hooked_labels, cluster_labels
 from funcebm.samplers.swendsen_wang import SwendsenWangNoise
 from funcebm.samplers.wolff import WolffNoise
 
@@ -22,7 +23,8 @@ COUPLINGS = torch.tensor([0.3, 0.7, 0.15], dtype=torch.float64)
 K_C = 0.4406867935
 
 
-def test_labels_are_the_components():
+@pytest.mark.parametrize("cluster_labels", [cluster_labels, _hooked_labels], ids=["union and find", "hooking"])
+def test_labels_are_the_components(cluster_labels):
     for seed, (edges, num) in enumerate(
         [(graphs.torus((16, 16)), 256), (graphs.grid(200), 200), (graphs.complete(12), 12)]
     ):
@@ -30,6 +32,24 @@ def test_labels_are_the_components():
         labels = vmap(lambda row: cluster_labels(edges, row, num))(is_open)  # noqa: B023
         for row, label in zip(is_open, labels, strict=True):
             assert torch.equal(label, graphs.components(edges[row], num))
+
+
+def test_labels_map_over_graphs_and_over_open_edges(monkeypatch):
+    is_open = random.uniform(random.key(0), (3, 2, 24)) < 0.4
+    edges = torch.stack([graphs.torus((3, 4)), graphs.torus((3, 4)).flip(0), (graphs.torus((3, 4)) + 5) % 12])
+    expected = torch.stack(
+        [
+            torch.stack([graphs.components(one[row], 12) for row in rows])
+            for one, rows in zip(edges, is_open, strict=True)
+        ]
+    )
+    each = vmap(lambda one, rows: vmap(lambda row: cluster_labels(one, row, 12))(rows))
+    assert torch.equal(each(edges, is_open), expected)
+    swapped = vmap(vmap(lambda row, one: cluster_labels(one, row, 12), (0, None)), (1, 0))
+    assert torch.equal(swapped(is_open.transpose(0, 1), edges), expected)
+    assert torch.equal(vmap(lambda one: cluster_labels(one, is_open[0, 0], 12))(edges)[0], expected[0, 0])
+    monkeypatch.setattr(cluster_kernels, "_function", lambda: None)  # a machine without a compiler
+    assert torch.equal(vmap(lambda row: cluster_labels(edges[0], row, 12))(is_open[0]), expected[0])
 
 
 def _triangle(name: str) -> tuple[Target, dict]:

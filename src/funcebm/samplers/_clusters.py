@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, graphs, loops, spaces
+from .._torch import cluster_kernels
 from ..spaces.space import Space
 from ..types import Energy, Params, Position
 from ._moves import on_levels
@@ -156,10 +157,10 @@ def check_model(
 def cluster_labels(edges: Tensor, is_open: Tensor, num_sites: int) -> Tensor:
     r"""The smallest site of the cluster of each site.
 
-    Every site points to one of its cluster that is not larger. In a round each open edge between two trees hooks the larger root
-    to the smaller one (of several edges that want the same root any one wins), and then pointers jump to the pointers of
-    pointers. Only the smallest site of a cluster is never hooked, so the end does not depend on who won. The number of rounds
-    grows as :math:`\log N`.
+    On the CPU by union and find. Elsewhere all sites at once: every site points to one of its cluster that is not larger. In a
+    round each open edge between two trees hooks the larger root to the smaller one (of several edges that want the same root
+    any one wins), and then pointers jump to the pointers of pointers. Only the smallest site of a cluster is never hooked, so
+    the end does not depend on who won. The number of rounds grows as :math:`\log N`.
 
     Args:
         edges: ``(M, 2)`` integers.
@@ -174,6 +175,12 @@ def cluster_labels(edges: Tensor, is_open: Tensor, num_sites: int) -> Tensor:
     >>> cluster_labels(torch.tensor([[0, 1], [1, 2], [3, 4]]), torch.tensor([False, True, True]), 5).tolist()
     [0, 1, 1, 3, 3]
     """
+    if cluster_kernels.has_kernel(is_open):
+        return cluster_kernels.cluster_labels(edges, is_open, num_sites)
+    return _hooked_labels(edges, is_open, num_sites)
+
+
+def _hooked_labels(edges: Tensor, is_open: Tensor, num_sites: int) -> Tensor:
     first, second = edges.to(is_open.device).unbind(1)
     order = torch.arange(num_sites, device=is_open.device)
 
