@@ -55,6 +55,22 @@ def test_a_loader_is_the_tensor_given_the_same_order(kind, chunk_size):
     assert_same(evolved(result), evolved(train(loss)))
 
 
+@pytest.mark.parametrize("kind", ["shuffle", "subset", "weighted"])
+def test_a_loader_that_shuffles_by_the_global_generator_warns_once(kind, monkeypatch):
+    from torch.utils.data import SubsetRandomSampler, WeightedRandomSampler
+
+    from funcebm.training import data as module
+
+    monkeypatch.setattr(module, "_warned", [])
+    loss = losses.denoising_score_matching(cases.energy, 0.5)
+    samplers = {"subset": SubsetRandomSampler(range(24)), "weighted": WeightedRandomSampler(torch.ones(24), 24)}
+    how = {"shuffle": True} if kind == "shuffle" else {"sampler": samplers[kind]}
+    loader = DataLoader(TensorDataset(DATA[:24]), batch_size=BATCH, **how)
+    with pytest.warns(UserWarning, match=r"global generator: the key does not fix.*generator=\.\.\."):
+        train(loss, data=loader, batch_size=None, num_steps=2)
+    train(loss, data=loader, batch_size=None, num_steps=2)  # warnings are errors here
+
+
 def test_a_loader_without_shuffling_goes_through_its_rows_again():
     loss, data = losses.denoising_score_matching(cases.energy, 0.5), DATA[:24]
     loader = DataLoader(TensorDataset(data), batch_size=BATCH)  # lists of one tensor
@@ -74,7 +90,8 @@ def _first_of_each():
 def test_points_and_labels_stay_together_in_tensors_and_loaders():
     labels = torch.arange(ROWS)
     settings = {"optimizer": optimizers.sgd(0.1), "num_steps": 9, "jit": False}
-    for data in ((DATA, labels), DataLoader(TensorDataset(DATA, labels), batch_size=BATCH, shuffle=True)):
+    shuffled = DataLoader(TensorDataset(DATA, labels), batch_size=BATCH, shuffle=True, generator=torch.Generator())
+    for data in ((DATA, labels), shuffled):
         size = BATCH if isinstance(data, tuple) else None
         result = fit(random.key(0), _first_of_each(), torch.tensor(1.0), data, batch_size=size, **settings)
         assert torch.equal(DATA[result.metrics["label"].long(), 0], result.metrics["point"])

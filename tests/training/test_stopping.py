@@ -153,7 +153,14 @@ def test_a_run_that_diverges_stops_with_a_report_and_the_last_good_params(kind, 
     good = _run_broken(_breaks_at(1000, kind), num_steps=12)  # the state after 13 steps is bad on any data
     assert result.num_steps == 12 and "those after 12 steps" in result.report
     assert (result.epoch, result.epoch_steps) == (1, 3)  # nine batches in an epoch
-    assert_same(evolved(result), evolved(good))
+    until_then = {name: values[:12] for name, values in result.metrics.items()}
+    assert_same(evolved(result._replace(metrics=until_then)), evolved(good))
+    name = "loss" if kind == "loss" else "energy_gap"
+    whole = result.metrics[name]
+    assert len(whole) == 13 + 6 and torch.equal(whole[:12], good.metrics[name])
+    assert bool(((whole[13:].abs() > 100) | ~whole[13:].isfinite()).all())
+    again = _run_broken(_breaks_at(1000, kind), num_steps=3, resume=result)
+    assert len(again.metrics[name]) == 15
 
 
 @pytest.mark.parametrize("chunk_size", [1, 8, 100])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from typing import Any, Iterable, Iterator, NamedTuple
 
 import torch
@@ -119,6 +120,7 @@ class Stream:
         self.epoch, self.num_seen = place
         self.num_given, self.example = 0, None
         self.is_once = not callable(data) and isinstance(data, Iterator)
+        _warn_of_global_order(data)
         self.iterator = self._begin()
         first = self._next()
         self.iterator = itertools.chain([first], self.iterator)
@@ -221,6 +223,24 @@ class Stream:
         must, got = "every batch must be like the first", f"{found} in batch {self.num_given} of this call"
         checks.require(not found, must, got, "Make batches of one structure, shape and dtype.")
         return batch
+
+
+def _warn_of_global_order(data: Any) -> None:
+    """A loader of torch that shuffles by its own generator: the key of the run does not fix the order of its batches."""
+    sampler = getattr(data, "sampler", None)
+    kinds = torch.utils.data
+    is_random = isinstance(sampler, (kinds.RandomSampler, kinds.SubsetRandomSampler, kinds.WeightedRandomSampler))
+    if not is_random or sampler.generator is not None or _warned:
+        return
+    _warned.append(True)
+    text = (
+        "this DataLoader shuffles by torch's global generator: the key does not fix the order of its batches, and neither does "
+        "resume. Pass tensors, a function epoch -> batches, or DataLoader(..., generator=...) with one that you seed."
+    )
+    warnings.warn(text, UserWarning, stacklevel=2)
+
+
+_warned: list[bool] = []
 
 
 def check_shapes(batch: Batch) -> int:

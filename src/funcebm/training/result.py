@@ -40,7 +40,8 @@ class Fit(NamedTuple):
         opt_state: the state of the optimizer.
         memory: the memory of the loss, such as a replay buffer.
         metrics: numbers of each step, ``(num_steps,)``: ``loss``, ``gradient_norm``, ``skipped`` (1 where the step was
-            not finite and left everything as it was) and those of the loss. Of an ensemble ``(num_steps, M)``.
+            not finite and left everything as it was) and those of the loss. Of an ensemble ``(num_steps, M)``. Where the run
+            diverged they go on past ``num_steps``, with the bad steps that were taken back.
         num_steps: steps done.
         is_complete: False where the run ended before its time.
         report: why it did; else empty.

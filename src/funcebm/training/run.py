@@ -107,7 +107,8 @@ class _Run:
             resume = resume._replace(memory=own_memory(self.sharing, resume.memory))
         state = restored({name: getattr(resume, name) for name in fields}, self.state._asdict(), must, fix)
         self.state, self.step = TrainState(**state), resume.num_steps
-        self.metrics = [resume.metrics] if resume.metrics else []
+        known = tree.map(lambda leaf: leaf[: resume.num_steps], resume.metrics)  # without bad steps that were gone back
+        self.metrics = [known] if known else []
         self.validated = resume.validation
 
     def draw(self, shared: Tree, state: TrainState, steps: Tensor) -> Tree:
@@ -298,7 +299,8 @@ def _validate(here: _Run) -> None:
 def _diverged(here: _Run, anchor: _Anchor, streak: Streak) -> str:
     """Goes back to the last good params, and says what was bad."""
     limits = here.options.limits
-    why = reason(here.joined(), limits, streak.first - here.step)  # counted from the end
+    seen, surplus = here.joined(), here.step - streak.first - streak.num
+    why = reason(seen, limits, streak.first - here.step)  # counted from the end
     here.go_back(anchor, streak.first)
     before = anchor if streak.first > anchor.step else anchor.earlier
     if before is not None:
@@ -308,6 +310,9 @@ def _diverged(here: _Run, anchor: _Anchor, streak: Streak) -> str:
         _, tried = here.again(here.state, rows, streak.first - 1, streak.first)
         if bool(is_bad(tried, limits).all()):
             here.go_back(before, streak.first - 1)
+    here.metrics = [
+        tree.map(lambda leaf: leaf[: len(leaf) - surplus], seen)
+    ]  # the bad steps too: they show what happened
     report = (
         f"training diverged: {why} in step {streak.first} (counted from 0), and {streak.num} steps in a row were bad. The "
         f"params are the last good ones, those after {here.step} steps. Try a smaller learning rate, "
