@@ -196,8 +196,9 @@ def batch_size(tree: Tree) -> int:
 
 
 def cast_like(tree: Tree, like: Tensor) -> Tree:
-    """Floating-point leaves moved to the dtype and device of ``like``; others to its device."""
-    return map(lambda leaf: leaf.to(like) if leaf.is_floating_point() else leaf.to(like.device), tree)
+    """Floating-point leaves moved to the dtype and device of ``like``; others, and all where it has none, to its device."""
+    is_float = like.is_floating_point()
+    return map(lambda leaf: leaf.to(like) if is_float and leaf.is_floating_point() else leaf.to(like.device), tree)
 
 
 def number(value: float | Tensor) -> Tensor:

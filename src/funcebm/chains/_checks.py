@@ -9,10 +9,20 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, metrics, samplers, tree
+from .. import checks, metrics, random, samplers, tree
 from ..types import Position, Sampler, Tree
 
-__all__ = ["free_positions", "is_flat", "is_sampler", "no_graph", "outermost", "positions", "start", "tuning"]
+__all__ = [
+    "float_leaf",
+    "free_positions",
+    "is_flat",
+    "is_sampler",
+    "no_graph",
+    "outermost",
+    "positions",
+    "start",
+    "tuning",
+]
 
 
 def outermost(jit: bool, arguments: Tree) -> None:
@@ -23,8 +33,9 @@ def outermost(jit: bool, arguments: Tree) -> None:
     )
 
 
-def positions(positions: Position) -> None:
-    """Floating-point tensors that lead with one chain axis."""
+def positions(positions: Position, sampler: Sampler | None = None, params: Any = ()) -> None:
+    """Tensors that lead with one chain axis, of floating point but where a sampler is given that does without."""
+    others = []
     found = tree.leaves(positions)
     fix = "Stack the starts of the chains on a leading axis, for example torch.zeros(num_chains, dim)."
     checks.require(bool(found), "positions must hold a tensor", "an empty tree", fix)
@@ -33,13 +44,37 @@ def positions(positions: Position) -> None:
         if not isinstance(leaf, Tensor):
             raise TypeError(checks.message("positions must hold tensors", where + repr(leaf), fix))
         checks.require(leaf.ndim > 0, "positions must lead with a chain axis", where + "a 0-d tensor", fix)
-        got = f"{where}{leaf.dtype}"
-        checks.require(
-            leaf.is_floating_point(), "positions must be floating point", got, "Use positions.float().", TypeError
-        )
+        if not leaf.is_floating_point():
+            others.append(f"{where}{leaf.dtype}")
     lengths = {leaf.shape[0] for leaf in found}
     checks.require(len(lengths) == 1, "all positions must share one chain axis", f"lengths {sorted(lengths)}", fix)
     checks.require(min(lengths) > 0, "there must be at least one chain", "a chain axis of length 0", fix)
+    if others:
+        _do_without_floats(others[0], positions, sampler, params)
+
+
+def _do_without_floats(got: str, positions: Position, sampler: Sampler | None, params: Any) -> None:
+    """One step of one chain, which must keep the dtypes, shows whether a sampler takes integers and bools."""
+    must = "positions must be floating point"
+    fix = "Use positions.float(); whole numbers and bools are for samplers that neither differentiate there nor add noise."
+    error: Exception | None = None
+    kinds = [leaf.dtype for leaf in tree.leaves(positions)]
+    if sampler is not None:
+        try:
+            row = tree.map(lambda leaf: leaf[0].clone(), positions)
+            noise = sampler.draw(random.key(0, device=tree.first(row).device), row)
+            state, _ = sampler.step(params, sampler.tuning, sampler.init(params, row), noise)
+            found = [leaf.dtype for leaf in tree.leaves(state.position)]
+            if found == kinds:
+                return
+        except Exception as raised:
+            error = raised
+    raise TypeError(checks.message(must, got, fix)) from error
+
+
+def float_leaf(positions: Position) -> Tensor:
+    """The first floating-point leaf, whose dtype tunings take; where there is none, the first."""
+    return next((leaf for leaf in tree.leaves(positions) if leaf.is_floating_point()), tree.first(positions))
 
 
 def is_sampler(sampler: Any) -> None:

@@ -15,7 +15,7 @@ from .. import checks, loops, tree
 from .._torch import collectives
 from ..distributed.agreement import check_equal, digest, together
 from ..distributed.mesh import Mesh, Shard, bounds, single
-from ..types import Position, Tree
+from ..types import Position, Sampler, Tree
 from . import _checks, reducers
 from .reducers import Reducer
 
@@ -63,7 +63,7 @@ def alone(num_chains: int) -> Place:
 
 
 def enter(
-    mesh: Mesh | None, policy: str, positions: Position | Shard, given: dict[str, Tree]
+    mesh: Mesh | None, policy: str, positions: Position | Shard, given: dict[str, Tree], sampler: Sampler | None = None
 ) -> tuple[Position, Place]:
     """The rows of this rank, after all have told that they were given the same.
 
@@ -72,17 +72,18 @@ def enter(
         policy: what is gathered.
         positions: of all chains, or a :class:`Shard` of them.
         given: what must be the same on all ranks, by name.
+        sampler: for which positions may be no floats, where it needs none.
     """
     rows = positions.rows if isinstance(positions, Shard) else positions
     if mesh is None or mesh.size == 1:
         if not loops.is_compiling():  # the check is for a person, the compiler cannot follow its message
-            _checks.positions(rows)
+            _checks.positions(rows, sampler, given["params"])
         return rows, alone(tree.batch_size(rows))
     fix = 'Write "summary", "draws" or "none"; distributed.save writes files.'
     news: dict[str, Any] = {}
     begin_run(mesh)
     with together(mesh, news) as found:
-        _checks.positions(rows)
+        _checks.positions(rows, sampler, given["params"])
         checks.require(policy in POLICIES, "gather must be one of three", policy, fix)
         is_shard = isinstance(positions, Shard)
         same = {name: digest(value) for name, value in given.items()}

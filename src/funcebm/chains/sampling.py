@@ -124,7 +124,7 @@ def sample(
     tuning = sampler.tuning if tuning is None else tuning
     counts = (num_samples, num_burn_in, thin)
     given = {"key": key, "params": params, "tuning": tuning, "counts": counts}
-    positions, place = _ranks.enter(mesh, gather, positions, given)
+    positions, place = _ranks.enter(mesh, gather, positions, given, sampler)
     weight = 1 if sampler.batched_step is None else 10
     is_long = is_worth_it(jit, num_burn_in + num_samples * thin, weight) and (
         jit or not checks.is_traced((key, positions))
@@ -140,7 +140,7 @@ def sample(
                 _checks.tuning(tuning, sampler.tuning, tree.map(lambda leaf: leaf[0], like))
             if reduce is None and collect is None:
                 _ranks.check_memory(place, num_samples, positions)
-        like = tree.first(positions)
+        like = _checks.float_leaf(positions)
         tuning = tuning if callable(tuning) else tree.cast_like(tuning, like)
 
         with _gradients(jit):

@@ -230,7 +230,7 @@ def _warn_of_global_order(data: Any) -> None:
     sampler = getattr(data, "sampler", None)
     kinds = torch.utils.data
     is_random = isinstance(sampler, (kinds.RandomSampler, kinds.SubsetRandomSampler, kinds.WeightedRandomSampler))
-    if not is_random or sampler.generator is not None or _warned:
+    if not is_random or getattr(sampler, "generator", None) is not None or _warned:
         return
     _warned.append(True)
     text = (
