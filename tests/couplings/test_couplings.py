@@ -13,6 +13,7 @@ from torch.func import vmap
 import funcebm as ebm
 from funcebm import couplings, random, tree
 from funcebm.couplings import assignment as assignment_function
+from funcebm.couplings.assignment import reduced
 from funcebm.paths import exact
 
 KEY = random.key(0)
@@ -50,6 +51,25 @@ def test_the_auction_is_as_good_as_scipy(num, dtype):
     ours, theirs = couplings.auction(cost), couplings.assignment(cost)
     torch.testing.assert_close(cost[people, ours].mean(), cost[people, theirs].mean(), rtol=1e-5, atol=1e-6)
     assert sorted(ours.tolist()) == people.tolist()
+
+
+@pytest.mark.parametrize("num", [64, 150])
+def test_reduced_costs_have_the_same_best_assignment(num):
+    """What is taken off rows and columns is the same for every permutation, whatever the costs are."""
+    scipy = pytest.importorskip("scipy.optimize")
+    for cost in (
+        torch.cdist(*clouds(num)).square(),
+        1e6 * random.exponential(KEY, (num, num), dtype=torch.float64) - 3e5,
+        torch.zeros(num, num).double(),
+    ):
+        less = reduced(cost)
+        assert bool((less >= 0).all())
+        orders = torch.stack([random.permutation(key, num) for key in random.split(KEY, 3)])
+        taken = (cost - less)[torch.arange(num), orders].sum(1)
+        torch.testing.assert_close(taken, taken[:1].expand(3))
+        people, index = torch.arange(num), couplings.assignment(cost)
+        plain = torch.as_tensor(scipy.linear_sum_assignment(cost.numpy())[1])
+        torch.testing.assert_close(cost[people, index].sum(), cost[people, plain].sum())
 
 
 def test_without_scipy_it_is_the_auction(monkeypatch):
