@@ -1,6 +1,6 @@
 """Flow matching learns sets of the plane: no kernel tells its draws from fresh data; and torchcfm's published protocol.
 
-The suite learns one set. ``FUNCEBM_ACCEPTANCE=1 pytest -s`` holds draws of three sets against fresh data, and runs the protocol of Tong et al. (2024), arXiv:2307.03672, table 2:
+The suite learns one set. ``FUNCEBM_ACCEPTANCE=1 pytest -s`` runs the protocol of Tong et al. (2024), arXiv:2307.03672, table 2:
 10,000 points, MLP of 3 x 64 with SELU on (x, t), AdamW 1e-3 with decay 1e-5, batches of 512, 1000 epochs, 100 Euler steps.
 """
 
