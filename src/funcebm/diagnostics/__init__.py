@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .arviz_export import to_arviz
+from .calibration import Calibration, simulation_based_calibration
 from .classifier_two_sample import ClassifierTest, classifier_two_sample
 from .convergence import folded_rhat, nested_rhat, rhat, split_rhat
 from .detection import auroc, average_precision, fpr_at_tpr
@@ -16,6 +17,7 @@ from .stein_discrepancy import kernel_stein_discrepancy, stein_test
 from .summary import Summary, summary
 
 __all__ = [
+    "Calibration",
     "ClassifierTest",
     "DiscrepancyTest",
     "Efficiency",
@@ -42,6 +44,7 @@ __all__ = [
     "nested_rhat",
     "rhat",
     "sampler_report",
+    "simulation_based_calibration",
     "sliced_wasserstein",
     "split_rhat",
     "stein_test",
