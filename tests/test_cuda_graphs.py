@@ -139,3 +139,44 @@ def test_where_recording_fails_all_goes_on_with_one_warning(stand_in, monkeypatc
         results = [float(function(torch.tensor(1.0))[0]) for function in functions for _ in range(3)]
     assert results == [2.0] * 6
     assert len(caught) == 1
+
+
+# -- numbers of the host --------------------------------------------------------------------------------------------
+
+
+def test_numbers_of_the_host_go_to_the_device_by_one_copy_for_each_dtype(monkeypatch):
+    copies = []
+    stack = torch.stack
+    monkeypatch.setattr(torch, "stack", lambda tensors: copies.append(len(tensors)) or stack(tensors))
+    numbers = [torch.tensor(0.5), torch.tensor(3), torch.tensor(0.25), torch.tensor(True)]
+    given = (numbers[0], torch.ones(3, device="meta"), *numbers[1:], torch.ones(2))
+    moved = executor._moved_numbers(given, torch.device("meta"))
+    assert [value.device.type for value in moved] == ["meta"] * 5 + ["cpu"]
+    assert [value.dtype for value in moved] == [value.dtype for value in given]
+    assert copies == [2, 1, 1]
+    here = executor._moved_numbers(given, torch.device("cpu"))
+    torch.testing.assert_close([here[0], *here[2:5]], numbers)
+
+
+def test_results_are_where_the_function_put_them():
+    """A number of the host that a loop hands on is one afterwards."""
+    body, _ = recorder.record(lambda rate, x: [rate / 2, rate * x], [torch.tensor(1.0), torch.ones(3, device="meta")])
+    assert executor._common_device(body.graph) == torch.device("meta")
+    seen = []
+
+    def run(*inputs):
+        seen.extend(value.device.type for value in inputs)
+        return [torch.ones(()), torch.ones(3, device="meta")]
+
+    results = [node for node in body.graph.output_node().args[0]]
+    call = executor._with_numbers_on(torch.device("meta"), run, results)
+    half, product = call(torch.tensor(1.0), torch.ones(3, device="meta"))
+    assert seen == ["meta", "meta"]
+    assert (half.device.type, product.device.type) == ("cpu", "meta")
+
+
+def test_numbers_stay_where_an_axis_of_the_host_needs_them():
+    body, _ = recorder.record(lambda x, y: [x.sum() * 2, y * 2], [torch.ones(3), torch.ones(3, device="meta")])
+    assert executor._common_device(body.graph) is None
+    body, _ = recorder.record(lambda x: [x * 2], [torch.ones(3)])
+    assert executor._common_device(body.graph) is None

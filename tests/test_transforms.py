@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import re
 import warnings
 
@@ -11,7 +12,7 @@ from torch.func import grad, vmap
 
 import funcebm as ebm
 from funcebm import loops, transforms
-from funcebm._torch import jitting, programs
+from funcebm._torch import jitting, lowering, programs, workers
 
 from .helpers import compiles_nothing, counted
 
@@ -320,7 +321,8 @@ def test_constants_of_an_energy_compile_in_any_loop():
 
 @compiled
 @pytest.mark.parametrize("width", [8, 16], ids=["narrower than a vector", "as wide as a vector"])
-def test_threads_start_outside_of_loops(width):
+def test_threads_start_outside_of_loops(width, monkeypatch):
+    monkeypatch.setattr(lowering, "SHARED_FROM", 2**13)
     with counted() as counts:
         ebm.jit(lambda x: x.sin().sum(1))(torch.ones(32, 300, width))
     kernels = counts.sources[0].split("static void kernel0(")[1]
@@ -328,3 +330,24 @@ def test_threads_start_outside_of_loops(width):
         line.lstrip() for line in kernels.splitlines() if re.match(r"\s*(#pragma omp parallel|for ?\(int64_t x0)", line)
     ]
     assert starts[0].startswith("#pragma omp parallel")
+
+
+@compiled
+@pytest.mark.parametrize(("rows", "is_shared"), [(2**14, False), (2**17, True)], ids=["short", "long"])
+def test_threads_share_only_what_takes_longer_than_they_may_wait(rows, is_shared):
+    """A second thread that another process keeps waiting costs milliseconds, at each loop that it has a part in."""
+    with counted() as counts:
+        ebm.jit(lambda x: x.sin() * 2)(torch.ones(rows, 64))
+    assert ("#pragma omp parallel" in counts.sources[0].split("static void kernel0(")[1]) == is_shared
+
+
+def test_a_thread_that_has_not_begun_is_not_waited_for(monkeypatch):
+    class Busy:
+        """Threads that never find a processor."""
+
+        def submit(self, work):
+            return concurrent.futures.Future()
+
+    monkeypatch.setattr(workers, "_workers", Busy)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert transforms.run_all([lambda: 1, lambda: 2, lambda: 3]) == [1, 2, 3]

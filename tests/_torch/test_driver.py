@@ -10,6 +10,7 @@ import torch
 from torch.func import grad, jacfwd, jvp, vmap
 
 from funcebm import jit, loops
+from funcebm._torch import lowering
 from funcebm.transforms import TracedValueError
 
 pytestmark = pytest.mark.compiled
@@ -108,7 +109,9 @@ def test_a_while_loop_inside_of_grad_says_why_it_is_not_compiled(x):
         jit(grad(energy))(x)
 
 
-def test_a_program_runs_on_more_and_fewer_threads_than_it_was_compiled_with(threads):
+def test_a_program_runs_on_more_and_fewer_threads_than_it_was_compiled_with(threads, monkeypatch):
+    monkeypatch.setattr(lowering, "SHARED_FROM", 2**13)
+
     def reductions(x):
         return x.sum(), x.exp().sum(0), x.max(), x.argmax(), x.var(), x.logsumexp((0, 1)), x.double().mean()
 
@@ -121,6 +124,7 @@ def test_a_program_runs_on_more_and_fewer_threads_than_it_was_compiled_with(thre
 _OUT_OF_RANGE = """
 import torch, funcebm
 torch.set_num_threads(2)
+funcebm._torch.lowering.SHARED_FROM = 2**13
 read = funcebm.jit(lambda x, index: x[index].sin())
 x, index = torch.ones(100, 64), torch.zeros(40_000, dtype=torch.long)
 read(x, index)

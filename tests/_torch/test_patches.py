@@ -9,7 +9,7 @@ import torch
 
 import funcebm as ebm
 from funcebm import transforms
-from funcebm._torch import layout, patches, plans, recorder
+from funcebm._torch import layout, lowering, patches, plans, recorder
 
 pytestmark = [
     pytest.mark.compiled,
@@ -89,13 +89,15 @@ def _num_parallel_regions_inside_of_loops() -> int:
     return sum(line.startswith(" " * 12) and "#pragma omp parallel" in line for line in kernel.splitlines())
 
 
-def test_threads_start_outside_of_loops():
+def test_threads_start_outside_of_loops(monkeypatch):
+    monkeypatch.setattr(lowering, "SHARED_FROM", 2**13)
     assert _num_parallel_regions_inside_of_loops() == 0
 
 
 @pytest.mark.xfail(strict=True, reason="torch opens parallel regions inside of loops: threads_outside is needed")
 def test_canary_threads_outside(monkeypatch):
     monkeypatch.setenv("FUNCEBM_TORCH_PATCHES", "none")
+    monkeypatch.setattr(lowering, "SHARED_FROM", 2**13)
     assert _num_parallel_regions_inside_of_loops() == 0
 
 

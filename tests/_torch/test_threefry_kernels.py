@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(native.why_not("c") is not None, reason="no C co
 WORDS, NORMAL32, NORMAL64 = KINDS = threefry.WORDS, threefry.NORMAL32, threefry.NORMAL64
 DTYPES = {WORDS: torch.int32, NORMAL32: torch.float32, NORMAL64: torch.float64}
 TOLERANCES = {NORMAL32: 3e-7, NORMAL64: 2e-15}
-TILE, SHARE = 256, 1 << 14  # of the C source: lanes worked on together, blocks for one more thread
+TILE, SHARE = 256, 1 << 18  # of the C source: lanes worked on together, blocks for one more thread
 
 
 @pytest.fixture

@@ -243,7 +243,9 @@ class Writer:
         pointers = ", ".join(f"(char*){self.base[buffer.block]}" for buffer in buffers)
         index = len(self.operators)
         self.operators.append((step.name, args, outs))
-        self.write(f"{{ char* p_[] = {{{pointers}}}; if (operate({index}, p_)) return 1; }}")
+        self.write(
+            f"{{ char* p_[] = {{{pointers}}}; const Threads shared(INT64_MAX); if (operate({index}, p_)) return 1; }}"
+        )
 
     # -- loops ---------------------------------------------------------------------------------------------------
 

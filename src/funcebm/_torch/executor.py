@@ -26,6 +26,8 @@ def executor_of(body: Body, fake_mode: Any, *, is_dynamic: bool) -> Callable[...
     """A function with the interface of :class:`~funcebm._torch.programs.Program`."""
     graph = _Graph(body.graph, fake_mode)
     run = cuda_graphs.replayed(graph.run) if _is_replayable(body.graph) else graph.run
+    if (device := _common_device(body.graph)) is not None:
+        run = _with_numbers_on(device, run, results_of(body.graph))
     if not is_dynamic:
         return lambda inputs: list(run(*inputs))
     loop = next(node for node in body.graph.nodes if node.target is scan_loop)
@@ -37,6 +39,45 @@ def executor_of(body: Body, fake_mode: Any, *, is_dynamic: bool) -> Callable[...
         return [*last, *(leaf[every - 1 :: every] if is_kept else leaf[-1:] for leaf in stacked)]
 
     return run_scan
+
+
+def _common_device(graph: torch.fx.Graph) -> torch.device | None:
+    """The one device on which all that is more than a number is; None where that is a CPU, or not one."""
+    values = [node.meta.get("val") for node in graph.nodes]
+    devices = {value.device for value in values if isinstance(value, Tensor) and value.dim()}
+    return next(iter(devices)) if len(devices) == 1 and "cpu" not in {device.type for device in devices} else None
+
+
+def _with_numbers_on(
+    device: torch.device, run: Callable[..., Any], results: list[torch.fx.Node]
+) -> Callable[..., list[Tensor]]:
+    """``run``, whose inputs that are numbers of the host (a learning rate, a step size) go to the device together.
+
+    A kernel that reads them there can be recorded, and read others when it is replayed.
+    """
+    places = [node.meta["val"].device for node in results]
+
+    def call(*inputs: Tensor) -> list[Tensor]:
+        if device.type == "cuda" and torch.cuda.is_current_stream_capturing():  # nothing may come from the host
+            return list(run(*inputs))
+        outs = run(*_moved_numbers(inputs, device))
+        return [out if out.device == place else out.to(place) for out, place in zip(outs, places, strict=True)]
+
+    return call
+
+
+def _moved_numbers(inputs: tuple[Tensor, ...], device: torch.device) -> list[Tensor]:
+    """The inputs; those of a CPU without an axis on the device, by one copy for each dtype."""
+    moved = list(inputs)
+    of_dtype: dict[torch.dtype, list[int]] = {}
+    for index, value in enumerate(inputs):
+        if value.dim() == 0 and value.device.type == "cpu":
+            of_dtype.setdefault(value.dtype, []).append(index)
+    for indices in of_dtype.values():
+        together = torch.stack([inputs[index] for index in indices]).to(device, non_blocking=True)
+        for index, value in zip(indices, together.unbind(), strict=True):
+            moved[index] = value
+    return moved
 
 
 def _is_replayable(graph: torch.fx.Graph) -> bool:

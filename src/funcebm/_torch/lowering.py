@@ -23,7 +23,7 @@ from .graphs import results_of
 from .layout import Buffer, Call, contiguous_strides
 from .recorder import Recorder
 
-__all__ = ["isa", "lower", "prepared"]
+__all__ = ["SHARED_FROM", "isa", "lower", "prepared"]
 
 aten = torch.ops.aten
 
@@ -174,6 +174,9 @@ class _Names:
         return self._trace.operator(".".join(self._path), self._real)(*args, **kwargs)
 
 
+SHARED_FROM = (
+    2**22
+)  # steps of a loop from which on threads share it: a thread that waits for another process costs milliseconds
 _PACKET = (torch._ops.OpOverloadPacket, torch._ops._OpNamespace, torch._ops._Ops)
 
 
@@ -339,10 +342,11 @@ def _generate(
     from torch._inductor.virtualized import V
 
     isa()
+    num_threads = max(2, torch.get_num_threads())
     options = {
         "cpp_wrapper": False,
-        "cpp.min_chunk_size": 4096,  # a second thread for less costs more than it does
-        "cpp.threads": max(2, torch.get_num_threads()),
+        "cpp.min_chunk_size": SHARED_FROM // num_threads,
+        "cpp.threads": num_threads,
         "cpp.dynamic_threads": False,
         "cpp.vec_isa_ok": True,
         "cpp.descriptive_names": False,

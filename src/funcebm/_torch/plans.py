@@ -99,7 +99,7 @@ typedef int (*run_t)(char**, char**, const int64_t*, char*);
 static const run_t runs[] = {RUNS};
 extern "C" int funcebm_run(int entry, char** in, char** out, const int64_t* n, char* arena, char* error, int64_t room) {
     threads = n[3];
-    const int before = threads == 1 && mkl_threads ? mkl_threads(1) : -1;
+    const int before = mkl_threads ? mkl_threads(1) : -1;
     int status = 2;
     try { status = runs[entry](in, out, n, arena); }
     catch (const std::exception& e) { std::strncpy(error, e.what(), room - 1); }

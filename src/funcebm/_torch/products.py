@@ -17,12 +17,22 @@ typedef void (*dgemm_t)(const char*, const char*, const int*, const int*, const 
                         const double*, const int*, const double*, double*, const int*);
 static sgemm_t sgemm;
 static dgemm_t dgemm;
+// a thread that another process keeps waiting costs milliseconds: only what takes longer is shared
+struct Threads {
+    const bool is_shared;
+    explicit Threads(int64_t work) : is_shared(threads > 1 && mkl_threads && work >= (int64_t(1) << 27)) {
+        if (is_shared) mkl_threads(threads);
+    }
+    ~Threads() { if (is_shared) mkl_threads(1); }
+};
 static inline void gemm(const char* ta, const char* tb, int m, int n, int k, float alpha, const float* a, int lda, const float* b,
                         int ldb, float beta, float* c, int ldc) {
+    const Threads shared(int64_t(m) * n * k);
     sgemm(ta, tb, &m, &n, &k, &alpha, a, &lda, b, &ldb, &beta, c, &ldc);
 }
 static inline void gemm(const char* ta, const char* tb, int m, int n, int k, double alpha, const double* a, int lda,
                         const double* b, int ldb, double beta, double* c, int ldc) {
+    const Threads shared(int64_t(m) * n * k);
     dgemm(ta, tb, &m, &n, &k, &alpha, a, &lda, b, &ldb, &beta, c, &ldc);
 }
 template <typename T>

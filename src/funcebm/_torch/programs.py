@@ -17,15 +17,14 @@ from typing import Any, Iterator
 import torch
 from torch import Tensor
 
-from . import headers, native, segments, threefry_kernels
+from . import headers, lowering, native, segments, threefry_kernels
 from .graphs import described
 from .layout import Buffer
-from .lowering import isa
 from .plans import INCLUDE, Part, Plan, make_plan
 
 __all__ = ["Program", "clear", "digest", "one_thread", "program_of", "why_not"]
 
-_FORMAT = 5  # of what is kept on disk
+_FORMAT = 6  # of what is kept on disk
 _KEPT = 256  # programs
 _ROOM = 2048  # bytes, for the text of an error
 
@@ -167,7 +166,7 @@ def _blas() -> dict[str, int]:
 @functools.cache
 def _flags() -> tuple[str, ...]:
     """How kernels are compiled: as inductor does it, but for debug information."""
-    instructions = isa()
+    instructions = lowering.isa()
     root = os.path.dirname(torch.__file__)
     folder = os.path.join(root, "lib")
     macros = instructions.build_macro() if hasattr(instructions, "build_macro") else []
@@ -201,7 +200,7 @@ def _flags() -> tuple[str, ...]:
 
 def digest(parts: list[Part]) -> str:
     """What tells recorded functions apart; equal ones share machine code, in memory and on disk."""
-    text = [str(_FORMAT), torch.__version__, str(torch.__file__), native.processor()]
+    text = [str(_FORMAT), str(lowering.SHARED_FROM), torch.__version__, str(torch.__file__), native.processor()]
     for part in parts:
         text.append(f"is_dynamic {part.is_dynamic}")
         text += described(part.body.graph.nodes, {})

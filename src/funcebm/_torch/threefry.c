@@ -25,7 +25,7 @@
 
 #define TILE 256            /* lanes of a tile: all its arrays fit into the first-level cache */
 #define LANES 16            /* loops run over a multiple of it, so that no scalar remainder is left */
-#define SHARE (1 << 14)     /* blocks that make one more thread worth its while */
+#define SHARE (1 << 18)     /* blocks that take longer than a thread may wait for another process */
 #define SHORT 16            /* an axis shorter than it is no good as the inner one */
 
 #if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__aarch64__)

@@ -32,7 +32,8 @@ def run_all(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     others = [_workers().submit(work) for _ in range(num_workers - 1)]
     try:
         work()
-    finally:
+    finally:  # a thread that found no processor until now is not waited for: there is nothing left to do
+        others = [other for other in others if not other.cancel()]
         concurrent.futures.wait(others)
     for other in others:
         other.result()

@@ -97,7 +97,7 @@ def _of_pickle(*fields: Any) -> Samples:
     return _copies.with_place(Samples(*fields))
 
 
-_THREADS_FROM = 2**15  # numbers that a chunk computes; for fewer a thread would not be worth its start
+_THREADS_FROM = 2**18  # numbers that a chunk computes; for fewer a thread is not worth its start
 
 
 def collect_position(state: Any, info: Any) -> Position:
