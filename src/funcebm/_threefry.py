@@ -118,24 +118,24 @@ def plain_blocks(key: Tensor, counter: Tensor, domain: int, kind: int) -> Tensor
     """The operator as plain tensor operations: keys ``(K, 2)``, counters ``(R, m)``, ``R`` 1 or ``K``, to ``(K, 2, m)``."""
     high = torch.full((), domain, dtype=torch.int32, device=key.device)
     num_keys, num_counters = key.shape[0], counter.shape[1]
-    if _has_planes(num_counters, kind) and num_keys > 1:
+    if _has_planes(num_counters) and num_keys > 1:
         return _grid_over_keys(key[:, 0], key[:, 1], counter.t(), high, kind).permute(2, 0, 1)
     return _grid_over_counters(key[:, :1], key[:, 1:], counter, high, kind)
 
 
-def _has_planes(num_counters: int, kind: int) -> bool:
+def _has_planes(num_counters: int) -> bool:
     """Whether the result lies in memory as ``(2, m, K)``.
 
     ``K`` has no say in it: the strides of a run's noise, and its rounding, must not depend on how the run is cut.
     """
-    return kind == WORDS or num_counters < _VECTOR
+    return num_counters < _VECTOR
 
 
 def _like(key: Tensor, counter: Tensor, kind: int) -> Tensor:
     """Memory for the result."""
     dtype = (torch.int32, torch.float32, torch.float64)[kind]
     num_keys, num_counters = key.shape[0], counter.shape[1]
-    if _has_planes(num_counters, kind) and num_keys > 1:
+    if _has_planes(num_counters) and num_keys > 1:
         return torch.empty(2, num_counters, num_keys, dtype=dtype, device=key.device).permute(2, 0, 1)
     return torch.empty(num_keys, 2, num_counters, dtype=dtype, device=key.device)
 

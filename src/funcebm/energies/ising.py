@@ -136,4 +136,5 @@ def ising_torus(shape: Sequence[int]) -> DiscreteEnergy:
         edges=edges,
         blocks=graphs.checkerboard(shape) if is_even else graphs.colouring(edges, math.prod(shape), shape),
         log_normalizer=log_normalizer if len(shape) == 2 else None,
+        torus=shape,
     )

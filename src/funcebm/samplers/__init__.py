@@ -14,6 +14,7 @@ from .gibbs import gibbs
 from .gibbs_with_gradients import gibbs_with_gradients
 from .hmc import hmc
 from .independence import independence
+from .ising_gibbs import ising_gibbs
 from .langevin import langevin
 from .locally_balanced import locally_balanced
 from .mala import mala
@@ -56,6 +57,7 @@ __all__ = [
     "gradient_descent",
     "hmc",
     "independence",
+    "ising_gibbs",
     "langevin",
     "locally_balanced",
     "mala",
