@@ -213,6 +213,7 @@ def _warm_up(
     if not loops.is_compiling():
         _checks.outermost(jit, (key, params, positions))
         params = _checks.no_graph(params, jit)
+        positions = _checks.no_graph(positions, jit, "positions")
         checks.same_device(params=params, positions=positions)
     if sampler.unconstrained is not None:
         free = sampler.unconstrained._replace(tuning=sampler.tuning)

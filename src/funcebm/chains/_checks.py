@@ -181,8 +181,8 @@ def _is_nonzero(gradient: Tree) -> bool:
 _warned: set[str] = set()
 
 
-def no_graph(params: Any, jit: bool) -> Any:
-    """Params of an eager run: those of a module are detached, and who keeps a graph is told, once."""
+def no_graph(params: Any, jit: bool, name: str = "params") -> Any:
+    """Params, or positions, of an eager run: those of a module are detached, and who keeps a graph is told, once."""
     leaves = [leaf for leaf in tree.leaves(params) if isinstance(leaf, Tensor) and checks.is_concrete(leaf)]
     if jit or not torch.is_grad_enabled() or not any(leaf.requires_grad for leaf in leaves):
         return params
@@ -190,8 +190,10 @@ def no_graph(params: Any, jit: bool) -> Any:
     what = (
         "are detached here" if are_of_modules else "make an eager run keep the graph of all its steps, and its memory"
     )
-    if what not in _warned:
-        _warned.add(what)
-        fix = "Detach them: funcebm.tree.map(lambda leaf: leaf.detach(), params); torch.func.grad differentiates a run."
-        warnings.warn(f"params that require grad {what}. {fix}", UserWarning, stacklevel=3)
+    if name + what not in _warned:
+        _warned.add(name + what)
+        fix = (
+            f"Detach them: funcebm.tree.map(lambda leaf: leaf.detach(), {name}); torch.func.grad differentiates a run."
+        )
+        warnings.warn(f"{name} that require grad {what}. {fix}", UserWarning, stacklevel=3)
     return tree.map(lambda leaf: leaf.detach(), params) if are_of_modules else params

@@ -134,6 +134,7 @@ def sample(
         if not loops.is_compiling():  # the checks are for a person, the compiler cannot follow their messages
             _checks.outermost(jit, (key, params, positions, () if callable(tuning) else tuning))
             params = _checks.no_graph(params, jit)
+            positions = _checks.no_graph(positions, jit, "positions")
             checks.same_device(params=params, positions=positions)
             if tuning is not sampler.tuning:
                 like = positions if sampler.bijection is None else vmap(sampler.bijection.inverse)(positions)
@@ -191,6 +192,8 @@ def resume(samples: Samples, *, num_samples: int, sampler: Sampler | None = None
     torch.Size([3, 2, 2])
     """
     checks.positive_int("num_samples", num_samples)
+    fix = "Pass all that funcebm.sample, funcebm.resume or funcebm.load returned."
+    checks.require(isinstance(samples, Samples), "resume takes Samples", type(samples).__name__, fix, TypeError)
     if not isinstance(samples.run, Run):
         fix = (
             "Call funcebm.sample outside of vmap, grad and jit, and resume what it returns; keep runs by funcebm.save."
