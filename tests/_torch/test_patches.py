@@ -123,6 +123,30 @@ def test_canary_one_dtype_handler():
     assert _is_set_up_once()
 
 
+def _num_searches(monkeypatch) -> int:
+    """How often a simpler form of an index without divisions is searched for."""
+    import sympy
+    from torch._inductor import sizevars
+
+    found = []
+    x, y = sympy.symbols("x0 x1", integer=True)
+    simplify = sizevars.simplify_index_in_vec_range
+    monkeypatch.setattr(sympy, "simplify", lambda index: found.append(index) or index)
+    getattr(simplify, "cache_clear", getattr(simplify, "__wrapped__", simplify).cache_clear)()
+    assert simplify(64 * x + y, y, 16) == 64 * x + y
+    return len(found)
+
+
+def test_plain_indices_are_left_alone(monkeypatch):
+    with patches.applied():
+        assert _num_searches(monkeypatch) == 0
+
+
+@pytest.mark.xfail(strict=True, reason="torch searches a simpler form of every index: plain_indices is needed")
+def test_canary_plain_indices(monkeypatch):
+    assert _num_searches(monkeypatch) == 0
+
+
 @pytest.mark.parametrize("sizes", [(64, 64), (1, 100, 3), (1000,) * 5])
 def test_places_of_an_arena_do_not_overlap(sizes):
     arena = layout.Arena()

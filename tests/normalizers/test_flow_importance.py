@@ -10,7 +10,7 @@ import torch
 import funcebm as ebm
 from funcebm import flows, losses, normalizers, random, samplers, solvers, training, tree
 
-from ..laws import assert_covariance, assert_mean
+from ..laws import assert_covariance, assert_mean, assert_uniform
 
 FLOW = flows.flow(lambda params, t, x: params["a"] * torch.sin(x + t) + params["b"], solvers.heun(), 3)
 FLOW_PARAMS = {"a": torch.tensor(0.4).double(), "b": torch.tensor(0.3).double()}
@@ -139,6 +139,50 @@ def test_adjoint_matching_finds_the_control_of_a_gaussian():
     assert float(result.effective_sample_size) > 0.98 * 3000
 
 
+def _replaying(buffer_size, num_replayed=512):
+    energy = lambda params, x: ((x - 2) ** 2).sum()  # noqa: E731
+    return losses.adjoint_matching(
+        energy,
+        lambda params, t, x: params * t - x,
+        num_steps=4,
+        num_bridges=3,
+        clip=1.5,
+        buffer_size=buffer_size,
+        num_replayed=num_replayed,
+    )
+
+
+def test_a_replay_buffer_that_holds_one_batch_changes_nothing():
+    batch, params = torch.zeros(5, 2).double(), torch.tensor(0.3).double()
+    plain, replayed = _replaying(None), _replaying(5, 5)
+    noise = plain.draw(random.key(0), batch)
+    for place in (0, 3):
+        memory = replayed.init(random.key(1), params, batch)._replace(place=torch.tensor(place))
+        slots = (place + torch.arange(5)) % 5
+        value, aux = replayed.value(params, memory, batch, noise._replace(slots=slots))
+        torch.testing.assert_close(value, plain.value(params, (), batch, noise)[0], rtol=0, atol=0)
+        assert int(aux.memory.place) == place
+
+
+def test_new_ends_go_over_the_oldest_ones():
+    batch, params = torch.zeros(3, 2).double(), torch.tensor(0.3).double()
+    loss = _replaying(7, 4)
+    memory = loss.init(random.key(1), params, batch)
+    assert memory.ends.shape == memory.slopes.shape == (7, 2) and int(memory.place) == 0
+    slopes = 2 * (memory.ends - 2)
+    clipped = slopes * (1.5 / slopes.norm(dim=1, keepdim=True)).clamp(max=1)
+    torch.testing.assert_close(memory.slopes, clipped)
+    age = torch.full((7,), -1)
+    for step in range(4):
+        _, aux = loss(random.key(step), params, batch, memory)
+        changed = (aux.memory.ends != memory.ends).any(1)
+        assert int(changed.sum()) == 3 and bool((age[changed] <= age[~changed].max()).all())
+        age[changed], memory = step, aux.memory
+    assert int(memory.place) == 12 % 7
+    slots = torch.cat([loss.draw(random.key(i), batch).slots for i in range(100)])
+    assert_uniform(torch.bincount(slots, minlength=7))
+
+
 @pytest.mark.slow
 def test_training_raises_the_effective_sample_size():
     """Adjoint matching and the log variance of escorted annealing, each from a control that does nothing."""
@@ -246,5 +290,7 @@ def test_bad_input():
         normalizers.pareto_khat(torch.zeros(5))
     with pytest.raises(ValueError, match="objective must be"):
         losses.annealed_control(energy, energy, lambda p, t, x: x, "kl")
+    with pytest.raises(ValueError, match="buffer_size must be at least the batch size"):
+        _replaying(2).init(random.key(0), torch.tensor(0.0), torch.zeros(3, 2))
     with pytest.raises(ValueError, match="clip must be positive"):
         losses.adjoint_matching(energy, lambda p, t, x: x, clip=-1.0)

@@ -19,10 +19,12 @@ __all__ = ["unet"]
 
 def _group_norm(params: Layer, x: Tensor, num_groups: int) -> Tensor:
     """Groups of planes of one image of mean 0 and variance 1, then scaled and shifted."""
-    grouped = x.reshape(num_groups, -1)
-    centred = grouped - grouped.mean(1, keepdim=True)
-    unit = (centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + 1e-5)).reshape(x.shape)
-    return unit * params["weight"][:, None, None] + params["bias"][:, None, None]
+    # planes keep their shape: a compiler writes plain loops
+    grouped = x.reshape(num_groups, -1, *x.shape[1:])
+    centred = grouped - grouped.mean((1, 2, 3), keepdim=True)
+    unit = centred * torch.rsqrt(centred.square().mean((1, 2, 3), keepdim=True) + 1e-5)
+    weight, bias = (params[name].reshape(num_groups, -1, 1, 1) for name in ("weight", "bias"))
+    return (unit * weight + bias).reshape(x.shape)
 
 
 def _norm(channels: int, like: Tensor) -> Layer:
