@@ -8,9 +8,12 @@ Reference: Vehtari, Gelman, Simpson, Carpenter and Bürkner (2021), Bayesian Ana
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from ..checks import require
 from ..types import Tree
 from .draws import check_probability, each_leaf, halves, means_and_deviations, ordered, quantile, scores, variance
 
@@ -19,7 +22,7 @@ __all__ = ["ess", "ess_bulk", "ess_quantile", "ess_tail"]
 _CHUNK = 1 << 24  # numbers in one Fourier transform
 
 
-def ess(draws: Tree) -> Tree:
+def ess(draws: Tree, *, method: str = "initial_sequence") -> Tree:
     r"""The effective sample size for the mean: the number of independent draws with the same standard error.
 
     .. math:: \mathrm{ESS} = \frac{m n}{\hat\tau}, \qquad \hat\tau = -1 + 2 \sum_{k=0}^{K-1} \hat P_k + \hat\rho_{2K},
@@ -32,23 +35,35 @@ def ess(draws: Tree) -> Tree:
     monotone sequence). :math:`\hat\tau` is at least :math:`1/\log_{10}(mn)`. The numbers are those of ArviZ
     (``az.ess(method="mean")``), except that "constant" means exactly constant, whatever the scale.
 
+    The sequence supposes a reversible chain, for which the pairs are positive and decrease. A chain with a persistent
+    momentum (:func:`~funcebm.samplers.ghmc`, ``mclmc``, ``underdamped_langevin``) is none, and its correlations swing: the sum
+    then ends too early or counts a swing as noise. ``method="batch_means"`` supposes nothing of the kind,
+
+    .. math:: \mathrm{ESS} = \frac{m n \, s^2}{b \operatorname{var}(\bar y_k)},
+
+    with the means :math:`\bar y_k` of all batches of :math:`b = \lfloor \sqrt n \rfloor` draws of :math:`m` chains. It is noisier
+    and right where :math:`b` is some times longer than the correlations.
+
     Args:
         draws: a tree of ``(C, N, *event)`` with ``N >= 4``.
+        method: ``"initial_sequence"`` or ``"batch_means"``.
 
     Returns:
         A tree of ``(*event,)`` in float64; a coordinate that never changes gives the number of draws.
 
     Raises:
-        ValueError, TypeError: as :func:`~funcebm.diagnostics.rhat`.
+        ValueError, TypeError: another method; else as :func:`~funcebm.diagnostics.rhat`.
 
-    Reference: Geyer (1992), Statistical Science 7(4):473-483, section 3.3; Vehtari et al. (2021), section 3.2.
+    Reference: Geyer (1992), Statistical Science 7(4):473-483, section 3.3; Vehtari et al. (2021), section 3.2; batch means of
+    several chains: Gupta and Vats (2020), arXiv:2007.04229.
 
     >>> from funcebm import random
     >>> draws = random.normal(random.key(0), (4, 1000))
     >>> 3000 < float(ess(draws)) < 5000
     True
     """
-    return each_leaf(lambda block: ess_of(halves(block)), draws)
+    by_batches = is_batch_means(method)
+    return each_leaf(lambda block: ess_by_batches(block) if by_batches else ess_of(halves(block)), draws)
 
 
 def ess_bulk(draws: Tree) -> Tree:
@@ -142,6 +157,24 @@ def ess_outside(draws: Tensor, values: Tensor, probs: tuple[float, float]) -> Te
     """The least effective sample size of two quantiles, of draws ``(C, N, d)`` that are sorted in ``(d, C N)``."""
     low, high = (ess_below(draws, quantile(values, prob)) for prob in probs)
     return torch.minimum(low, high)
+
+
+def is_batch_means(method: str) -> bool:
+    """Which of the two methods a name means."""
+    right, fix = method in ("initial_sequence", "batch_means"), 'Write "initial_sequence" or "batch_means".'
+    require(right, "method must be one of two", method, fix)
+    return method == "batch_means"
+
+
+def ess_by_batches(chains: Tensor) -> Tensor:
+    """The effective sample size of chains ``(m, n, *event)`` by means of batches."""
+    num_chains, num = chains.shape[:2]
+    size = math.isqrt(num)
+    batches = chains[:, num % size :].unflatten(1, (num // size, size))
+    between = size * variance(batches.mean(2).flatten(0, 1))
+    total = variance(chains.flatten(0, 1))
+    count = torch.full_like(total, num_chains * num)
+    return torch.where(total == 0, count, count * total / between)
 
 
 def ess_of(chains: Tensor) -> Tensor:

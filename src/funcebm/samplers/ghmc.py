@@ -77,7 +77,8 @@ def ghmc(
     :math:`u \leftarrow u\, e^{H(x', p') - H(x, p)}`. Where it rejects, :math:`p \leftarrow -p`. The law :math:`e^{-E/T}` is
     invariant, with a normal momentum and a uniform slice independent of it. Small ``alpha`` makes the chain go on where it
     was going, at one gradient a step; a rejection turns it around, and the slow slice bunches rejections together, so that
-    there are long stretches without. ``alpha = 1`` is HMC.
+    there are long stretches without. ``alpha = 1`` is HMC. The chain is not reversible: take the error bars of its averages from
+    ``diagnostics.mcse_mean(draws, method="batch_means")``; the usual ones are off by a third for small ``alpha``.
 
     The first step of a chain draws momentum and slice anew. With a step size of 0 the state stays exactly as it is.
 
