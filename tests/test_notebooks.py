@@ -52,6 +52,6 @@ def test_is_committed_with_its_outputs(notebook):
     outputs = [output for cell in code for output in cell.outputs]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))  # run from the top, once
     assert not any(output.output_type == "error" or output.get("name") == "stderr" for output in outputs)
-    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert any({"image/png", "image/svg+xml"} & set(output.get("data", {})) for output in outputs)
     text = "".join(output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs)
     assert not re.search(r"/(home|root|tmp|work|Users)/|[A-Z]:\\", text)  # no paths of a machine

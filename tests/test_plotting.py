@@ -206,3 +206,32 @@ def test_without_matplotlib_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"pip install 'funcebm\[notebooks\]'"):
         plotting.traces(torch.zeros(3, 4))
+
+
+def test_one_style_for_notebooks():
+    import matplotlib
+
+    with matplotlib.rc_context():
+        plotting.style()
+        assert matplotlib.rcParams["axes.prop_cycle"].by_key()["color"][0] == plotting.COLOURS[0]
+        assert not matplotlib.rcParams["axes.spines.top"]
+    with pytest.raises(ValueError, match=r'form must be a kind of picture. Got .*jpg.*Write "svg"'):
+        plotting.style("jpg")
+
+
+def test_lines_of_a_calibration_stay_in_the_band_or_leave_it():
+    from funcebm import diagnostics
+
+    for shift, is_inside in ((0.0, True), (0.6, False)):
+        posterior = lambda key, y: y / 2 + shift + 0.5**0.5 * random.normal(key, (19,))  # noqa: B023, E731
+        simulate = lambda key, mean: mean + random.normal(key)  # noqa: E731
+        found = diagnostics.simulation_based_calibration(
+            random.key(0), random.normal, simulate, posterior, num_simulations=200
+        )
+        ax = plotting.calibration(found)
+        height = ax.lines[0].get_ydata()
+        width = ax.patches[0].get_bbox().y1
+        assert (abs(height).max() < width) == is_inside
+        assert shift == 0 or height.max() > width  # draws that are too high: it arches up
+    with pytest.raises(ValueError, match="level must be between 0 and 1"):
+        plotting.calibration(found, level=1.5)
