@@ -87,6 +87,43 @@ def test_several_leaves_and_bad_input():
         samplers.mixed_hmc(together, spaces.spins(2))
 
 
+def _draws(num_chains=5, num_samples=6, params=torch.tensor(0.8), **options):
+    sampler = samplers.mixed_hmc(energy, SPACE, step_size=0.4, num_visits=2, num_leapfrog=2)
+    start = _exact(num_chains, random.key(1)) if num_chains == 5 else _first(_exact(5, random.key(1)), num_chains)
+    return ebm.sample(random.key(3), sampler, params, start, num_samples=num_samples, jit=False, **options)
+
+
+def _first(value, count):
+    return tree.map(lambda leaf: leaf[:count], value)
+
+
+def _equal(one, other):
+    return all(torch.equal(a, b) for a, b in zip(tree.leaves(one), tree.leaves(other), strict=True))
+
+
+def test_chains_do_not_depend_on_chunks_cuts_or_their_number():
+    whole = _draws()
+    assert _equal(whole.draws, _draws(chunk_size=1).draws) and _equal(whole.draws, _draws(chunk_size=4).draws)
+    cut = _draws(num_samples=2)
+    rest = ebm.resume(cut, num_samples=4)
+    assert _equal(whole.draws, tree.map(lambda a, b: torch.cat([a, b], 1), cut.draws, rest.draws))
+    assert torch.equal(whole.draws["z"][:2], _draws(num_chains=2).draws["z"])
+    torch.testing.assert_close(whole.draws["x"][:2], _draws(num_chains=2).draws["x"])
+
+
+def test_couplings_and_temperatures_map():
+    tuning = samplers.mixed_hmc(energy, SPACE, step_size=0.4).tuning
+
+    def draws(coupling, temperature):
+        return _draws(params=coupling, tuning=tuning._replace(temperature=temperature)).draws
+
+    couplings, temperatures = torch.tensor([0.2, 0.8, 1.5]), torch.tensor([1.0, 2.0, 0.5])
+    mapped = torch.func.vmap(draws)(couplings, temperatures)
+    each = tree.stack([draws(*pair) for pair in zip(couplings, temperatures, strict=True)])
+    assert torch.equal(mapped["z"], each["z"])
+    torch.testing.assert_close(mapped["x"], each["x"])
+
+
 @pytest.mark.compiled
 def test_compiled_draws_are_eager_ones():
     sampler = samplers.mixed_hmc(energy, SPACE, step_size=0.4, num_visits=2, num_leapfrog=2)
