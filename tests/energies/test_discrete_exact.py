@@ -191,6 +191,17 @@ def test_all_sums_of_an_rbm_are_the_known_number():
     assert abs(machine.log_normalizer(params).item() - 7.794823383489) < 1e-11
 
 
+def test_a_large_rbm_is_made_and_says_that_it_cannot_be_summed():
+    machine = energies.rbm(784, 500)
+    params = machine.init(random.key(0))
+    assert torch.isfinite(machine(params, torch.zeros(784)))
+    with pytest.raises(ValueError, match=r"funcebm\.normalizers"):
+        machine.log_normalizer(params)
+    deep = energies.deep_boltzmann((40, 90, 50))
+    with pytest.raises(ValueError, match=r"funcebm\.normalizers"):
+        deep.log_normalizer(deep.init(random.key(0)))
+
+
 def test_a_gaussian_rbm_has_the_known_normalizer():
     machine = energies.rbm(1, 2, visible="gaussian")
     weight = torch.tensor([[1.1, -0.4]], dtype=torch.float64)

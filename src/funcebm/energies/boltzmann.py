@@ -82,7 +82,7 @@ class DeepBoltzmann(Protocol):
         space: bits.
         edges: between neighbouring layers, ``(M, 2)``.
         blocks: of two colours, the layers with even and with odd numbers.
-        log_normalizer: ``params -> ()``, over the smaller colour, in chunks.
+        log_normalizer: ``params -> ()``, over the smaller colour, in chunks; an error where that is too large for it.
         sample: None.
     """
 
@@ -181,6 +181,10 @@ def deep_boltzmann(widths: Sequence[int]) -> DeepBoltzmann:
         return own - torch.where(is_kept.to(x.device), 0.0, softplus(logits)).sum()
 
     chunk_size = max(1, 2**21 // total)
+
+    def log_normalizer(params: Params) -> Tensor:
+        return enumerated(summed, spaces.binary(len(places)), chunk_size=chunk_size)(params)
+
     return carrying(
         energy,
         params=make_params,
@@ -190,5 +194,5 @@ def deep_boltzmann(widths: Sequence[int]) -> DeepBoltzmann:
         space=spaces.binary(total),
         edges=edges,
         blocks=blocks,
-        log_normalizer=enumerated(summed, spaces.binary(len(places)), chunk_size=chunk_size),
+        log_normalizer=log_normalizer,
     )

@@ -42,7 +42,7 @@ class RBM(Protocol):
         space: of the visible units. ``joint_space``: of all units.
         edges: between the layers, ``(M, 2)``.
         blocks: of all units, for block Gibbs.
-        log_normalizer: ``params -> ()``, over the smaller layer, in chunks.
+        log_normalizer: ``params -> ()``, over the smaller layer, in chunks; an error for layers that are too large for it.
         sample: ``(key, params, num) -> (num, V)``, exact draws of visible units, for a layer of at most 24 units.
     """
 
@@ -191,6 +191,9 @@ def rbm(num_visible: int, num_hidden: int, *, visible: str = "bernoulli") -> RBM
     if not over_hidden:
         summed = (free_energy, spaces.binary(num_visible))
 
+    def log_normalizer(params: Params) -> Tensor:
+        return enumerated(*summed, chunk_size=chunk_size)(params)  # an error here for large layers, and not before
+
     def sample(key: Key, params: Params, num: int) -> Tensor:
         key_layer, key_visible = random.split(key)
         drawn = enumerated_sample(*summed, chunk_size=chunk_size)(key_layer, params, num)
@@ -223,6 +226,6 @@ def rbm(num_visible: int, num_hidden: int, *, visible: str = "bernoulli") -> RBM
         joint_space=mixed if is_gaussian else spaces.binary(units),
         edges=graphs.layers(widths),
         blocks=torch.stack([is_visible, ~is_visible]),
-        log_normalizer=enumerated(*summed, chunk_size=chunk_size),
+        log_normalizer=log_normalizer,
         sample=sample,
     )
