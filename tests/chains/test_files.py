@@ -86,6 +86,21 @@ def test_checkpoints_change_nothing_and_go_on(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["mala", "hmc_dense", "nuts", "constrained", "cycle"])
+def test_a_warm_up_from_a_file_is_the_same(name, tmp_path):
+    path, sampler = tmp_path / "warm.safetensors", SAMPLERS[name]()
+    warm = ebm.warm_up(KEY, sampler, PARAMS, torch.ones(3, 2), num_steps=20, jit=False)
+    ebm.save(warm, path)
+    again = ebm.load(path, SAMPLERS[name]())
+    _equal(again, warm)
+    assert str(again.report) == str(warm.report)
+    run = lambda found: _run(sampler, 2, starts=found.positions, tuning=found.tuning).draws  # noqa: E731
+    _equal(run(again), run(warm))
+    if name == "nuts":
+        with pytest.raises(ValueError, match="tuning must be a tree of the same structure"):
+            ebm.load(path, samplers.cycle(sampler, sampler))
+
+
 def test_copies_and_pickles_hold_numbers_and_no_functions():
 
     sampler = SAMPLERS["mala"]()

@@ -10,6 +10,7 @@ from typing import Any, Callable
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from .. import _files, checks, tree
 from ..types import Sampler, Tree
@@ -24,13 +25,13 @@ _WHO = "funcebm.save and funcebm.load"
 _NUMBERS = ("num_steps", "thin", "jit", "progress", "chunk_size", "num_burn_in")
 
 
-def save(samples: Samples, path: str | os.PathLike[str]) -> None:
-    """Writes a run to a file: its draws, its info, and all that :func:`resume` needs but functions.
+def save(samples: Samples | Any, path: str | os.PathLike[str]) -> None:
+    """Writes a run to a file: its draws, its info, and all that :func:`resume` needs but functions. Or what a warm-up found.
 
     The file is written beside ``path`` and then renamed: whatever happens, ``path`` is either the old file or the new one.
 
     Args:
-        samples: what ``sample`` or ``resume`` returned, also where Ctrl-C ended it.
+        samples: what ``sample``, ``resume`` or ``warm_up`` returned, also where Ctrl-C ended it.
         path: where to; the directory must exist.
 
     Returns:
@@ -51,7 +52,12 @@ def save(samples: Samples, path: str | os.PathLike[str]) -> None:
     True
     """
     _files.need_safetensors(_WHO)
-    fix = "Pass all that funcebm.sample or funcebm.resume returned."
+    if _is_warm_up(samples):
+        _files.check_path(Path(path), "a saved warm-up")
+        found: dict[str, Tensor] = {}
+        _write(path, {"format": _FORMAT, "warm_up": _described(samples, "warm_up", found)}, found)
+        return
+    fix = "Pass all that funcebm.sample, funcebm.resume or funcebm.warm_up returned."
     checks.require(isinstance(samples, Samples), "save takes Samples", type(samples).__name__, fix, TypeError)
     run = samples.run
     if not isinstance(run, Run) or run.place.mesh.size > 1:
@@ -66,6 +72,14 @@ def save(samples: Samples, path: str | os.PathLike[str]) -> None:
     header |= {"format": _FORMAT, "trees": {name: _described(value, name, tensors) for name, value in parts.items()}}
     header |= {"is_complete": bool(samples.is_complete), "has_schedule": callable(run.tuning)}
     header |= {"has_reduce": run.reducer is not None, "has_collect": not _is_default(run.collect)}
+    _write(path, header, tensors)
+
+
+def _is_warm_up(value: Any) -> bool:
+    return type(value).__module__ == "funcebm.adaptation.warm_up" and hasattr(value, "report")
+
+
+def _write(path: str | os.PathLike[str], header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     header["torch_dtype"] = str(torch.get_default_dtype())
     kept = {name: leaf.detach().cpu().contiguous().clone() for name, leaf in tensors.items()}
     _files.write(Path(path), _HEADER, header, kept)
@@ -79,8 +93,10 @@ def load(
     collect: Callable[[Any, Any], Tree] | None = None,
     reduce: Reducer | dict[str, Reducer] | None = None,
     device: str | torch.device | None = None,
-) -> Samples:
+) -> Samples | Any:
     """Reads a run from a file of :func:`save`; ``funcebm.resume`` goes on with it, bit for bit as if it had not been cut.
+
+    From the file of a warm-up it gives the ``WarmUp`` again: ``positions``, ``tuning`` and ``report``.
 
     Args:
         path: where from.
@@ -91,11 +107,12 @@ def load(
         device: of all tensors; by default the CPU.
 
     Returns:
-        :class:`Samples`, with the draws that were saved.
+        :class:`Samples`, with the draws that were saved; or a ``WarmUp``.
 
     Raises:
         ImportError: without safetensors.
-        ValueError: a file that is damaged or of something else, or a function of that run that is missing here.
+        ValueError: a file that is damaged or of something else, a function of that run that is missing here, or a tuning of
+            another sampler.
         TypeError: something that is not a sampler.
 
     >>> import tempfile, torch, funcebm as ebm
@@ -110,13 +127,19 @@ def load(
     _checks.is_sampler(sampler)
     must = f"{os.fspath(path)} must be a file of funcebm.save"
     header, tensors = _files.read(path, _HEADER, _FORMAT, must, "training.load reads those of fit.")
+    if device is not None:
+        tensors = {name: leaf.to(device) for name, leaf in tensors.items()}
+    if "warm_up" in header:
+        warm = _restored(header["warm_up"], tensors)
+        starts = warm.positions if sampler.bijection is None else vmap(sampler.bijection.inverse)(warm.positions)
+        _checks.tuning(warm.tuning, sampler.tuning, tree.map(lambda leaf: leaf[0], starts))
+        return warm
     for name, given in (("schedule", tuning), ("collect", collect), ("reduce", reduce)):
         argument = "tuning" if name == "schedule" else name
         fix = f"Call load(path, sampler, {argument}=...) with that of the run."
         checks.require(
             header[f"has_{name}"] == (given is not None), f"{argument} must be given as to that run", given, fix
         )
-    tensors = {name: leaf.to(device) for name, leaf in tensors.items()} if device is not None else tensors
     parts = {name: _restored(shape, tensors) for name, shape in header["trees"].items()}
     reducer = reducers.combine(reduce) if isinstance(reduce, dict) else reduce
     num_chains = tree.batch_size(parts["state"])
