@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 import torch
@@ -109,6 +110,23 @@ def test_progress_shows_a_bar(capsys):
     pytest.importorskip("tqdm")
     train(pcd(), num_steps=4, progress=True)
     assert "training: 100%" in capsys.readouterr().err
+
+
+def test_chunks_of_an_eager_run_are_short_and_change_nothing():
+    loss, seen = losses.denoising_score_matching(cases.energy, 0.5), []
+    whole = train(loss, num_steps=60, chunk_size=60)
+
+    def draw(key, batch):
+        seen.append(1)
+        return loss.draw(key, batch)
+
+    def value(params, memory, batch, noise):
+        time.sleep(0.02)
+        return loss.value(params, memory, batch, noise)
+
+    result = train(Loss(loss.init, draw, value), num_steps=60)
+    assert_same(evolved(result), evolved(whole))
+    assert len(seen) > 4  # the noise of a chunk is drawn at once, in at least four chunks of a quarter of a second
 
 
 # -- divergence ---------------------------------------------------------------------------------------------------

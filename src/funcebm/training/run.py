@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, random, tree
-from .._chunks import advance, drive, largest, make_loop, sizes, until_interrupted
+from .._chunks import advance, drive, largest, make_loop, sizes, sizes_by_the_clock, until_interrupted
 from .._progress import postfix, progress_bar
 from ..distributed.agreement import check_equal, digest, failing_together, together
 from ..distributed.mesh import Mesh, single
@@ -327,8 +327,15 @@ def _cut(here: _Run, most: int) -> Iterator[int]:
     step, end, validation = here.step, here.step + here.options.num_steps, here.options.validation
     while step < end:
         part = end - step if validation is None else min(validation.every - step % validation.every, end - step)
-        yield from sizes(part, most)
+        yield from sizes_by_the_clock(part, most) if _is_by_clock(here) else sizes(part, most)
         step += part
+
+
+def _is_by_clock(here: _Run) -> bool:
+    """Whether a run is eager, nobody counts its chunks, and no rank waits for another."""
+    options = here.options
+    is_free = options.chunk_size is None and options.callback is None and options.mesh.size == 1
+    return is_free and not options.jit and not checks.is_traced((here.key_steps, here.state.params, here.shared))
 
 
 # -- checks at the door -------------------------------------------------------------------------------------------
