@@ -115,21 +115,25 @@ class Adaptation(NamedTuple):
     """How a warm-up finds the numbers of a sampler, from all chains together, as pure functions.
 
     Attributes:
-        init: ``(key, sampler, params, state) -> memory``; every leaf of ``state`` leads with the chain axis, as below.
+        init: ``(key, sampler, params, state, pool) -> memory``; every leaf of ``state`` leads with the chain axis, as below.
             ``memory`` is a tree of tensors with the field ``tuning``, the numbers of the next step.
-        update: ``(memory, state, info) -> memory``, after each step of all chains.
-        final: ``memory -> tuning``, the numbers to sample with.
+        update: ``(memory, state, info, pool) -> memory``, after each step of all chains.
+        final: ``(memory, pool) -> tuning``, the numbers to sample with.
         windows: optionally, ``num_steps -> lengths`` of the parts of the warm-up, which add up to ``num_steps``.
-        refresh: optionally, ``(key, sampler, params, memory, state) -> memory`` after each window but the last, outside of
+        refresh: optionally, ``(key, sampler, params, memory, state, pool) -> memory`` after each window but the last, outside of
             the compiled loop: linear algebra and searches belong here.
         is_per_chain: whether each chain has numbers of its own: then the leaves of ``memory.tuning`` lead with the chain axis.
+
+    ``pool``, a :class:`funcebm.distributed.Pool`, shows chains that other ranks hold, of which ``state`` and ``info`` have only
+    those of this one; without it they are all chains. An adaptation whose functions have no parameter of that name is given all
+    chains on every rank, at the price of a message as large as all of them in each step.
     """
 
-    init: Callable[[Key, Sampler, Params, Any], Any]
-    update: Callable[[Any, Any, Any], Any]
-    final: Callable[[Any], Tree]
+    init: Callable[..., Any]
+    update: Callable[..., Any]
+    final: Callable[..., Tree]
     windows: Callable[[int], tuple[int, ...]] | None = None
-    refresh: Callable[[Key, Sampler, Params, Any, Any], Any] | None = None
+    refresh: Callable[..., Any] | None = None
     is_per_chain: bool = False
 
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from .. import checks, metrics, tree
+from ..distributed.pool import Pool, whole
 from ..types import Adaptation, Key, Params, Position, Sampler, Tree
 from .dual_averaging import DualAveragingState, dual_averaging
 from .step_size import find_step_size
-from .welford import welford
+from .welford import all_moments, more_moments, start_moments, welford
 from .window import metric_of, start_metric
 
 __all__ = ["CheesMemory", "chees", "chees_gradient"]
@@ -25,13 +26,14 @@ class CheesMemory(NamedTuple):
 
     Attributes:
         tuning: the numbers of the next step.
-        position: where the chains are, and so where the next trajectories start; leaves ``(C, ...)``.
+        position: where the chains are, and so where the next trajectories start; leaves ``(C, ...)``, of those of this rank.
         dual_averaging: of the step size.
         log_length: log of the trajectory length. ``()``.
         log_average: its weighted mean, for the end. ``()``.
         second: the running mean of squared gradients. ``()``.
         num: updates since the last start. ``()``, floating point.
-        welford: the moments of this window's draws; an empty tuple where the metric stays.
+        welford: the moments of this window's draws, of each block of the pool where the metric is diagonal; an empty tuple where
+            the metric stays.
         is_slow: whether the draws of this window count for the metric. ``()`` bool.
     """
 
@@ -47,7 +49,12 @@ class CheesMemory(NamedTuple):
 
 
 def chees_gradient(
-    start: Tensor, end: Tensor, velocity: Tensor, time: Tensor, acceptance_rate: Tensor
+    start: Tensor,
+    end: Tensor,
+    velocity: Tensor,
+    time: Tensor,
+    acceptance_rate: Tensor,
+    pool: Pool | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""The derivative of the criterion in the log of the trajectory length, and the chains that it comes from.
 
@@ -65,20 +72,21 @@ def chees_gradient(
         velocity: ``(C, D)``.
         time: ``(C,)``.
         acceptance_rate: ``(C,)``.
+        pool: of all chains, where the arguments are of those of one rank.
 
     Returns:
         :math:`g`, 0 where no chain is left, and :math:`\sum a_i`. Both ``()``.
     """
     is_finite = torch.isfinite(end).all(1) & torch.isfinite(velocity).all(1) & torch.isfinite(acceptance_rate)
     weight = torch.where(is_finite & (acceptance_rate > 1e-4), acceptance_rate, 0)
-    total = weight.sum()
-    share = (weight / torch.where(total > 0, total, 1))[:, None]
-    end, velocity = torch.where(share > 0, end, 0), torch.where(share > 0, velocity, 0)
-    before, after = start - start.mean(0), end - (share * end).sum(0)
+    counts, pool = (weight > 0)[:, None], whole(pool, weight)
+    end, velocity = torch.where(counts, end, 0), torch.where(counts, velocity, 0)
+    total, starts, ends = pool.sum((weight, start, weight[:, None] * end))
+    divisor = torch.where(total > 0, total, 1)
+    before, after = start - starts / pool.count, end - ends / divisor
     gain = (after**2).sum(1) - (before**2).sum(1)
     each = time * gain * (after * velocity).sum(1)
-    usable = torch.isfinite(each)
-    return torch.where(usable, share[:, 0] * each, 0).sum(), total
+    return pool.sum(torch.where(torch.isfinite(each), weight * each, 0)) / divisor, total
 
 
 def _in_unit_scale(metric: metrics.Diagonal | metrics.Dense, matrix: Tensor) -> Tensor:
@@ -133,10 +141,13 @@ def chees(*, target: float = 0.651, metric: str | None = "diagonal", max_leapfro
     checks.positive_int("max_leapfrog", max_leapfrog)
     steps = dual_averaging(target=target)
 
-    def search(key: Key, sampler: Sampler, params: Params, memory: CheesMemory, state: Any, is_wanted: Tensor) -> Any:
+    def search(
+        key: Key, sampler: Sampler, params: Params, memory: CheesMemory, state: Any, is_wanted: Tensor, pool: Pool
+    ) -> Any:
         """Looks for a step size with one leapfrog step, and starts dual averaging there."""
         short = memory.tuning._replace(trajectory_length=torch.zeros_like(memory.tuning.trajectory_length))
-        return steps.init(find_step_size(key, sampler, params, state, short, target=target, is_wanted=is_wanted))
+        options: Any = {"target": target, "is_wanted": is_wanted, "pool": pool}
+        return steps.init(find_step_size(key, sampler, params, state, short, **options))
 
     def used(memory: CheesMemory) -> CheesMemory:
         """The step size and the length where the next step reads them."""
@@ -145,7 +156,7 @@ def chees(*, target: float = 0.651, metric: str | None = "diagonal", max_leapfro
         length = torch.minimum(torch.maximum(memory.log_length.exp(), step_size), largest)
         return memory._replace(tuning=memory.tuning._replace(step_size=step_size, trajectory_length=length))
 
-    def init(key: Key, sampler: Sampler, params: Params, state: Any) -> CheesMemory:
+    def init(key: Key, sampler: Sampler, params: Params, state: Any, pool: Pool | None = None) -> CheesMemory:
         checks.require(
             all(hasattr(state, name) for name in ("proposal", "velocity", "fraction"))
             and hasattr(sampler.tuning, "trajectory_length"),
@@ -153,7 +164,8 @@ def chees(*, target: float = 0.651, metric: str | None = "diagonal", max_leapfro
             f"a sampler with {type(sampler.tuning).__name__}",
             "Take window_adaptation for other samplers, or leave the choice to funcebm.adaptation.default.",
         )
-        num_chains = tree.batch_size(state.position)
+        pool = whole(pool, state)
+        num_chains = pool.count
         fix = "Start 64 chains or more, or take samplers.nuts with window_adaptation."
         checks.require(num_chains >= 2, "chees needs at least 2 chains", num_chains, fix)
         like = tree.first(state.position)
@@ -162,29 +174,30 @@ def chees(*, target: float = 0.651, metric: str | None = "diagonal", max_leapfro
         moments: Any = ()
         if metric is not None:
             tuning = tuning._replace(metric=start_metric(tuning, one, metric))
-            moments = welford(metric).init(one)
+            moments = start_moments(metric, state.position, pool)
         zero = torch.zeros_like(tuning.step_size)
         never = torch.zeros((), dtype=torch.bool, device=like.device)
         searching = steps.init(tuning.step_size)
         memory = CheesMemory(tuning, state.position, searching, zero, zero, zero, zero, moments, never)
-        found = search(key, sampler, params, memory, state, ~never)
+        found = search(key, sampler, params, memory, state, ~never, pool)
         log_length = found.step_size.log()
         return used(memory._replace(dual_averaging=found, log_length=log_length, log_average=log_length))
 
-    def update(memory: CheesMemory, state: Any, info: Any) -> CheesMemory:
+    def update(memory: CheesMemory, state: Any, info: Any, pool: Pool | None = None) -> CheesMemory:
+        pool = whole(pool, state)
         rate = torch.where(info.is_divergent, 0, info.acceptance_rate)
         keeps = ~info.is_divergent & torch.isfinite(rate)
-        inverse = torch.where(keeps, 1 / rate, 0).sum()  # infinite where a rate is 0: then the harmonic mean is 0
-        share = keeps.to(rate.dtype).mean()
-        harmonic = torch.where(share > 0, keeps.sum() / inverse, 0)
-        searched = steps.update(memory.dual_averaging, share * harmonic)
+        # infinite where a rate is 0: then the harmonic mean is 0
+        num_kept, inverse = pool.sum((keeps.to(rate.dtype), torch.where(keeps, 1 / rate, 0)))
+        harmonic = torch.where(num_kept > 0, num_kept / inverse, 0)
+        searched = steps.update(memory.dual_averaging, num_kept / pool.count * harmonic)
 
         length = memory.tuning.trajectory_length
         start, end, velocity = (
             _in_unit_scale(memory.tuning.metric, tree.rows(value))
             for value in (memory.position, state.proposal, state.velocity)
         )
-        gradient, total = chees_gradient(start, end, velocity, state.fraction * length, rate)
+        gradient, total = chees_gradient(start, end, velocity, state.fraction * length, rate, pool)
         num = memory.num + 1
         second = torch.where(total > 0, _DECAY * memory.second + (1 - _DECAY) * gradient**2, memory.second)
         normalised = gradient * torch.rsqrt(second / (1 - _DECAY**num) + 1e-20)
@@ -198,25 +211,28 @@ def chees(*, target: float = 0.651, metric: str | None = "diagonal", max_leapfro
             position=state.position,
         )
         if memory.welford:
-            moments = welford(metric or "").update(memory.welford, state.position)
+            moments = more_moments(metric or "", memory.welford, state.position, pool)
             after = after._replace(welford=tree.where(memory.is_slow, moments, memory.welford))
         return after
 
-    def refresh(key: Key, sampler: Sampler, params: Params, memory: CheesMemory, state: Any) -> CheesMemory:
+    def refresh(
+        key: Key, sampler: Sampler, params: Params, memory: CheesMemory, state: Any, pool: Pool | None = None
+    ) -> CheesMemory:
         if not memory.welford:
             return memory
-        moments = welford(metric or "")
-        emptied = moments.init(tree.map(lambda leaf: leaf[0], state.position))
-        adapted = metric_of(metric or "", moments.shrunk(memory.welford))
+        pool = whole(pool, state)
+        moments = all_moments(metric or "", memory.welford, pool)
+        emptied = tree.zeros_like(memory.welford)
+        adapted = metric_of(metric or "", welford(metric or "").shrunk(moments))
         after = memory._replace(tuning=memory.tuning._replace(metric=adapted), welford=emptied)
-        found = search(key, sampler, params, after, state, memory.is_slow)
+        found = search(key, sampler, params, after, state, memory.is_slow, pool)
         zero = torch.zeros_like(memory.num)
         # from a length of 1: longer than the optimum on the new scale, the criterion has maxima to be caught in
         after = after._replace(dual_averaging=found, log_length=zero, log_average=zero, second=zero, num=zero)
         memory = tree.where(memory.is_slow, used(after), memory)
         return memory._replace(is_slow=torch.ones_like(memory.is_slow))
 
-    def final(memory: CheesMemory) -> Tree:
+    def final(memory: CheesMemory, pool: Pool | None = None) -> Tree:
         step_size = steps.final(memory.dual_averaging)
         length = torch.maximum(memory.log_average.exp(), step_size)
         return memory.tuning._replace(step_size=step_size, trajectory_length=length)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import checks, tree
+from ..distributed.pool import Pool, whole
 from ..types import Adaptation, Key, Params, Sampler, Tree
-from .welford import welford
+from .welford import all_moments, more_moments, start_moments, welford
 from .window import metric_of, start_metric, window_adaptation
 
 __all__ = ["MclmcMemory", "adjusted_mclmc_adaptation", "mclmc_adaptation"]
@@ -33,10 +34,10 @@ class MclmcMemory(NamedTuple):
         weights: the sum of the weights.
         ceiling: above which no step size goes, infinite until a step is given up.
         stage: 0 the step size; 1 and 2 also the moments; 3 the step size with the new metric; 4 the length.
-        moments: of the draws since a stage began.
-        batch_sum: the sum of each chain's positions since a batch began, ``(C, D)``.
+        moments: of the draws since a stage began, of each block of the pool where the metric is not dense.
+        batch_sum: the sum of each chain's positions since a batch began, ``(C, D)``, of the chains of this rank.
         batch_num: the number of steps in it.
-        batch_moments: of the means of the batches over all chains.
+        batch_moments: of the means of the batches, of each block of the pool.
     """
 
     tuning: Tree
@@ -96,7 +97,7 @@ def mclmc_adaptation(*, metric: str | None = "diagonal", energy_variance: float 
     checks.positive("energy_variance", energy_variance, "The usual value is 0.0005.")
     shape = metric or "diagonal"
 
-    def init(key: Key, sampler: Sampler, params: Params, state: Any) -> MclmcMemory:
+    def init(key: Key, sampler: Sampler, params: Params, state: Any, pool: Pool | None = None) -> MclmcMemory:
         checks.require(
             hasattr(sampler.tuning, "decoherence_length"),
             "mclmc_adaptation is for samplers.mclmc",
@@ -118,13 +119,13 @@ def mclmc_adaptation(*, metric: str | None = "diagonal", energy_variance: float 
             weights=zero,
             ceiling=zero + torch.inf,
             stage=zero,
-            moments=welford(shape).init(one),
+            moments=start_moments(shape, state.position, pool),
             batch_sum=torch.zeros_like(matrix),
             batch_num=zero,
-            batch_moments=welford().init(matrix[0]),
+            batch_moments=start_moments("diagonal", matrix, pool),
         )
 
-    def step_size(memory: MclmcMemory, info: Any, size: int) -> MclmcMemory:
+    def step_size(memory: MclmcMemory, info: Any, size: int, pool: Pool) -> MclmcMemory:
         """Of the next step, from the energy errors of this one."""
         step = memory.tuning.step_size
         is_finite = torch.isfinite(info.energy_error) & ~info.is_divergent
@@ -132,10 +133,11 @@ def mclmc_adaptation(*, metric: str | None = "diagonal", energy_variance: float 
         excess = (error * (error / (size * energy_variance))).clamp(_SMALLEST, _LARGEST)
         weight = torch.exp(-0.5 * (excess.log() / (6 * _TRUST)) ** 2)
         weight = torch.where(is_finite, weight, 0)
-        weighted = _FORGET * memory.weighted + (weight * excess).mean() * (memory.unit / step) ** 6
-        weights = _FORGET * memory.weights + weight.mean()
+        found, both, num_finite = pool.sum((weight, weight * excess, is_finite.to(weight.dtype)))
+        weighted = _FORGET * memory.weighted + both / pool.count * (memory.unit / step) ** 6
+        weights = _FORGET * memory.weights + found / pool.count
         wanted = torch.where(weights > 0, memory.unit * (weights / weighted) ** (1 / 6), step)
-        ceiling = torch.where(is_finite.all(), _RECOVER * memory.ceiling, _SHRINK * step)
+        ceiling = torch.where(num_finite == pool.count, _RECOVER * memory.ceiling, _SHRINK * step)
         wanted = torch.where(memory.stage < _LAST, wanted, step)
         return memory._replace(
             tuning=memory.tuning._replace(step_size=torch.minimum(wanted, ceiling)),
@@ -144,10 +146,10 @@ def mclmc_adaptation(*, metric: str | None = "diagonal", energy_variance: float 
             ceiling=ceiling,
         )
 
-    def update(memory: MclmcMemory, state: Any, info: Any) -> MclmcMemory:
-        matrix = tree.rows(state.position)
-        memory = step_size(memory, info, matrix.shape[1])
-        moments = welford(shape).update(memory.moments, state.position)
+    def update(memory: MclmcMemory, state: Any, info: Any, pool: Pool | None = None) -> MclmcMemory:
+        matrix, pool = tree.rows(state.position), whole(pool, state)
+        memory = step_size(memory, info, matrix.shape[1], pool)
+        moments = more_moments(shape, memory.moments, state.position, pool)
         counts = (memory.stage == 1) | (memory.stage == 2) | (memory.stage == _LAST)
         return memory._replace(
             moments=tree.where(counts, moments, memory.moments),
@@ -155,18 +157,21 @@ def mclmc_adaptation(*, metric: str | None = "diagonal", energy_variance: float 
             batch_num=memory.batch_num + 1,
         )
 
-    def close_batch(memory: MclmcMemory) -> MclmcMemory:
+    def close_batch(memory: MclmcMemory, pool: Pool) -> MclmcMemory:
         means = memory.batch_sum / memory.batch_num.clamp(min=1)
-        moments = welford().update(memory.batch_moments, means)
+        moments = more_moments("diagonal", memory.batch_moments, means, pool)
         moments = tree.where(memory.stage == _LAST, moments, memory.batch_moments)
         zeros = torch.zeros_like(memory.batch_sum)
         return memory._replace(batch_moments=moments, batch_sum=zeros, batch_num=torch.zeros_like(memory.batch_num))
 
-    def refresh(key: Key, sampler: Sampler, params: Params, memory: MclmcMemory, state: Any) -> MclmcMemory:
-        memory = close_batch(memory)
+    def refresh(
+        key: Key, sampler: Sampler, params: Params, memory: MclmcMemory, state: Any, pool: Pool | None = None
+    ) -> MclmcMemory:
+        pool = whole(pool, state)
+        memory = close_batch(memory, pool)
         emptied = tree.zeros_like(memory.moments)
         size = memory.batch_sum.shape[1]
-        variance = welford(shape).shrunk(memory.moments)
+        variance = welford(shape).shrunk(all_moments(shape, memory.moments, pool))
         if metric is None:
             total = sum(leaf.sum() for leaf in tree.leaves(variance))
             tuning = memory.tuning._replace(decoherence_length=torch.sqrt(total))
@@ -184,13 +189,14 @@ def mclmc_adaptation(*, metric: str | None = "diagonal", energy_variance: float 
         moments = tree.where(memory.stage < _LAST, emptied, memory.moments)
         return after._replace(moments=moments, stage=(memory.stage + 1).clamp(max=_LAST))
 
-    def final(memory: MclmcMemory) -> Tree:
+    def final(memory: MclmcMemory, pool: Pool | None = None) -> Tree:
         is_last = memory.stage == _LAST
         num_steps = memory.batch_num
-        memory = close_batch(memory)
-        whole = welford(shape).final(memory.moments)
-        whole = whole.diagonal() if shape == "dense" else tree.ravel(whole)[0]
-        cost = num_steps * welford().final(memory.batch_moments) / whole
+        pool = whole(pool, memory.batch_sum)
+        memory = close_batch(memory, pool)
+        variance = welford(shape).final(all_moments(shape, memory.moments, pool))
+        variance = variance.diagonal() if shape == "dense" else tree.ravel(variance)[0]
+        cost = num_steps * welford().final(all_moments("diagonal", memory.batch_moments, pool)) / variance
         cost = torch.where(torch.isfinite(cost), cost.clamp(min=1), 1).mean()
         length = torch.where(is_last, _LENGTH_FACTOR * memory.tuning.step_size * cost, memory.tuning.decoherence_length)
         return memory.tuning._replace(decoherence_length=length)
@@ -234,7 +240,7 @@ def adjusted_mclmc_adaptation(
     checks.positive("length_factor", length_factor, "The usual value is 1.3.")
     inner = window_adaptation(target=target, metric=metric)
 
-    def init(key: Key, sampler: Sampler, params: Params, state: Any) -> Any:
+    def init(key: Key, sampler: Sampler, params: Params, state: Any, pool: Pool | None = None) -> Any:
         checks.require(
             hasattr(sampler.tuning, "trajectory_length") and sampler.target_acceptance is not None,
             "adjusted_mclmc_adaptation is for samplers.adjusted_mclmc",
@@ -243,8 +249,7 @@ def adjusted_mclmc_adaptation(
         )
         matrix = tree.rows(state.position)
         length = torch.full_like(matrix[0, 0], length_factor * matrix.shape[1] ** 0.5)
-        return inner.init(
-            key, sampler._replace(tuning=sampler.tuning._replace(trajectory_length=length)), params, state
-        )
+        sampler = sampler._replace(tuning=sampler.tuning._replace(trajectory_length=length))
+        return inner.init(key, sampler, params, state, pool)
 
     return inner._replace(init=init)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, metrics, random, tree
+from ..distributed.pool import Pool, whole
 from ..types import Adaptation, Key, Params, Sampler, Tree
 
 __all__ = ["MeadsMemory", "largest_eigenvalue", "meads"]
@@ -20,7 +21,7 @@ class MeadsMemory(NamedTuple):
     """What MEADS remembers; ``K`` folds, ``P`` shuffles.
 
     Attributes:
-        tuning: the numbers of the next step; every leaf leads with the chain axis ``C``.
+        tuning: the numbers of the next step; every leaf leads with the axis of the chains of this rank.
         shuffles: the chains in the order of their folds, ``(P, C)`` int64.
         num: the next step, counted from 1. ``()`` int64.
         step_size: of each fold. ``(K,)``.
@@ -88,6 +89,7 @@ def meads(*, num_folds: int = 4) -> Adaptation:
 
     For :func:`funcebm.samplers.ghmc`, with 32 chains or more; each chain has numbers of its own in the warm-up. One in
     ``num_folds`` steps of a chain is lost. There are 16 shuffles, drawn at the start and used again and again.
+    Over ranks the positions and gradients of all chains are gathered in each step.
 
     Args:
         num_folds: :math:`K`, at least 2; the chains are a multiple of it, with two in a fold or more.
@@ -105,14 +107,13 @@ def meads(*, num_folds: int = 4) -> Adaptation:
     """
     checks.positive_int("num_folds", num_folds, minimum=2)
 
-    def tuned(memory: MeadsMemory, state: Any) -> MeadsMemory:
+    def tuned(memory: MeadsMemory, state: Any, pool: Pool) -> MeadsMemory:
         """The numbers of step ``num`` of all folds, from where the chains are."""
         shuffle = (memory.num // num_folds) % _NUM_SHUFFLES
         order = memory.shuffles.index_select(0, shuffle.reshape(1))[0]
         size = len(order) // num_folds
-        positions, gradients = tree.rows(state.position)[order], tree.rows(state.gradient)[order]
-        gradients = gradients / memory.tuning.temperature[order, None]
-        positions, gradients = (value.reshape(num_folds, size, -1) for value in (positions, gradients))
+        own = (tree.rows(state.position), tree.rows(state.gradient) / memory.tuning.temperature[:, None])
+        positions, gradients = (value[order].reshape(num_folds, size, -1) for value in pool.gather(own))
         mean = positions.mean(1, keepdim=True)
         scale = (positions - mean).square().mean(1, keepdim=True).sqrt()
         scale = torch.where(scale > 0, scale, 1)  # chains that all start in one place
@@ -127,7 +128,7 @@ def meads(*, num_folds: int = 4) -> Adaptation:
         moves = torch.arange(num_folds, device=order.device) != memory.num % num_folds
         used_step = torch.where(moves, used_step, 0)
         alpha = -torch.expm1(-2 * used_step * damping)
-        fold = order.argsort() // size  # of each chain
+        fold = pool.take(order.argsort() // size)  # of each chain
         inverse_mass = _apart(used_scale[:, 0].square()[fold], state.position)
         tuning = memory.tuning._replace(
             step_size=used_step[fold],
@@ -139,14 +140,15 @@ def meads(*, num_folds: int = 4) -> Adaptation:
             tuning=tuning, step_size=step_size, damping=damping, scale=_apart(scale[:, 0], state.position)
         )
 
-    def init(key: Key, sampler: Sampler, params: Params, state: Any) -> MeadsMemory:
+    def init(key: Key, sampler: Sampler, params: Params, state: Any, pool: Pool | None = None) -> MeadsMemory:
         checks.require(
             hasattr(state, "gradient") and all(hasattr(sampler.tuning, name) for name in ("alpha", "delta")),
             "meads is for samplers.ghmc",
             f"a sampler with {type(sampler.tuning).__name__}",
             "Take window_adaptation for other samplers, or leave the choice to funcebm.adaptation.default.",
         )
-        num_chains = tree.batch_size(state.position)
+        pool = whole(pool, state)
+        num_chains, num_own = pool.count, tree.batch_size(state.position)
         checks.require(
             num_chains >= 2 * num_folds and num_chains % num_folds == 0,
             f"meads needs a multiple of num_folds={num_folds} chains, and at least {2 * num_folds}",
@@ -155,18 +157,18 @@ def meads(*, num_folds: int = 4) -> Adaptation:
         )
         like = tree.first(state.position)
         tuning = tree.cast_like(sampler.tuning, like)
-        each = tree.map(lambda leaf: leaf.expand(num_chains, *leaf.shape).clone(), tuning._replace(metric=()))
+        each = tree.map(lambda leaf: leaf.expand(num_own, *leaf.shape).clone(), tuning._replace(metric=()))
         tuning = each._replace(metric=metrics.Diagonal(tree.map(torch.ones_like, state.position)))
         keys = random.split(key, _NUM_SHUFFLES)
         shuffles = torch.stack([random.permutation(keys[i], num_chains) for i in range(_NUM_SHUFFLES)])
         ones = torch.ones(num_folds, dtype=like.dtype, device=like.device)
         first = torch.ones((), dtype=torch.int64, device=like.device)
-        return tuned(MeadsMemory(tuning, shuffles, first, ones, ones, ()), state)
+        return tuned(MeadsMemory(tuning, shuffles, first, ones, ones, ()), state, pool)
 
-    def update(memory: MeadsMemory, state: Any, info: Any) -> MeadsMemory:
-        return tuned(memory._replace(num=memory.num + 1), state)
+    def update(memory: MeadsMemory, state: Any, info: Any, pool: Pool | None = None) -> MeadsMemory:
+        return tuned(memory._replace(num=memory.num + 1), state, whole(pool, state))
 
-    def final(memory: MeadsMemory) -> Tree:
+    def final(memory: MeadsMemory, pool: Pool | None = None) -> Tree:
         step_size, damping = memory.step_size.mean(), memory.damping.mean()
         alpha = -torch.expm1(-2 * step_size * damping)
         inverse_mass = tree.map(lambda leaf: leaf.mean(0).square(), memory.scale)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .. import metrics, random
+from ..distributed.pool import Pool
 from ..samplers.combinators import CompositeState
 from ..samplers.mixed_hmc import MixedHMCTuning
 from ..samplers.nuts import NUTSTuning
@@ -64,24 +65,33 @@ def of_parts(sampler: Sampler) -> Adaptation:
     members = _members(sampler)
     adaptations = [of_parts(member) for member in members]
 
-    def init(key: Key, sampler: Sampler, params: Params, state: CompositeState) -> PartsMemory:
+    def init(
+        key: Key, sampler: Sampler, params: Params, state: CompositeState, pool: Pool | None = None
+    ) -> PartsMemory:
         keys = random.split(key, len(adaptations)).unbind(0)
-        own = zip(keys, _members(sampler), state.states, strict=True)
-        return PartsMemory(
-            tuple(adaptation.init(k, m, params, s) for adaptation, (k, m, s) in zip(adaptations, own, strict=True))
-        )
+        own = zip(adaptations, keys, _members(sampler), state.states, strict=True)
+        return PartsMemory(tuple(adaptation.init(k, m, params, s, pool) for adaptation, k, m, s in own))
 
-    def update(memory: PartsMemory, state: CompositeState, info: Any) -> PartsMemory:
+    def update(memory: PartsMemory, state: CompositeState, info: Any, pool: Pool | None = None) -> PartsMemory:
         own = zip(adaptations, memory.members, state.states, _infos(info, len(adaptations)), strict=True)
-        return PartsMemory(tuple(adaptation.update(m, s, i) for adaptation, m, s, i in own))
+        return PartsMemory(tuple(adaptation.update(m, s, i, pool) for adaptation, m, s, i in own))
 
-    def final(memory: PartsMemory) -> tuple[Tree, ...]:
-        return tuple(adaptation.final(m) for adaptation, m in zip(adaptations, memory.members, strict=True))
+    def final(memory: PartsMemory, pool: Pool | None = None) -> tuple[Tree, ...]:
+        return tuple(adaptation.final(m, pool) for adaptation, m in zip(adaptations, memory.members, strict=True))
 
-    def refresh(key: Key, sampler: Sampler, params: Params, memory: PartsMemory, state: CompositeState) -> PartsMemory:
+    def refresh(
+        key: Key,
+        sampler: Sampler,
+        params: Params,
+        memory: PartsMemory,
+        state: CompositeState,
+        pool: Pool | None = None,
+    ) -> PartsMemory:
         keys = random.split(key, len(adaptations)).unbind(0)
         own = zip(adaptations, keys, _members(sampler), memory.members, state.states, strict=True)
-        return PartsMemory(tuple(m if a.refresh is None else a.refresh(k, s, params, m, x) for a, k, s, m, x in own))
+        return PartsMemory(
+            tuple(m if a.refresh is None else a.refresh(k, s, params, m, x, pool) for a, k, s, m, x in own)
+        )
 
     windows = next((adaptation.windows for adaptation in adaptations if adaptation.windows is not None), None)
     return Adaptation(init, update, final, windows, refresh)
@@ -125,11 +135,15 @@ def _on_part(adaptation: Adaptation) -> Adaptation:
     """The adaptation of a sampler, seen through :func:`~funcebm.samplers.on`."""
     refresh = adaptation.refresh
 
-    def refresh_part(key: Key, sampler: Sampler, params: Params, memory: Any, state: PartState) -> Any:
-        return memory if refresh is None else refresh(key, _viewed(sampler), params, memory, _view(state))
+    def init(key: Key, sampler: Sampler, params: Params, state: PartState, pool: Pool | None = None) -> Any:
+        return adaptation.init(key, _viewed(sampler), params, _view(state), pool)
 
-    return adaptation._replace(
-        init=lambda key, sampler, params, state: adaptation.init(key, _viewed(sampler), params, _view(state)),
-        update=lambda memory, state, info: adaptation.update(memory, _view(state), info),
-        refresh=None if refresh is None else refresh_part,
-    )
+    def update(memory: Any, state: PartState, info: Any, pool: Pool | None = None) -> Any:
+        return adaptation.update(memory, _view(state), info, pool)
+
+    def refresh_part(
+        key: Key, sampler: Sampler, params: Params, memory: Any, state: PartState, pool: Pool | None = None
+    ) -> Any:
+        return memory if refresh is None else refresh(key, _viewed(sampler), params, memory, _view(state), pool)
+
+    return adaptation._replace(init=init, update=update, refresh=None if refresh is None else refresh_part)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, metrics, random, tree
+from ..distributed.pool import Pool, whole
 from ..types import Key, Params, Sampler, Tree, step_of_chains
 
 __all__ = ["find_step_size", "pooled_acceptance_rate", "stable_step_size"]
@@ -19,7 +20,7 @@ _NUM_ITERATIONS = 30
 _STUCK = 1e-3
 
 
-def pooled_acceptance_rate(info: Any, average: str = "mean") -> Tensor:
+def pooled_acceptance_rate(info: Any, average: str = "mean", pool: Pool | None = None) -> Tensor:
     r"""One acceptance rate of all chains. ``()``.
 
     ``"mean"`` is their mean, where a rate that is not finite counts as 0. ``"harmonic"`` is the harmonic mean of the rates of
@@ -33,11 +34,10 @@ def pooled_acceptance_rate(info: Any, average: str = "mean") -> Tensor:
     """
     rate = torch.where(torch.isfinite(info.acceptance_rate), info.acceptance_rate, 0)
     if average == "mean":
-        return rate.mean()
-    moves = rate >= _STUCK
-    inverse = torch.where(moves, 1 / rate.clamp(min=_STUCK), 0).sum()
-    num = moves.sum()
-    return num / rate.shape[0] * num / inverse.clamp(min=torch.finfo(rate.dtype).tiny)
+        return whole(pool, rate).mean(rate)
+    pool, moves = whole(pool, rate), rate >= _STUCK
+    num, inverse = pool.sum((moves.to(rate.dtype), torch.where(moves, 1 / rate.clamp(min=_STUCK), 0)))
+    return num / pool.count * num / inverse.clamp(min=torch.finfo(rate.dtype).tiny)
 
 
 def find_step_size(
@@ -49,6 +49,7 @@ def find_step_size(
     *,
     target: float | Tensor = 0.8,
     is_wanted: bool | Tensor = True,
+    pool: Pool | None = None,
 ) -> Tensor:
     r"""A step size at which the acceptance rate is near ``target``, by doubling or halving.
 
@@ -65,6 +66,7 @@ def find_step_size(
         tuning: the numbers of the sampler.
         target: the acceptance rate to cross. ``()``.
         is_wanted: where False, no trial is made and ``tuning.step_size`` comes back. ``()`` bool.
+        pool: of all chains, where ``state`` has those of one rank.
 
     Returns:
         The step size. ``()``.
@@ -88,17 +90,17 @@ def find_step_size(
         type(tuning).__name__,
         "A sampler without one needs no step size.",
     )
-    step = step_of_chains(sampler)
+    step, pool = step_of_chains(sampler), whole(pool, state)
     first = tuning.step_size
     zero = torch.zeros_like(first)
     wanted = (first == first) & torch.as_tensor(is_wanted, device=first.device)
 
     def trial(carry: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         step_size, direction, num, _ = carry
-        keys = random.split(random.fold_in(key, num), tree.batch_size(state))
+        keys = pool.split(random.fold_in(key, num))
         noise = vmap(sampler.draw)(keys, state.position)
         _, info = step(params, tuning._replace(step_size=step_size), state, noise)
-        sign = torch.where(pooled_acceptance_rate(info) > target, zero + 1, zero - 1)
+        sign = torch.where(pooled_acceptance_rate(info, pool=pool) > target, zero + 1, zero - 1)
         direction = torch.where(direction == 0, sign, direction)
         goes_on = sign == direction
         return torch.where(goes_on, step_size * 2**direction, step_size), direction, num + 1, goes_on
@@ -109,7 +111,14 @@ def find_step_size(
 
 
 def stable_step_size(
-    key: Key, sampler: Sampler, params: Params, state: Any, tuning: Tree, *, fraction: float = _FRACTION
+    key: Key,
+    sampler: Sampler,
+    params: Params,
+    state: Any,
+    tuning: Tree,
+    *,
+    fraction: float = _FRACTION,
+    pool: Pool | None = None,
 ) -> Tensor:
     r"""A step size for a sampler without an acceptance test, from the curvature of the energy.
 
@@ -130,6 +139,7 @@ def stable_step_size(
         state: of all chains; every leaf leads with the chain axis.
         tuning: the numbers of the sampler; a field ``friction`` says that the step size is a time.
         fraction: :math:`f`.
+        pool: of all chains, where ``state`` has those of one rank.
 
     Returns:
         The step size. ``()``.
@@ -165,8 +175,9 @@ def stable_step_size(
             vector = tree.scale(1 / torch.where(norm > 0, norm, 1), image)
         return tree.squared_norm(multiply(vector)).sqrt() / tree.squared_norm(vector).sqrt()
 
-    starts = vmap(tree.normal_like)(random.split(key, tree.batch_size(state)), state.position)
-    largest = vmap(curvature)(starts, state.position)
+    pool = whole(pool, state)
+    starts = vmap(tree.normal_like)(pool.split(key), state.position)
+    largest = pool.gather(vmap(curvature)(starts, state.position))
     largest = torch.where(torch.isfinite(largest), largest, 0).amax()
     step_size = torch.sqrt(2 * fraction / largest) if hasattr(tuning, "friction") else fraction / largest
     return torch.where(largest > 0, step_size, tuning.step_size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .. import tree
+from ..distributed.pool import Pool
 from ..types import Adaptation, Key, Params, Sampler, Tree
 
 __all__ = ["UnchangedMemory", "unchanged"]
@@ -25,7 +26,13 @@ def unchanged() -> Adaptation:
     True
     """
 
-    def init(key: Key, sampler: Sampler, params: Params, state: Any) -> UnchangedMemory:
+    def init(key: Key, sampler: Sampler, params: Params, state: Any, pool: Pool | None = None) -> UnchangedMemory:
         return UnchangedMemory(tree.cast_like(sampler.tuning, tree.first(state.position)))
 
-    return Adaptation(init, lambda memory, state, info: memory, lambda memory: memory.tuning)
+    def update(memory: UnchangedMemory, state: Any, info: Any, pool: Pool | None = None) -> UnchangedMemory:
+        return memory
+
+    def final(memory: UnchangedMemory, pool: Pool | None = None) -> Tree:
+        return memory.tuning
+
+    return Adaptation(init, update, final)

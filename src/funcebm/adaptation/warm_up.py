@@ -24,11 +24,12 @@ from ..chains._loop import (
     to_inside,
 )
 from ..chains._ranks import enter_whole
-from ..distributed.agreement import failing_together
+from ..distributed.agreement import failing_together, patient, together
 from ..distributed.mesh import Mesh, Shard, single
+from ..distributed.pool import Pool, make_pool
 from ..transforms import explained, is_worth_it
 from ..types import Adaptation, Key, Params, Position, Sampler, Tree, step_of_chains
-from ._ranks import over_ranks
+from ._ranks import over_ranks, takes_pool, with_pool
 from .default import default
 
 __all__ = ["Report", "WarmUp", "warm_up"]
@@ -41,6 +42,7 @@ _FEW_LAST = 15  # steps in the last window
 _FLAT = 1e9  # a step size that no energy of a proper density has
 _FALL = 1e3  # of energies in the last part
 _ROUNDING = 0.1  # of an energy, in the log of an acceptance ratio
+_MOST = 4096  # chains whose energies are compared
 _LATE = 0.25  # the last part of a warm-up, in which chains should move
 
 
@@ -56,7 +58,8 @@ class Report(NamedTuple):
         late_divergent: of each chain, how often it diverged in the last quarter. ``(C,)``.
         final_step_size: the one that comes back in the tuning, its mean over chains where they differ. ``()``.
         num_last: steps after the last change of the metric, in which the step size for it was found. ``()``.
-        energy: the median over the chains, at each step. ``(num_steps,)``.
+        energy: the median over the chains, at each step; of more than 4,096 the median of the medians of 64 blocks.
+            ``(num_steps,)``.
         is_complete: False where Ctrl-C ended it; then there are fewer steps. ``()`` bool.
     """
 
@@ -167,9 +170,9 @@ def warm_up(
             inside ``vmap`` over params, keys, starts or the tuning of the sampler: many energies are warmed up at once, each as
             it would be alone, and ``funcebm.jit`` compiles the whole.
         progress: show a bar (tqdm). Ctrl-C ends the warm-up, which gives back what it has found, and says so in the report.
-        mesh: from :func:`funcebm.distributed.mesh`: each rank steps its share of the chains, and after each step one message
-            shows all ranks where all chains are. What is tuned from them, and what comes back, is the same on all ranks and as
-            in one process.
+        mesh: from :func:`funcebm.distributed.mesh`: each rank steps its share of the chains, and the adaptation sees all of them
+            through a :class:`funcebm.distributed.Pool`. What is tuned from them, and what comes back, is the same on all ranks
+            and as in one process, bit for bit.
 
     Returns:
         :class:`WarmUp`: ``(positions, tuning, report)``; positions are those of all chains.
@@ -231,18 +234,22 @@ def _warm_up(
     sampler = sampler._replace(tuning=tree.cast_like(sampler.tuning, like))
     key_chains, key_adapt = random.split(key.to(like.device))
     with torch.no_grad() if jit else contextlib.nullcontext():
-        chain_keys = random.split(key_chains, tree.batch_size(positions))
-        with explained(jit):
-            state = vmap(sampler.init, (None, 0))(params, tree.map(torch.clone, positions))
-        _checks.start(state, partial(sampler.init, params), positions)
+        is_pooled = takes_pool(adaptation)
+        pool = make_pool(tree.batch_size(positions), mesh if is_pooled else single, device=like.device)
+        positions, chain_keys = pool.take(positions), pool.split(key_chains)
+        with together(mesh):
+            with explained(jit):
+                state = vmap(sampler.init, (None, 0))(params, tree.map(torch.clone, positions))
+            _checks.start(state, partial(sampler.init, params), positions, pool.first)
         stepping, searching = sampler, sampler
-        if mesh.name:  # also one rank of a group: compiled, its program then is that of any number of ranks
+        if is_pooled:
+            adaptation = with_pool(adaptation, pool)
+        elif mesh.size > 1:
             stepping, searching = (over_ranks(sampler, mesh, flag) for flag in (adaptation.is_per_chain, False))
-            progress = progress and mesh.rank == 0
-        stepped = adaptation._replace(is_per_chain=adaptation.is_per_chain and not mesh.name)
+            adaptation = adaptation._replace(is_per_chain=False)
         memory = adaptation.init(random.fold_in(key_adapt, 0), searching, params, state)
-        run = _Run(stepped, stepping, searching, params, chain_keys, key_adapt, windows, jit)
-        with progress_bar(num_steps, "warming up", progress) as bar:
+        run = _Run(adaptation, stepping, searching, pool, mesh, params, chain_keys, key_adapt, windows, jit)
+        with progress_bar(num_steps, "warming up", progress and mesh.rank == 0) as bar:
             return _steps(run, state, memory, bar)
 
 
@@ -252,6 +259,8 @@ class _Run(NamedTuple):
     adaptation: Adaptation
     sampler: Sampler
     searching: Sampler
+    pool: Pool
+    mesh: Mesh
     params: Params
     chain_keys: Key
     key_adapt: Key
@@ -261,7 +270,7 @@ class _Run(NamedTuple):
 
 def _steps(run: _Run, state: Any, memory: Any, bar: Any) -> WarmUp:
     """The steps of all windows, each cut where chains may restart."""
-    adaptation, chain_keys, num_steps = run.adaptation, run.chain_keys, sum(run.windows)
+    adaptation, pool, chain_keys, num_steps = run.adaptation, run.pool, run.chain_keys, sum(run.windows)
     restarts = {num_steps * part // 4 for part in (1, 2, 3)} if num_steps >= 4 * _LEAST_PART else set()
     axis, num_chains = chain_axis(state.position), tree.batch_size(state.position)
     body = make_body(compiled_part(run.sampler), adaptation.update, adaptation.is_per_chain, axis)
@@ -275,9 +284,9 @@ def _steps(run: _Run, state: Any, memory: Any, bar: Any) -> WarmUp:
 
     traces, done, begun, last_restart = [], 0, 0, 0
     carry: Any = (to_inside(state, axis), memory, late)
-    is_alone = run.sampler is run.searching  # nobody waits
     # what a transform runs cannot say that it was cut short
-    with until_interrupted(is_on=is_alone and not checks.is_traced((chain_keys, state))):
+    is_on = not checks.is_traced((chain_keys, state))
+    with until_interrupted(is_on=is_on), patient(run.mesh) as is_interrupted:
         for index, length in enumerate(run.windows):
             begun, end_of_window = done if length > 0 else begun, done + length
             inside, memory, late = carry
@@ -292,18 +301,22 @@ def _steps(run: _Run, state: Any, memory: Any, bar: Any) -> WarmUp:
                 if done in restarts:
                     inside, memory, late = carry
                     key = random.fold_in(run.key_adapt, _RESTART + done)
-                    state = _restarted(key, chains_first(inside, axis), late[2] / (done - last_restart))
+                    state, rate = pool.gather((chains_first(inside, axis), late[2] / (done - last_restart)))
+                    state = pool.take(_restarted(key, state, rate))
                     last_restart = done
                     carry = (to_inside(state, axis), memory, torch.cat([late[:2], torch.zeros_like(late[2:])]))
                 options: Any = {"first": done, "like": chain_keys, "given": is_late, "bar": bar}
-                sizes = chunks(state.position, end - done, jit=run.jit)
+                sizes = chunks(state.position, end - done, jit=run.jit or run.mesh.size > 1)  # equal on all ranks
                 for carry, trace, size in drive(loop, (run.params, chain_keys), carry, sizes, **options):  # noqa: B020
-                    traces.append(trace)
+                    traces.append(_of_all(trace, pool))
                     done += size
+                    if run.mesh.size > 1 and is_interrupted():
+                        raise KeyboardInterrupt
     if not traces:
         raise KeyboardInterrupt
     inside, memory, late = carry
-    state, tuning = chains_first(inside, axis), adaptation.final(memory)
+    positions, late = pool.gather((chains_first(inside, axis).position, late.mT))
+    late, tuning = late.mT, adaptation.final(memory)
     rate, acceptance, divergent, gradients, energy = tree.map(lambda *leaves: torch.cat(leaves), *traces)
     report = Report(
         step_size=rate,
@@ -319,7 +332,17 @@ def _steps(run: _Run, state: Any, memory: Any, bar: Any) -> WarmUp:
         energy=energy,
         is_complete=torch.full((), done == num_steps, device=chain_keys.device),
     )
-    return WarmUp(tree.map(lambda leaf: leaf.contiguous(), state.position), tuning, report)
+    return WarmUp(positions, tuning, report)
+
+
+def _of_all(trace: Tree, pool: Pool) -> Tree:
+    """What a chunk of steps emitted for each chain, ``(n, C)``, over all chains, ``(n,)``; ``trace`` is like that of the body."""
+    used, *counted, energy = (leaf if leaf.ndim == 1 else leaf.mT for leaf in trace)  # numbers of the sampler may be one for all
+    means = pool.mean([counted[0], *([used] if used.ndim > 1 else [])])
+    sums = pool.sum([leaf.to(torch.int64) for leaf in counted[1:]])
+    is_large = pool.count > _MOST
+    energy = pool.join(pool.blocks(energy).nanmedian(1).values) if is_large else pool.gather(energy)
+    return (means[1] if used.ndim > 1 else used, means[0], *sums, energy.median(0).values)
 
 
 def _restarted(key: Key, state: Any, rate: Tensor) -> Any:
@@ -350,8 +373,7 @@ def make_body(
         state, info = step(shared[0], memory.tuning, state, noise)
         info = chains_first(info, axis)
         used = getattr(memory.tuning, "step_size", info.energy.new_zeros(()))
-        counts = (info.is_divergent.sum(), info.num_gradients.sum())
-        trace = (used.mean(), info.acceptance_rate.mean(), *counts, info.energy.median())
+        trace = (used, info.acceptance_rate, info.is_divergent.to(torch.int32), info.num_gradients, info.energy)
         seen = torch.stack([info.acceptance_rate.to(late.dtype), info.is_divergent.to(late.dtype)])
         seen_state = chains_first(state, axis)
         if (

@@ -6,11 +6,15 @@ from typing import Callable, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from .. import checks, tree
+from ..chains.reducers import merged
+from ..distributed.mesh import tree_sum
+from ..distributed.pool import Pool, whole
 from ..types import Position, Tree
 
-__all__ = ["Welford", "WelfordState", "welford"]
+__all__ = ["Welford", "WelfordState", "all_moments", "more_moments", "start_moments", "welford"]
 
 
 class WelfordState(NamedTuple):
@@ -102,9 +106,9 @@ def welford(shape: str = "diagonal") -> Welford:
         away = tree.map(
             lambda leaf, mean: used(leaf - mean), tree.rows(positions) if is_dense else positions, state.mean
         )
-        shift = tree.map(lambda leaf: leaf.sum(0) / num.clamp(min=1), away)
+        shift = tree.map(lambda leaf: tree_sum(leaf) / num.clamp(min=1), away)
         centred = tree.map(lambda leaf, mean: used(leaf - mean), away, shift)
-        second = tree.map(lambda leaf: leaf.mT @ leaf if is_dense else (leaf**2).sum(0), centred)
+        second = tree.map(lambda leaf: leaf.mT @ leaf if is_dense else tree_sum(leaf**2), centred)
         return join(state, num, shift, second)
 
     def merge(a: WelfordState, b: WelfordState) -> WelfordState:
@@ -124,3 +128,31 @@ def welford(shape: str = "diagonal") -> Welford:
         return tree.map(blend, state.second)
 
     return Welford(init, update, merge, final, shrunk)
+
+
+# -- over all chains of a pool ------------------------------------------------------------------------------------
+
+
+def start_moments(shape: str, positions: Position, pool: Pool | None = None) -> WelfordState:
+    """No draws yet: of each block of the chains of this rank; of all chains for a covariance.
+
+    A block sends nothing until :func:`all_moments` asks. A matrix for each of them would be much larger than the chains, which
+    are therefore gathered in each step.
+    """
+    moments = welford(shape).init(tree.map(lambda leaf: leaf[0], positions))
+    if shape == "dense":
+        return moments
+    num = tree.first(whole(pool, positions).blocks(positions)).shape[0]
+    return tree.map(lambda leaf: leaf.expand(num, *leaf.shape).clone(), moments)
+
+
+def more_moments(shape: str, moments: WelfordState, positions: Position, pool: Pool) -> WelfordState:
+    """With another draw of each chain."""
+    if shape == "dense":
+        return welford(shape).update(moments, pool.gather(positions))
+    return vmap(welford(shape).update)(moments, pool.blocks(positions))
+
+
+def all_moments(shape: str, moments: WelfordState, pool: Pool) -> WelfordState:
+    """Of all chains of all ranks."""
+    return moments if shape == "dense" else merged(welford(shape).merge, pool.join(moments))

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from .. import checks, metrics, tree
+from ..distributed.pool import Pool, whole
 from ..types import Adaptation, Key, Params, Position, Sampler, Tree
 from .dual_averaging import dual_averaging
 from .step_size import find_step_size, pooled_acceptance_rate, stable_step_size
-from .welford import welford
+from .welford import all_moments, more_moments, start_moments, welford
 
 __all__ = ["WindowMemory", "metric_of", "stan_windows", "start_metric", "window_adaptation"]
 
@@ -25,7 +26,8 @@ class WindowMemory(NamedTuple):
         tuning: the numbers of the next step.
         target: the acceptance rate to reach, ``()``; an empty tuple for samplers without an acceptance test.
         dual_averaging: of the step size; an empty tuple for those.
-        welford: the moments of this window's draws; an empty tuple where there is no metric to adapt.
+        welford: the moments of this window's draws; of each block of the pool where the metric is diagonal. An empty tuple
+            where there is no metric to adapt.
         is_slow: whether the draws of this window count for the metric. ``()`` bool.
     """
 
@@ -161,17 +163,19 @@ def window_adaptation(
     )
     stan_windows(1000, initial_buffer=initial_buffer, base_window=base_window, final_buffer=final_buffer)
 
-    def first_step_size(key: Key, sampler: Sampler, params: Params, memory: WindowMemory, state: Any) -> WindowMemory:
+    def first_step_size(
+        key: Key, sampler: Sampler, params: Params, memory: WindowMemory, state: Any, pool: Pool
+    ) -> WindowMemory:
         """Looks for a step size, and starts dual averaging there."""
         if isinstance(memory.target, tuple):
-            step_size = stable_step_size(key, sampler, params, state, memory.tuning)
+            step_size = stable_step_size(key, sampler, params, state, memory.tuning, pool=pool)
             return memory._replace(tuning=memory.tuning._replace(step_size=step_size))
-        options = {"target": memory.target, "is_wanted": memory.is_slow}
+        options = {"target": memory.target, "is_wanted": memory.is_slow, "pool": pool}
         step_size = find_step_size(key, sampler, params, state, memory.tuning, **options)
         restarted = dual_averaging(target=memory.target).init(step_size)
         return memory._replace(tuning=memory.tuning._replace(step_size=restarted.step_size), dual_averaging=restarted)
 
-    def init(key: Key, sampler: Sampler, params: Params, state: Any) -> WindowMemory:
+    def init(key: Key, sampler: Sampler, params: Params, state: Any, pool: Pool | None = None) -> WindowMemory:
         checks.require(
             hasattr(sampler.tuning, "step_size"),
             "window_adaptation is for samplers with a step_size in their tuning",
@@ -184,38 +188,43 @@ def window_adaptation(
         moments: Any = ()
         if metric is not None and hasattr(tuning, "metric"):
             tuning = tuning._replace(metric=start_metric(tuning, one, metric))
-            moments = welford(metric).init(one)
+            moments = start_moments(metric, state.position, pool)
         rate = sampler.target_acceptance if target is None else target
         if sampler.target_acceptance is None:
             rate = None
         wanted: Any = () if rate is None else torch.as_tensor(rate).to(tuning.step_size)
         always = torch.ones((), dtype=torch.bool, device=like.device)
-        memory = first_step_size(key, sampler, params, WindowMemory(tuning, wanted, (), moments, always), state)
+        pool = whole(pool, state)
+        memory = first_step_size(key, sampler, params, WindowMemory(tuning, wanted, (), moments, always), state, pool)
         return memory._replace(is_slow=~always)
 
-    def update(memory: WindowMemory, state: Any, info: Any) -> WindowMemory:
+    def update(memory: WindowMemory, state: Any, info: Any, pool: Pool | None = None) -> WindowMemory:
+        pool = whole(pool, state)
         if memory.dual_averaging:
-            rate = pooled_acceptance_rate(info, average)
+            rate = pooled_acceptance_rate(info, average, pool)
             searched = dual_averaging(target=memory.target).update(memory.dual_averaging, rate)
             tuning = memory.tuning._replace(step_size=searched.step_size)
             memory = memory._replace(tuning=tuning, dual_averaging=searched)
         if memory.welford:
-            moments = welford(metric or "").update(memory.welford, state.position)
+            moments = more_moments(metric or "", memory.welford, state.position, pool)
             memory = memory._replace(welford=tree.where(memory.is_slow, moments, memory.welford))
         return memory
 
-    def refresh(key: Key, sampler: Sampler, params: Params, memory: WindowMemory, state: Any) -> WindowMemory:
+    def refresh(
+        key: Key, sampler: Sampler, params: Params, memory: WindowMemory, state: Any, pool: Pool | None = None
+    ) -> WindowMemory:
         if not memory.welford:
             return memory
-        moments = welford(metric or "")
-        adapted = metric_of(metric or "", moments.shrunk(memory.welford))
-        emptied = moments.init(tree.map(lambda leaf: leaf[0], state.position))
+        pool = whole(pool, state)
+        moments = all_moments(metric or "", memory.welford, pool)
+        adapted = metric_of(metric or "", welford(metric or "").shrunk(moments))
+        emptied = tree.zeros_like(memory.welford)
         after = memory._replace(tuning=memory.tuning._replace(metric=adapted), welford=emptied)
-        after = first_step_size(key, sampler, params, after, state)
+        after = first_step_size(key, sampler, params, after, state, pool)
         memory = tree.where(memory.is_slow, after, memory)
         return memory._replace(is_slow=torch.ones_like(memory.is_slow))
 
-    def final(memory: WindowMemory) -> Tree:
+    def final(memory: WindowMemory, pool: Pool | None = None) -> Tree:
         if not memory.dual_averaging:
             return memory.tuning
         return memory.tuning._replace(step_size=dual_averaging(target=memory.target).final(memory.dual_averaging))

@@ -7,8 +7,10 @@ import contextlib
 import ctypes
 import hashlib
 import json
+import signal
+import threading
 from types import FunctionType
-from typing import Any, Iterator
+from typing import Any, Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ from .._torch.collectives import RankError
 from ..types import Tree
 from .mesh import Mesh
 
-__all__ = ["RankError", "check_equal", "digest", "failing_together", "together"]
+__all__ = ["RankError", "check_equal", "digest", "failing_together", "patient", "together"]
 
 _ROOM = 4096  # bytes of what one rank tells the others
 
@@ -115,3 +117,29 @@ def _error(rank: int, size: int, news: dict[str, Any]) -> BaseException:
         return kind(text) if right and kind is not None else RankError(f"{news.get('kind', 'an error')}: {text}")
     except TypeError:
         return RankError(f"{news.get('kind')}: {text}")
+
+
+# -- Ctrl-C -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def patient(mesh: Mesh) -> Iterator[Callable[[], bool]]:
+    """Inside, Ctrl-C waits until the chunk has ended: the ranks would lose each other in the middle of it.
+
+    Gives a function that asks all ranks whether one was interrupted.
+    """
+    raised: list[Any] = []
+    if mesh.size == 1 or threading.current_thread() is not threading.main_thread():
+        yield lambda: mesh.agree(bool(raised))
+        return
+
+    def note(number: int, frame: Any) -> None:
+        if raised:  # a second one is meant
+            raise KeyboardInterrupt
+        raised.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: mesh.agree(bool(raised))
+    finally:
+        signal.signal(signal.SIGINT, before)

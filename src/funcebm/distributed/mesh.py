@@ -14,7 +14,18 @@ from .._torch import collectives
 from .._torch.tracing import is_mapped, is_tracing
 from ..types import Tree
 
-__all__ = ["Mesh", "Shard", "bounds", "mesh", "num_bytes_sent", "own_rows", "shared_rows", "single", "tree_sum"]
+__all__ = [
+    "Mesh",
+    "Shard",
+    "bounds",
+    "mesh",
+    "num_bytes_sent",
+    "own_rows",
+    "shared_rows",
+    "single",
+    "stacked",
+    "tree_sum",
+]
 
 _BYTES_BY_TREE = 2**20  # larger sums are left to the network's own reduction
 
@@ -174,7 +185,7 @@ def _sum(value: Tree, rank: int, size: int, name: str) -> Tree:
     leaves = [leaf.to(torch.int64) if leaf.dtype == torch.bool else leaf for leaf in map(torch.as_tensor, leaves)]
     num_bytes = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
     if size * num_bytes <= _BYTES_BY_TREE:
-        return tree.unflatten(structure, [tree_sum(leaf) for leaf in _stacked(leaves, size, name)])
+        return tree.unflatten(structure, [tree_sum(leaf) for leaf in stacked(leaves, size, name)])
     return tree.unflatten(structure, [collectives.exchange(leaf, name, size, True) for leaf in leaves])
 
 
@@ -188,7 +199,7 @@ def _gather(value: Tree, rank: int, size: int, name: str) -> Tree:
         counts = collectives.exchange(own, name, size, False)[:, 0].tolist()
     most = max(counts)
     padded = [_filled(leaf, most) for leaf in leaves]
-    return tree.unflatten(structure, [_rows_of(leaf, counts) for leaf in _stacked(padded, size, name)])
+    return tree.unflatten(structure, [_rows_of(leaf, counts) for leaf in stacked(padded, size, name)])
 
 
 def _filled(leaf: Tensor, num: int) -> Tensor:
@@ -196,11 +207,11 @@ def _filled(leaf: Tensor, num: int) -> Tensor:
     return torch.cat([leaf, leaf.new_zeros(missing, *leaf.shape[1:])]) if missing else leaf
 
 
-def _rows_of(stacked: Tensor, counts: list[int]) -> Tensor:
+def _rows_of(everything: Tensor, counts: list[int]) -> Tensor:
     """``(W, most, ...) -> (C, ...)``, without what filled the ranks up."""
-    if min(counts) == stacked.shape[1]:
-        return stacked.flatten(0, 1)
-    return torch.cat([stacked[rank, :count] for rank, count in enumerate(counts)])
+    if min(counts) == everything.shape[1]:
+        return everything.flatten(0, 1)
+    return torch.cat([everything[rank, :count] for rank, count in enumerate(counts)])
 
 
 def _take(value: Tree, rank: int, size: int, name: str) -> Tree:
@@ -235,13 +246,13 @@ def own_rows(value: Tree, mesh: Mesh) -> Tree:
 def shared_rows(value: Tree, mesh: Mesh, num: int) -> Tree:
     """What every rank has made of its :func:`own_rows`, as all ``(C, ...)`` rows, on all ranks; by one message."""
     leaves, structure = tree.flatten(value)
-    return tree.unflatten(structure, [leaf.flatten(0, 1)[:num] for leaf in _stacked(leaves, mesh.size, mesh.name)])
+    return tree.unflatten(structure, [leaf.flatten(0, 1)[:num] for leaf in stacked(leaves, mesh.size, mesh.name)])
 
 
 # -- one message for a whole tree ---------------------------------------------------------------------------------
 
 
-def _stacked(leaves: list[Tensor], size: int, name: str) -> list[Tensor]:
+def stacked(leaves: list[Tensor], size: int, name: str) -> list[Tensor]:
     """The leaves of all ranks, ``(W, *shape)`` each, by one message of 32-bit words."""
     if len(leaves) == 1 or any(is_mapped(leaf) for leaf in leaves):
         return [collectives.exchange(leaf, name, size, False) for leaf in leaves]

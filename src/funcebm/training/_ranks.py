@@ -6,10 +6,7 @@ depend on the number of ranks, rows go by fixed blocks, whose gradients are adde
 
 from __future__ import annotations
 
-import contextlib
-import signal
-import threading
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +17,7 @@ from ..distributed.mesh import Mesh, shared_rows, tree_sum
 from ..types import Batch, Key, Loss, Params, Tree
 from .step import Gradient, plain_gradient
 
-__all__ = ["Sharing", "own_memory", "patient", "share", "shared_gradient", "start_memory", "whole_memory"]
+__all__ = ["Sharing", "own_memory", "share", "shared_gradient", "start_memory", "whole_memory"]
 
 _BLOCKS = 8
 _FEW = 4  # rows on which a loss is tried
@@ -210,29 +207,3 @@ def own_memory(sharing: Sharing, memory: Tree) -> Tree:
     fix = "Resume on as many ranks as it was made on; deterministic=True makes 8 blocks on 1, 2, 4 and 8 ranks."
     checks.require(num == sharing.num_blocks, must, num, fix)
     return tree.map(lambda leaf: leaf[slice(*sharing.own)].clone(), memory)
-
-
-# -- Ctrl-C -------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def patient(mesh: Mesh) -> Iterator[Callable[[], bool]]:
-    """Inside, Ctrl-C waits until the chunk has ended: the ranks would lose each other in the middle of it.
-
-    Gives a function that asks all ranks whether one was interrupted.
-    """
-    raised: list[Any] = []
-    if mesh.size == 1 or threading.current_thread() is not threading.main_thread():
-        yield lambda: mesh.agree(bool(raised))
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if raised:  # a second one is meant
-            raise KeyboardInterrupt
-        raised.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: mesh.agree(bool(raised))
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -13,11 +13,11 @@ from torch import Tensor
 from .. import checks, random, tree
 from .._chunks import advance, drive, largest, make_loop, sizes, sizes_by_the_clock, until_interrupted
 from .._progress import postfix, progress_bar
-from ..distributed.agreement import check_equal, digest, failing_together, together
+from ..distributed.agreement import check_equal, digest, failing_together, patient, together
 from ..distributed.mesh import Mesh, single
 from ..transforms import explained
 from ..types import Key, Loss, Optimizer, Params, Tree
-from ._ranks import own_memory, patient, share, shared_gradient, start_memory, whole_memory
+from ._ranks import own_memory, share, shared_gradient, start_memory, whole_memory
 from .checkpoint import check_path, restored, save
 from .data import Rows, Stream, Taken, extreme_rows, open_source
 from .divergence import Streak, check_limits, ending, find_streak, is_bad, reason
