@@ -182,7 +182,7 @@ def _exchange(x: Tensor, name: str, size: int, is_sum: bool) -> Tensor:
     peers = peers_of(name)
     if not peers.is_open:
         raise RankError("this mesh was closed after an error. Start the processes again.")
-    flat = x.detach().contiguous().reshape(-1)
+    flat = x.new_empty(x.numel()).copy_(x.detach().reshape(-1))  # strides of 1, also of one number
     out = flat.clone() if is_sum else flat.new_empty(size * flat.numel())
     if size == 1:
         return out.copy_(flat).reshape(x.shape if is_sum else (size, *x.shape))

@@ -33,7 +33,9 @@ def with_pool(adaptation: Adaptation, pool: Pool) -> Adaptation:
 
 
 def over_ranks(sampler: Sampler, mesh: Mesh, is_per_chain: bool) -> Sampler:
-    """A sampler of all chains, for an adaptation that knows no pool, whose steps the ranks share: each makes those of its rows, and one message joins them.
+    """A sampler of all chains whose steps the ranks share, for an adaptation that knows no pool.
+
+    Each rank makes those of its rows, and one message joins them.
 
     Its ``batched_step`` takes and gives the states of all chains, the same on all ranks, so that whatever is computed from them
     is the same too, bit for bit, and as in one process. Its noise is the key of each chain: every rank draws that of its rows.

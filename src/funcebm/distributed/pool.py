@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Callable, NamedTuple
 
 import torch
@@ -35,7 +36,7 @@ class Pool(NamedTuple):
         join: ``(b_r, ...) -> (b, ...)``, what ranks have made of each block, on all ranks; by one message.
     """
 
-    count: int
+    count: int  # type: ignore[assignment]
     first: int
     sum: Callable[[Tree], Tree]
     mean: Callable[[Tree], Tree]
@@ -50,7 +51,7 @@ class _Layout(NamedTuple):
     """Whose chains are whose; ``rows`` are the numbers of those of this rank, ``places`` and ``is_there`` ``(s, b_r)``
     say where a chain of a block is among them."""
 
-    count: int
+    total: int
     mesh: Mesh
     first: int
     rows: Tensor
@@ -106,8 +107,8 @@ def _layout(count: int, mesh: Mesh, device: Any) -> _Layout:
     total = min(_BLOCKS, 1 << (count - 1).bit_length())
     ends = [total * rank // mesh.size for rank in range(mesh.size + 1)]
     rows = [count * end // total for end in ends]
-    num_blocks = [last - first for first, last in zip(ends[:-1], ends[1:], strict=True)]
-    num_chains = [last - first for first, last in zip(rows[:-1], rows[1:], strict=True)]
+    num_blocks = [last - first for first, last in itertools.pairwise(ends)]
+    num_chains = [last - first for first, last in itertools.pairwise(rows)]
     width, first = -(-count // total), rows[mesh.rank]
     block = ends[mesh.rank] + torch.arange(max(num_blocks), device=device)
     starts = torch.div(count * block, total, rounding_mode="floor")
