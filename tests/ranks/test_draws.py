@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from funcebm import distributed
+from funcebm import distributed, tree
 from tests.ranks import work
 
 
@@ -58,6 +58,38 @@ def test_draws_go_to_the_first_rank(two):
     assert [each["chains"] for each in found] == [(0, 9, 9), (5, 9, 9)]
 
 
+@pytest.mark.parametrize("num_chains", [8, 5])
+def test_statistics_of_all_chains_are_merged(two, num_chains):
+    """R-hat, effective sample size, mean and covariance: those of one process, to rounding."""
+    alone = work.reduced_of_all(distributed.single, num_chains)
+    for found in two.run(work.reduced_of_all, num_chains):
+        for got, expected in zip(tree.leaves(found), tree.leaves(alone), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("gather", ["files", "summary"])
+def test_draws_go_to_files(two, gather, tmp_path):
+    pytest.importorskip("safetensors")
+    alone = work.in_files(distributed.single, tmp_path / "one", 5, "files")
+    assert alone[0] == ()
+    whole, info = distributed.draws_of(tmp_path / "one")
+    assert whole["x"].shape == (5, 7, 4)
+    for rank, (draws, _, state, _) in enumerate(two.run(work.in_files, str(tmp_path / "two"), 5, gather)):
+        rows = slice(3) if rank == 0 else slice(3, 5)
+        assert torch.equal(state.position["x"], whole["x"][rows, -1])
+        if gather == "files":
+            assert draws == ()
+        else:
+            assert torch.equal(draws["x"], whole["x"][rows])
+    both, others = distributed.draws_of(tmp_path / "two")
+    assert torch.equal(both["x"], whole["x"])
+    assert torch.equal(others["energy"], info["energy"])
+
+
+def test_files_need_a_folder(two):
+    assert all("must have a folder" in text for text in two.run(work.no_folder))
+
+
 def test_rows_of_one_rank_are_marked(two):
     found = two.run(work.shard, 7)
     assert found == [((0, 5, 7), True), ((5, 7, 7), True)]
@@ -71,7 +103,7 @@ def test_rows_of_one_rank_are_marked(two):
         ("shard on one rank", "whole or a shard, must be the same on all ranks"),
         ("counts", "counts must be the same on all ranks"),
         ("start", "chains 3"),
-        ("one bad rank", "gather must be one of three"),
+        ("one bad rank", "gather must be one of four"),
         ("memory", "reduce=reducers.variance()"),
     ],
 )

@@ -20,6 +20,7 @@ from torch import Tensor
 from .tracing import is_mapped
 
 __all__ = [
+    "HAS_OPERATOR",
     "Peers",
     "RankError",
     "abort",
@@ -179,13 +180,13 @@ def num_bytes_sent() -> int:
 def _exchange(x: Tensor, name: str, size: int, is_sum: bool) -> Tensor:
     import torch.distributed as dist
 
-    peers = peers_of(name)
-    if not peers.is_open:
-        raise RankError("this mesh was closed after an error. Start the processes again.")
     flat = x.new_empty(x.numel()).copy_(x.detach().reshape(-1))  # strides of 1, also of one number
     out = flat.clone() if is_sum else flat.new_empty(size * flat.numel())
     if size == 1:
         return out.copy_(flat).reshape(x.shape if is_sum else (size, *x.shape))
+    peers = peers_of(name)
+    if not peers.is_open:
+        raise RankError("this mesh was closed after an error. Start the processes again.")
     if flat.numel() == 0:
         return out.reshape(x.shape if is_sum else (size, *x.shape))
     peers.num_bytes += flat.numel() * flat.element_size()
@@ -232,7 +233,9 @@ def _no_derivative(x: Tensor) -> None:
         )
 
 
-if hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_vmap"):
+HAS_OPERATOR = hasattr(torch.library, "custom_op") and hasattr(torch.library, "register_vmap")
+
+if HAS_OPERATOR:
     _library = torch.library.Library("funcebm", "FRAGMENT")
     _library.define("exchange(Tensor x, str name, int size, bool is_sum) -> Tensor")
     _library.impl("exchange", _exchange, "CompositeExplicitAutograd")

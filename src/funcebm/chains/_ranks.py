@@ -79,12 +79,12 @@ def enter(
         if not loops.is_compiling():  # the check is for a person, the compiler cannot follow its message
             _checks.positions(rows, sampler, given["params"])
         return rows, alone(tree.batch_size(rows))
-    fix = 'Write "summary", "draws" or "none"; distributed.save writes files.'
+    fix = 'Write "summary", "draws", "none" or, with checkpoint=folder, "files".'
     news: dict[str, Any] = {}
     begin_run(mesh)
     with together(mesh, news) as found:
         _checks.positions(rows, sampler, given["params"])
-        checks.require(policy in POLICIES, "gather must be one of three", policy, fix)
+        checks.require(policy in POLICIES, "gather must be one of four", policy, fix)
         is_shard = isinstance(positions, Shard)
         same = {name: digest(value) for name, value in given.items()}
         kind = tree.map(lambda leaf: torch.empty(0, *leaf.shape[1:], dtype=leaf.dtype), rows)
@@ -128,8 +128,8 @@ def check_memory(place: Place, num_samples: int, positions: Position) -> None:
     num = each * (place.total if place.policy == "draws" else most)
     must = f"the draws of one rank must fit into mesh(memory={place.mesh.memory})"
     fix = (
-        "Keep statistics in place of draws (reduce=reducers.variance()), collect less, draw and distributed.save in parts"
-        " (resume), use more ranks, or give mesh(memory=...) more bytes."
+        "Keep statistics in place of draws (reduce=reducers.variance()), collect less, write them to files (gather='files',"
+        " checkpoint=folder), use more ranks, or give mesh(memory=...) more bytes."
     )
     checks.require(num <= place.mesh.memory, must, f"{num:,} bytes", fix)
 
@@ -192,7 +192,9 @@ def _results(place: Place, mesh: Mesh, reducer: Reducer, accumulator: Any) -> Tr
     must, fix = "a reducer over chains must have merge", "Give Reducer(..., merge=...), or leave out is_pooled."
     checks.require(reducer.merge is not None, must, "None", fix)
     assert reducer.merge is not None
-    own = reducers.merged(reducer.merge, own_rows(place, accumulator), keeps_axis=True)
+    accumulator = own_rows(place, accumulator)
+    accumulator = accumulator if reducer.close is None else vmap(reducer.close)(accumulator)
+    own = reducers.merged(reducer.merge, accumulator, keeps_axis=True)
     return reducer.final(reducers.merged(reducer.merge, mesh.gather(own)))
 
 

@@ -6,32 +6,13 @@ from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from .. import tree
 from ..types import Tree
+from ._reducer import Reducer, merged
+from .convergence import Convergence, convergence
 
-__all__ = ["Reducer", "combine", "covariance", "mean", "merged", "variance"]
-
-
-class Reducer(NamedTuple):
-    """A statistic of one chain's draws, as pure functions; memory does not grow with the number of draws.
-
-    Attributes:
-        init: ``value -> accumulator``, from an example of what will be reduced (its numbers do not matter).
-        update: ``(accumulator, value) -> accumulator``.
-        final: ``accumulator -> result``.
-        merge: optionally, ``(accumulator, accumulator) -> accumulator``, of the draws of both; associative to rounding.
-        is_pooled: whether the result is one of all chains (of all ranks) together, by ``merge``, in place of one of each.
-        parts: of a combined reducer, its ``(name, reducer)``.
-    """
-
-    init: Callable[[Tree], Any]
-    update: Callable[[Any, Tree], Any]
-    final: Callable[[Any], Any]
-    merge: Callable[[Any, Any], Any] | None = None
-    is_pooled: bool = False
-    parts: tuple[tuple[str, Reducer], ...] = ()
+__all__ = ["Convergence", "Reducer", "combine", "convergence", "covariance", "mean", "merged", "variance"]
 
 
 class _Moments(NamedTuple):
@@ -46,30 +27,6 @@ def _as_float(leaf: Tensor) -> Tensor:
 
 def _zero_count(value: Tree) -> Tensor:
     return torch.zeros((), dtype=torch.int32, device=tree.first(value).device)
-
-
-def merged(merge: Callable[[Any, Any], Any], accumulators: Any, keeps_axis: bool = False) -> Any:
-    """One accumulator of many ``(C, ...)``: neighbours are merged, then neighbouring results, and so on.
-
-    Args:
-        merge: ``(accumulator, accumulator) -> accumulator``, of one chain each.
-        accumulators: of many chains, every leaf ``(C, ...)``.
-        keeps_axis: whether the result leads with an axis of length 1, or 0 where there are none.
-
-    Returns:
-        The accumulator of all draws.
-
-    >>> float(merged(torch.add, torch.arange(5.0)))
-    10.0
-    """
-    while (num := tree.batch_size(accumulators)) > 1:
-        pairs = tree.map(lambda leaf: leaf[: num // 2 * 2].unflatten(0, (num // 2, 2)), accumulators)
-        first, second = (tree.map(lambda leaf: leaf[:, side], pairs) for side in (0, 1))  # noqa: B023
-        both = vmap(merge)(first, second)
-        if num % 2:
-            both = tree.map(lambda leaf, rest: torch.cat([leaf, rest[-1:]]), both, accumulators)
-        accumulators = both
-    return accumulators if keeps_axis else tree.map(lambda leaf: leaf[0], accumulators)
 
 
 def mean(*, across_chains: bool = False) -> Reducer:
@@ -95,15 +52,15 @@ def mean(*, across_chains: bool = False) -> Reducer:
 
     def merge(a: _Moments, b: _Moments) -> _Moments:
         count, share = _together(a, b)
-        return _Moments(count, tree.map(lambda x, y: x + (y - x) * share, a.mean, b.mean), ())
+        return _Moments(count, tree.map(lambda x, y: x + (y - x) * share(x), a.mean, b.mean), ())
 
     return Reducer(init, update, lambda moments: moments.mean, merge, across_chains)
 
 
-def _together(a: _Moments, b: _Moments) -> tuple[Tensor, Tensor]:
-    """How many draws both have, and the share of the second; 0 where there are none."""
+def _together(a: _Moments, b: _Moments) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """How many draws both have, and the share of the second in the dtype of a leaf; 0 where there are none."""
     count = a.num + b.num
-    return count, b.num / count.clamp(min=1)
+    return count, lambda leaf: b.num.to(leaf.dtype) / count.clamp(min=1).to(leaf.dtype)
 
 
 def variance(*, across_chains: bool = False) -> Reducer:
@@ -166,8 +123,8 @@ def _moments(
     def merge(a: _Moments, b: _Moments) -> _Moments:
         count, share = _together(a, b)
         apart = tree.map(lambda x, y: y - x, a.mean, b.mean)
-        average = tree.map(lambda x, d: x + d * share, a.mean, apart)
-        second = tree.map(lambda s, t, d: s + t + product(d, d) * (a.num * share), a.second, b.second, apart)
+        average = tree.map(lambda x, d: x + d * share(x), a.mean, apart)
+        second = tree.map(lambda s, t, d: s + t + product(d, d) * (a.num * share(s)), a.second, b.second, apart)
         return _Moments(count, average, second)
 
     return Reducer(init, update, final, merge, is_pooled)

@@ -22,6 +22,7 @@ from ..distributed.mesh import Mesh, Shard
 from ..transforms import is_worth_it
 from ..types import Key, Params, Position, Sampler, Tree
 from . import _checks, _ranks, reducers
+from ._parts import in_parts
 from ._run import Run, Samples, collect_position, finish, go_on, start
 from .files import with_checkpoints
 from .reducers import Reducer
@@ -76,9 +77,11 @@ def sample(
             sent while chains run; an error, or Ctrl-C, on one rank is one on all.
         gather: what ranks tell each other at the end. ``"summary"``: all get the results of ``reduce``, ``(C, ...)``; draws
             stay where they were made (``mesh.gather(samples.draws)`` has all of them). ``"draws"``: the first rank gets all
-            draws. ``"none"``: nothing.
+            draws. ``"none"``: nothing. ``"files"``: each rank writes its draws into the folder ``checkpoint``, and keeps none;
+            :func:`funcebm.distributed.draws_of` reads them.
         checkpoint: a file in which the run is saved, with :func:`funcebm.save`, after each ``checkpoint_every`` draws and at the
-            end; ``resume(load(path, sampler), num_samples=...)`` makes those that are missing, bit for bit.
+            end; ``resume(load(path, sampler), num_samples=...)`` makes those that are missing, bit for bit. With several ranks
+            a folder: see :func:`funcebm.distributed.load`.
         checkpoint_every: draws.
 
     Returns:
@@ -99,7 +102,7 @@ def sample(
     checks.positive_int("num_samples", num_samples)
     checks.positive_int("num_burn_in", num_burn_in, minimum=0)
     checks.positive_int("thin", thin)
-    if checkpoint is not None:
+    if checkpoint is not None or gather == "files":
         checks.positive_int("checkpoint_every", checkpoint_every)
         options: Any = {
             "num_burn_in": num_burn_in,
@@ -108,16 +111,20 @@ def sample(
             "collect": collect,
             "reduce": reduce,
         }
-        options |= {"progress": progress, "chunk_size": chunk_size, "mesh": mesh, "gather": gather}
+        policy = "summary" if gather == "files" else gather
+        options |= {"progress": progress, "chunk_size": chunk_size, "mesh": mesh, "gather": policy}
         weight = 1 if sampler.batched_step is None else 10
         options["jit"] = is_worth_it(jit, num_burn_in + num_samples * thin, weight)
-        return with_checkpoints(
-            lambda num: sample(key, sampler, params, positions, num_samples=num, **options),
-            lambda samples, num: resume(samples, num_samples=num),
-            num_samples,
-            checkpoint,
-            checkpoint_every,
-        )
+
+        def begin(num: int) -> Samples:
+            return sample(key, sampler, params, positions, num_samples=num, **options)
+
+        def go_on(samples: Samples, num: int) -> Samples:
+            return resume(samples, num_samples=num)
+
+        if checkpoint is None or gather == "files" or (mesh is not None and mesh.size > 1):
+            return in_parts(begin, go_on, num_samples, checkpoint, checkpoint_every, mesh, gather)
+        return with_checkpoints(begin, go_on, num_samples, checkpoint, checkpoint_every)
     if chunk_size is not None:
         checks.positive_int("chunk_size", chunk_size)
     _checks.is_sampler(sampler)

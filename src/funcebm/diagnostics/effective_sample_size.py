@@ -9,6 +9,7 @@ Reference: Vehtari, Gelman, Simpson, Carpenter and Bürkner (2021), Bayesian Ana
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -182,23 +183,44 @@ def ess_of(chains: Tensor) -> Tensor:
     num_chains, num = chains.shape[:2]
     means, deviations = means_and_deviations(chains)
     covariance = _mean_autocovariance(deviations)
-    within = covariance[0] * (num / (num - 1))
-    total = covariance[0] + variance(means) if num_chains > 1 else covariance[0]
+    between = variance(means) if num_chains > 1 else torch.zeros_like(covariance[0])
+    return ess_from(covariance, between, num_chains, num)[0]
+
+
+def ess_from(covariance: Tensor, between: Tensor, num_chains: Any, num: Any) -> tuple[Tensor, Tensor]:
+    """The effective sample size from autocovariances, and whether its sum has ended before they do.
+
+    Args:
+        covariance: their mean over chains, divisor ``n``, for each lag. ``(L, *event)``.
+        between: the unbiased variance of the means of chains. ``(*event,)``.
+        num_chains: how many chains.
+        num: ``n``, the draws of each.
+    """
+    num_lags = covariance.shape[0]
+    count, length = (
+        torch.as_tensor(value, device=covariance.device).to(covariance.dtype) for value in (num_chains, num)
+    )
+    within = covariance[0] * (length / (length - 1))
+    total = covariance[0] + between
     correlation = 1 - (within - covariance) / total
     correlation = torch.cat([torch.ones_like(correlation[:1]), correlation[1:]])
 
-    num_pairs = max((num - 3) // 2, 0) + 1
+    num_pairs = num_lags // 2
     even, odd = correlation[0 : 2 * num_pairs : 2], correlation[1 : 2 * num_pairs : 2]
     pairs = even + odd
-    kept = (pairs[:-1] > 0).long().cumprod(0)
+    # pairs of lags that are so long that hardly any draws have them are left out
+    index = torch.arange(num_pairs, device=pairs.device).reshape(-1, *[1] * (pairs.ndim - 1))
+    most = torch.div(length - 3, 2, rounding_mode="floor").clamp(min=0)
+    kept = ((pairs[:-1] > 0) & (index[:-1] < most)).long().cumprod(0)
     monotone = torch.cummin(pairs, 0).values[:-1]
     last = kept.sum(0, keepdim=True)  # the pair that ends the sequence gives its even lag
     end = torch.take_along_dim(torch.where(pairs >= 0, even, even.clamp(min=0)), last, 0)[0]
     time = -1 + 2 * (kept * monotone).sum(0) + end
+    is_ended = (last[0] < num_pairs - 1) | (pairs[-1] <= 0) | (num_pairs - 1 >= most)
 
-    count = torch.full_like(time, num_chains * num)
-    value = count / torch.maximum(time, 1 / count.log10())
-    return torch.where(total == 0, count, value)
+    draws = (count * length).expand_as(time)
+    value = draws / torch.maximum(time, 1 / draws.log10())
+    return torch.where(total == 0, draws, value), is_ended
 
 
 def _mean_autocovariance(deviations: Tensor) -> Tensor:

@@ -1,20 +1,24 @@
 """Many devices, many machines: the same draws and the same training on any number of ranks."""
 
 from .agreement import RankError
-from .checkpoint import load, save
+from .checkpoint import draws_of, load, save
 from .cost import Cost, Network, lockstep, simulate, table
 from .local import Workers, run_local
 from .mesh import Mesh, Shard, mesh, num_bytes_sent, single
+from .pool import Pool, make_pool
 
 __all__ = [
     "Cost",
     "Mesh",
     "Network",
+    "Pool",
     "RankError",
     "Shard",
     "Workers",
+    "draws_of",
     "load",
     "lockstep",
+    "make_pool",
     "mesh",
     "num_bytes_sent",
     "run_local",

@@ -18,13 +18,13 @@ from ..types import Tree
 from .agreement import together
 from .mesh import Mesh, bounds, single
 
-__all__ = ["load", "save"]
+__all__ = ["draws_of", "load", "save"]
 
 _FORMAT = 1
 _PARTS = ("state", "draws", "info", "accumulator", "keys")
 
 
-def save(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh | None = None) -> None:
+def save(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh | None = None, is_part: bool = False) -> None:
     """Writes where a run is, so that :func:`load` goes on with it on any number of ranks.
 
     Makes the folder ``path/run-<steps>`` with one file of safetensors for the chains of each rank, ``meta.json`` with their
@@ -35,6 +35,7 @@ def save(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh | None = None
         path: a folder, which is made.
         samples: from :func:`funcebm.sample` or :func:`funcebm.resume`, on every rank its own.
         mesh: of the run.
+        is_part: keep what earlier calls wrote: :func:`draws_of` then has the draws of all of them, in their order.
 
     Returns:
         None; the run is in the folder once every rank is back.
@@ -87,13 +88,15 @@ def save(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh | None = None
                 "num_chains": place.total,
                 "num_steps": samples.run.num_steps,
                 "thin": samples.run.thin,
+                "num_burn_in": samples.run.num_burn_in,
                 "torch": torch.__version__,
                 "files": files,
             }
             _files.put(folder / "meta.json", json.dumps(meta, indent=1).encode())
             _files.put(folder / "done", b"")
             for other in pathlib.Path(path).glob("run-*"):
-                if other != folder and (other.name < name or not (other / "done").exists()):
+                is_old = other.name < name and not is_part
+                if other != folder and (is_old or not (other / "done").exists()):
                     shutil.rmtree(other, ignore_errors=True)
 
 
@@ -125,11 +128,57 @@ def load(path: str | os.PathLike[str], run: Any, *, mesh: Mesh | None = None) ->
         return _loaded(pathlib.Path(path), samples, run, mesh)
 
 
-def _loaded(path: pathlib.Path, like: Any, run: Any, mesh: Mesh) -> Any:
-    whole = sorted(folder for folder in path.glob("run-*") if (folder / "done").exists())
+def draws_of(path: str | os.PathLike[str], *, mesh: Mesh | None = None, like: Tree = ()) -> tuple[Tree, Tree]:
+    """The draws in a folder, of all parts of a run: from ``sample(..., gather="files", checkpoint=path)`` or :func:`save`.
+
+    Args:
+        path: the folder.
+        mesh: whose ranks read their chains each; without it all chains are read.
+        like: optionally, draws and info whose structure is taken; a file names the leaves of a tree, and their classes are lost.
+
+    Returns:
+        The draws ``(C, N, *event)`` and the info ``(C, N)``, on the CPU.
+
+    Raises:
+        ValueError: no whole run in the folder, or a file that is missing or damaged; on every rank.
+        ImportError: without safetensors.
+
+    >>> import funcebm as ebm, tempfile
+    >>> sampler = ebm.samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.5)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     options = {"num_samples": 5, "gather": "files", "checkpoint": folder, "checkpoint_every": 2, "jit": False}
+    ...     _ = ebm.sample(ebm.random.key(0), sampler, (), torch.zeros(3, 2), **options)
+    ...     draws_of(folder)[0].shape
+    torch.Size([3, 5, 2])
+    """
+    mesh = single if mesh is None else mesh
+    _files.need_safetensors("distributed.save and load")
+    with together(mesh):
+        parts = []
+        for folder in _whole_runs(pathlib.Path(path)):
+            meta = json.loads((folder / "meta.json").read_text())
+            first, last = bounds(meta["num_chains"], mesh.rank, mesh.size)
+            leaves = _rows(folder, meta["files"], min(first, meta["num_chains"] - 1), max(last, first + 1))
+            parts.append({name: leaf[: last - first] for name, leaf in leaves.items()})
+        joined: dict[str, dict[str, Tensor]] = {"draws": {}, "info": {}}
+        for name in parts[0]:
+            part, _, rest = name.partition("/")
+            if part in joined:
+                joined[part][rest] = torch.cat([leaves[name] for leaves in parts], 1)
+        if tree.leaves(like):
+            return _like(joined["draws"], like[0], "the draws"), _like(joined["info"], like[1], "the info")
+        return _tree(joined["draws"]), _tree(joined["info"])
+
+
+def _whole_runs(path: pathlib.Path) -> list[pathlib.Path]:
+    found = sorted(folder for folder in path.glob("run-*") if (folder / "done").exists())
     fix = "Give the folder that distributed.save was given; one that no rank finished cannot be used."
-    checks.require(bool(whole), f"{path} must hold a run that was saved whole", "none", fix)
-    folder = whole[-1]
+    checks.require(bool(found), f"{path} must hold a run that was saved whole", "none", fix)
+    return found
+
+
+def _loaded(path: pathlib.Path, like: Any, run: Any, mesh: Mesh) -> Any:
+    folder = _whole_runs(path)[-1]
     meta = json.loads((folder / "meta.json").read_text())
     must = f"{folder} must be in format {_FORMAT}"
     checks.require(meta["format"] == _FORMAT, must, meta["format"], "Use the version that wrote it.")
@@ -150,7 +199,8 @@ def _loaded(path: pathlib.Path, like: Any, run: Any, mesh: Mesh) -> Any:
     draws = _tree(parts["draws"]) if like is None else _like(parts["draws"], like.draws, "the draws")
     info = _tree(parts["info"]) if like is None else _like(parts["info"], like.info, "the info")
     place = run.place._replace(mesh=mesh, first=first, last=last, total=total, spare=state if is_spare else ())
-    run = run._replace(chain_keys=parts["keys"][""], accumulator=accumulator, num_steps=meta["num_steps"], place=place)
+    counts = {"num_steps": meta["num_steps"], "num_burn_in": meta.get("num_burn_in", 0)}
+    run = run._replace(chain_keys=parts["keys"][""], accumulator=accumulator, place=place, **counts)
     if is_spare:
         draws, info, state = tree.map(lambda leaf: leaf[:0], (draws, info, state))
     made = type(like) if like is not None else _samples_type()

@@ -1,0 +1,47 @@
+"""What the ranks of the tests run, by name."""
+
+from .chains_work import draws, fails_later, in_files, interrupted, name, no_folder, reduced_of_all, refused, shard
+from .common import KEY, energy, network
+from .data_work import _squares, sharded
+from .files_work import _of_tree, _part, loaded, refuses_to_load, saved
+from .fit_work import _model, _neural, fit, fit_interrupted, fit_refused, loss_of, resume_fit
+from .mesh_work import axes, collect, differentiate, scan
+from .pool_work import pooled
+from .warm_up_work import sampler_of, warm_up, warm_up_fails
+
+__all__ = [
+    "KEY",
+    "_model",
+    "_neural",
+    "_of_tree",
+    "_part",
+    "_squares",
+    "axes",
+    "collect",
+    "differentiate",
+    "draws",
+    "energy",
+    "fails_later",
+    "fit",
+    "fit_interrupted",
+    "fit_refused",
+    "interrupted",
+    "loaded",
+    "loss_of",
+    "name",
+    "in_files",
+    "no_folder",
+    "pooled",
+    "reduced_of_all",
+    "network",
+    "refused",
+    "refuses_to_load",
+    "resume_fit",
+    "sampler_of",
+    "saved",
+    "scan",
+    "shard",
+    "sharded",
+    "warm_up",
+    "warm_up_fails",
+]

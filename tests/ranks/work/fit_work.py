@@ -1,0 +1,111 @@
+"""Training over ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import torch
+
+import funcebm as ebm
+from funcebm import distributed, random, samplers
+from funcebm.distributed.agreement import digest
+from tests.ranks.work.common import KEY
+
+
+def _model(key):
+    keys = random.split(key, 2)
+    return {"a": random.normal(keys[0], (2, 16)) / 2, "b": random.normal(keys[1], (16,)) / 4}
+
+
+def _neural(params, x):
+    return (x**2).sum() / 2 + (torch.nn.functional.softplus(x @ params["a"]) * params["b"]).sum()
+
+
+def loss_of(which):
+    if which == "score":
+        return ebm.losses.denoising_score_matching(_neural, 0.3)
+    sampler = samplers.langevin(_neural, step_size=0.05)
+    if which == "cd":
+        return ebm.losses.contrastive_divergence(_neural, sampler, 3)
+    return ebm.losses.persistent_contrastive_divergence(_neural, sampler, 3, buffer_size=64)
+
+
+def fit(mesh, which, deterministic, num_steps=12, jit=False, path=None, is_alone=False, cut=0):
+    """The end of a training, which ``cut`` resumes from a file after so many steps."""
+    mesh = distributed.mesh(ranks=mesh.size, alone=1).axes["alone"] if is_alone else mesh
+    data = random.normal(random.key(5), (96, 2)) * torch.tensor([1.0, 0.3])
+    params, loss = _model(random.key(2)), loss_of(which)
+    options = {
+        "optimizer": ebm.optimizers.adam(0.01),
+        "batch_size": 32,
+        "jit": jit,
+        "mesh": mesh,
+        "deterministic": deterministic,
+        "validation": ebm.training.Validation(data[:16], every=4),
+    }
+    if cut:
+        ebm.fit(KEY, loss, params, data, num_steps=cut, checkpoint=path, **options)
+        mesh.agree(False)  # the first rank writes
+        before = ebm.training.load(path, params)
+        found = ebm.fit(KEY, loss, params, data, num_steps=num_steps - cut, resume=before, **options)
+    else:
+        found = ebm.fit(KEY, loss, params, data, num_steps=num_steps, checkpoint=path, **options)
+    return found.params, found.metrics, found.memory, found.validation.values
+
+
+def resume_fit(mesh, which, path, num_steps):
+    """Goes on from a file that another number of ranks wrote."""
+    data = random.normal(random.key(5), (96, 2)) * torch.tensor([1.0, 0.3])
+    params = _model(random.key(2))
+    options = {
+        "optimizer": ebm.optimizers.adam(0.01),
+        "batch_size": 32,
+        "jit": False,
+        "mesh": mesh,
+        "deterministic": True,
+    }
+    options["validation"] = ebm.training.Validation(data[:16], every=4)
+    before = ebm.training.load(path, params)
+    found = ebm.fit(KEY, loss_of(which), params, data, num_steps=num_steps, resume=before, **options)
+    return found.params, found.metrics, found.memory, found.validation.values
+
+
+def fit_refused(mesh, what):
+    data = random.normal(random.key(5), (96, 2))
+    params, loss = _model(random.key(2)), loss_of("score")
+    options = {"optimizer": ebm.optimizers.sgd(0.01), "batch_size": 32, "num_steps": 2, "jit": False, "mesh": mesh}
+    if what == "params":
+        params = ebm.tree.scale(1.0 + mesh.rank, params)
+    elif what == "rows":
+        loss = ebm.Loss(
+            lambda key, params, batch: (),
+            lambda key, batch: (),
+            lambda params, memory, batch, noise: (
+                params["b"].sum() * (batch @ batch.T).square().sum(),
+                ebm.LossAux((), {}),
+            ),
+        )
+    elif what == "batch_size":
+        options.update(batch_size=30, deterministic=True)
+    elif what == "one bad rank":
+        data = data.clone()
+        data[0, 0] = torch.nan if mesh.rank else 0
+    start = time.monotonic()
+    try:
+        ebm.fit(KEY, loss, params, data, **options)
+    except ValueError as error:
+        return str(error), time.monotonic() - start
+    return "", 0.0
+
+
+def fit_interrupted(mesh, rank):
+    data = random.normal(random.key(5), (96, 2))
+    if mesh.rank == rank:
+        threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    options = {"optimizer": ebm.optimizers.sgd(0.01), "batch_size": 32, "chunk_size": 20, "jit": False, "mesh": mesh}
+    found = ebm.fit(KEY, loss_of("score"), _model(random.key(2)), data, num_steps=10**5, **options)
+    return found.num_steps, found.is_complete, digest(found.params), time.monotonic() - start
