@@ -2,6 +2,7 @@
 
 import builtins
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,28 @@ def test_a_short_run_to_the_end(capsys, tmp_path, name):
     assert min(picture.shape[:2]) > 500
     assert picture.std() > 0.1
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.slow
+def test_two_ranks_report_what_one_reports(tmp_path):
+    """Once, and the same numbers as far as they are printed in the first steps."""
+    root = Path(__file__).parents[1] / "src"
+    reports = []
+    for ranks in ("1", "2"):
+        arguments = ["--data", "two_moons", "--steps", "8", "--draws", "4", "--no-jit", "--ranks", ranks]
+        call = [sys.executable, "-m", "funcebm", *arguments, "--out", str(tmp_path / f"{ranks}.png")]
+        environment = {**os.environ, "PYTHONPATH": str(root)}
+        result = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=True, env=environment)
+        reports.append([line for line in result.stdout.splitlines() if line.strip().startswith(("step", "held-out"))])
+    assert len(reports[0]) > 4
+    assert reports[0] == reports[1]
+
+
+def test_ranks_are_on_cpus(capsys, monkeypatch):
+    monkeypatch.setattr(command, "_device", lambda text: torch.device("meta"))
+    with pytest.raises(SystemExit):
+        command.main(["--data", "two_moons", "--ranks", "2", "--device", "meta"])
+    assert "torchrun -m funcebm" in capsys.readouterr().err
 
 
 def test_tasks_hold_out_what_they_do_not_train_on():

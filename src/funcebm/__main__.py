@@ -12,7 +12,7 @@ from typing import NoReturn, Sequence
 
 import torch
 
-from . import demo
+from . import demo, distributed
 
 __all__ = ["main"]
 
@@ -27,10 +27,12 @@ examples:
   python -m funcebm                                  digits: 1,797 pictures of 8 x 8 pixels, from scikit-learn
   python -m funcebm --data two_moons --out moons.png
   python -m funcebm --no-jit --steps 500             without a compiler; slower, same numbers to rounding
+  python -m funcebm --ranks 2                        two processes share the batches and the chains
 
 The same seed gives the same numbers. With the defaults it takes about two minutes on 2 cores, compilation included.
 """
 
+_LONG = 1e6  # seconds
 _NEEDS = {"matplotlib": "matplotlib", "sklearn": "scikit-learn"}
 
 
@@ -112,6 +114,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", type=_device, default="cpu", metavar="NAME", help="cpu, cuda, cuda:1, ... (default: cpu)"
     )
+    parser.add_argument(
+        "--ranks",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="processes of this machine, on CPUs, that share the work (default: 1)",
+    )
     return parser
 
 
@@ -132,6 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.draws < 4:
         parser.error(f"argument --draws: must be 4 or more, got {options.draws}")
+    if options.ranks > 1 and torch.device(options.device).type != "cpu":
+        parser.error("argument --ranks: its processes are on CPUs; for others write torchrun -m funcebm")
     for module in ("matplotlib", "sklearn") if options.data == "digits" else ("matplotlib",):
         if importlib.util.find_spec(module) is None:
             parser.error(f"{_NEEDS[module]} is not installed. Run: pip install {_NEEDS[module]}")
@@ -141,15 +152,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except argparse.ArgumentTypeError as error:
             parser.error(f"argument --out: {error}")
     try:
-        demo.run(
-            options.data,
-            seed=options.seed,
-            out=options.out,
-            num_steps=options.steps,
-            num_draws=options.draws,
-            jit=not options.no_jit,
-            device=options.device,
-        )
+        given = {"seed": options.seed, "out": options.out, "num_steps": options.steps, "num_draws": options.draws}
+        given |= {"jit": not options.no_jit, "device": options.device}
+        if options.ranks > 1:
+            with distributed.Workers(options.ranks, timeout=_LONG, is_heard=True) as workers:
+                workers.run(demo.run_on, options.data, given)
+        else:  # of torchrun, where that has started this
+            demo.run_on(distributed.mesh(), options.data, given)
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted, no picture was written", file=sys.stderr)
         return 130

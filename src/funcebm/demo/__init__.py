@@ -11,6 +11,7 @@ Reference: Saremi and Hyvarinen (2019), "Neural Empirical Bayes", JMLR 20(181), 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import Any, Callable, NamedTuple
@@ -20,13 +21,14 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import chains, diagnostics, energies, fields, losses, optimizers, random, samplers, schedules
+from ..distributed.mesh import Mesh, single
 from ..training import fit
 from ..tree import leaves
 from ..types import Energy, Key, Params
 from .picture import draw
 from .tasks import TASKS, Task
 
-__all__ = ["TASKS", "Result", "Task", "run"]
+__all__ = ["TASKS", "Result", "Task", "run", "run_on"]
 
 _NUM_CHAINS = 64
 _NUM_LEAPFROG = 12
@@ -61,7 +63,8 @@ def run(
     num_draws: int,
     jit: bool = True,
     device: torch.device | str = "cpu",
-) -> Result:
+    mesh: Mesh = single,
+) -> Result | None:
     """Trains, samples, reports on stdout and draws the picture.
 
     Args:
@@ -72,9 +75,10 @@ def run(
         num_draws: kept of each chain, after half as many that are dropped.
         jit: compile.
         device: where everything runs.
+        mesh: of the ranks that share the batches and the chains.
 
     Returns:
-        :class:`Result`.
+        :class:`Result`; None on ranks but the first, whose part ends with the chains.
 
     Raises:
         ImportError: matplotlib or, for the digits, scikit-learn is not installed.
@@ -90,8 +94,10 @@ def run(
     num_params = sum(leaf.numel() for leaf in leaves(params))
     _say("energy", f"of the data with noise {task.noise_scale:g}: a network of {num_params:,} parameters")
 
-    params, seconds = _train(key_fit, task, energy, params, num_steps, jit)
-    samples, sampling_seconds = _sample(key_start, key_chains, task, energy, params, num_draws, jit)
+    params, seconds = _train(key_fit, task, energy, params, num_steps, jit, mesh)
+    samples, sampling_seconds = _sample(key_start, key_chains, task, energy, params, num_draws, jit, mesh)
+    if mesh.rank > 0:
+        return None
     seconds = {name: seconds.get(name, 0.0) + sampling_seconds.get(name, 0.0) for name in (*seconds, "sampling")}
     positions = samples.draws["position"]
     summary = diagnostics.summary(samples)
@@ -116,6 +122,14 @@ def run(
     return Result(drawn, positions, summary, auroc, seconds)
 
 
+def run_on(mesh: Mesh, name: str, options: dict[str, Any]) -> None:
+    """What one rank does of :func:`run`; the first one reports."""
+    with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
+        if mesh.rank > 0:
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        run(name, **options, mesh=mesh)
+
+
 def _energy(key: Key, task: Task) -> tuple[Energy, Params]:
     """The energy of the noisy data; at most as curved as the noise alone where f is convex, and confining everywhere."""
     mean, variance = task.train.mean(0), task.noise_scale**2
@@ -133,7 +147,7 @@ def _denoiser(energy: Energy, task: Task) -> Callable[[Params, Tensor], Tensor]:
 
 
 def _train(
-    key: Key, task: Task, energy: Energy, params: Params, num_steps: int, jit: bool
+    key: Key, task: Task, energy: Energy, params: Params, num_steps: int, jit: bool, mesh: Mesh
 ) -> tuple[Params, dict[str, float]]:
     loss = losses.denoising_score_matching(energy, task.noise_scale)
     optimizer = optimizers.adam(schedules.cosine(2e-3, 2e-5, num_steps))
@@ -158,6 +172,7 @@ def _train(
             batch_size=_BATCH_SIZE,
             jit=jit,
             ema_decay=ema_decay,
+            mesh=mesh,
             **options,
         )
         if not result.is_complete:
@@ -179,7 +194,7 @@ def _train(
 
 
 def _sample(
-    key_start: Key, key: Key, task: Task, energy: Energy, params: Params, num_draws: int, jit: bool
+    key_start: Key, key: Key, task: Task, energy: Energy, params: Params, num_draws: int, jit: bool, mesh: Mesh
 ) -> tuple[chains.Samples, dict[str, float]]:
     """Chains of HMC from plain noise."""
     size = task.train.shape[1]
@@ -200,6 +215,8 @@ def _sample(
             num_burn_in=num_burn_in,
             collect=collect,
             jit=jit,
+            mesh=mesh,
+            gather="draws",
         )
         if not samples.is_complete:
             raise KeyboardInterrupt
@@ -209,9 +226,10 @@ def _sample(
     num_burn_in = max(num_draws // 2, 1)
     samples, seconds["sampling"] = _seconds(lambda: sample(num_draws, num_burn_in))
     how = "compiled" if jit else "eager"
+    where = "" if mesh.size == 1 else f" on {mesh.size} ranks"
     _say(
         "sampling",
-        f"HMC, {_NUM_CHAINS} {how} chains from noise, {num_burn_in:,} + {num_draws:,} steps of {_NUM_LEAPFROG} gradients",
+        f"HMC, {_NUM_CHAINS} {how} chains{where} from noise, {num_burn_in:,} + {num_draws:,} steps of {_NUM_LEAPFROG} gradients",
     )
     return samples, seconds
 

@@ -53,12 +53,13 @@ class Workers:
     Args:
         num_ranks: how many.
         timeout: seconds that a call may take.
+        is_heard: whether what the first rank prints goes where this process prints; else it is kept for messages.
 
     Attributes:
         processes: in the order of ranks.
     """
 
-    def __init__(self, num_ranks: int, *, timeout: float = 600.0) -> None:
+    def __init__(self, num_ranks: int, *, timeout: float = 600.0, is_heard: bool = False) -> None:
         checks.positive_int("num_ranks", num_ranks)
         checks.positive("timeout", timeout)
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="funcebm-ranks-"))
@@ -72,7 +73,7 @@ class Workers:
                 [*call, str(rank), str(num_ranks), str(os.getpid())],
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=self.logs[rank],
+                stdout=None if is_heard and rank == 0 else self.logs[rank],
                 stderr=subprocess.STDOUT,
             )
             for rank in range(num_ranks)
