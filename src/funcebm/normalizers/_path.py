@@ -157,12 +157,14 @@ class AnnealedPath(NamedTuple):
         both_params: those of the energy and of the reference.
         betas: the temperatures, ``(T + 1,)``.
         is_jitted: whether the loop is compiled.
+        first: the number of the first particle, where other ranks have those before.
     """
 
     annealing: Annealing
     both_params: tuple[Params, Params]
     betas: Tensor
     is_jitted: bool
+    first: int = 0
 
     def drive(
         self, key: Key, particles: Particles, weights: Tensor, betas: Tensor, log_step_sizes: Tensor, rates: Tensor
@@ -170,7 +172,7 @@ class AnnealedPath(NamedTuple):
         """All temperatures one after another, chunk by chunk; compiled, each iteration draws its own noise."""
         sampler = self.annealing.sampler
         num_particles, num_steps = tree.batch_size(particles.positions), len(betas)
-        keys = random.split(key, num_particles)
+        keys = random.split(key, num_particles, start=self.first)
         tuning = tree.cast_like(sampler.tuning, tree.first(particles.positions))
         loop = make_loop(
             self.annealing.iterate,

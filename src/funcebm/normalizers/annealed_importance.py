@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Callable, NamedTuple, Sequence
 
 import torch
 from torch import Tensor
 
 from .. import checks, random, tree
+from ..distributed.agreement import check_equal, digest, failing_together, together
+from ..distributed.mesh import Mesh, bounds, single
 from ..energies.exact import ExactEnergy
 from ..types import Energy, Key, Params, Position
-from ._path import MakeSampler, Schedule, make_path, temperatures
+from ._path import AnnealedPath, MakeSampler, Particles, Schedule, make_path, temperatures
 
 __all__ = [
     "AnnealedImportance",
@@ -33,7 +35,8 @@ class AnnealedImportance(NamedTuple):
             trusted. ``()``.
         log_weights: :math:`\log w`. Forwards, the mean of :math:`w` times the reference's normalizer is an unbiased estimate of
             :math:`Z`; in reverse, its mean over that normalizer one of :math:`1/Z`. ``(N,)``.
-        positions: where the particles end: with the weights, draws of the target; in reverse, of the reference. ``(N, *event)``.
+        positions: where the particles end: with the weights, draws of the target; in reverse, of the reference; with a mesh
+            those of the particles of this rank. ``(N, *event)``.
         acceptance_rate: of the kernels, in the order in which they ran. ``(T,)``.
     """
 
@@ -61,6 +64,7 @@ def annealed_importance_sampling(
     sampler: MakeSampler | None = None,
     event_shape: Sequence[int] | None = None,
     jit: bool | None = None,
+    mesh: Mesh = single,
 ) -> AnnealedImportance:
     r"""Annealed importance sampling: the normalizer of an energy, with an error bar.
 
@@ -96,6 +100,8 @@ def annealed_importance_sampling(
             By default MALA.
         event_shape: of a position, where the reference's params do not fix it.
         jit: compile the path as one loop; None decides as for :func:`funcebm.sample`.
+        mesh: of ranks that share the particles, each of which makes this call with the same arguments; the weights of all are
+            put together at the end.
 
     Returns:
         :class:`AnnealedImportance`.
@@ -121,7 +127,8 @@ def annealed_importance_sampling(
     positions = reference.sample(key_start, reference_params, num_particles, *shape)
     betas = temperatures(schedule, num_temperatures)
     path = make_path(energy, reference, sampler, (params, reference_params), betas, positions, jit)
-    particles, rates = path.forwards(key_run, positions, path.pilot(key_pilot, positions))
+    sizes = path.pilot(key_pilot, positions)
+    particles, rates = _on_ranks(mesh, path, positions, lambda own, rows: own.forwards(key_run, rows, sizes))
     estimate = log_mean_exp(particles.log_weights)
     return AnnealedImportance(
         log_z0.to(estimate[0]) + estimate[0], *estimate[1:], particles.log_weights, particles.positions, rates
@@ -141,6 +148,7 @@ def reverse_annealed_importance_sampling(
     sampler: MakeSampler | None = None,
     event_shape: Sequence[int] | None = None,
     jit: bool | None = None,
+    mesh: Mesh = single,
 ) -> AnnealedImportance:
     r"""Annealed importance sampling from the target to the reference: :math:`\log Z` from above.
 
@@ -164,6 +172,8 @@ def reverse_annealed_importance_sampling(
         sampler: as in :func:`annealed_importance_sampling`; kernels must be reversible (HMC, MALA, random walk are).
         event_shape: of a position, where the reference's params do not fix it.
         jit: compile the path as one loop; None decides as for :func:`funcebm.sample`.
+        mesh: of ranks that share the particles, each of which makes this call with the same arguments; the weights of all are
+            put together at the end.
 
     Returns:
         :class:`AnnealedImportance`, with :math:`\log v` as ``log_weights``.
@@ -189,7 +199,8 @@ def reverse_annealed_importance_sampling(
     betas = temperatures(schedule, num_temperatures)
     path = make_path(energy, reference, sampler, (params, reference_params), betas, positions, jit)
     starts = reference.sample(key_start, reference_params, tree.batch_size(positions), *shape)
-    particles, rates = path.backwards(key_run, positions, path.pilot(key_pilot, starts))
+    sizes = path.pilot(key_pilot, starts)
+    particles, rates = _on_ranks(mesh, path, positions, lambda own, rows: own.backwards(key_run, rows, sizes))
     estimate = log_mean_exp(particles.log_weights)
     return AnnealedImportance(
         log_z0.to(estimate[0]) - estimate[0], *estimate[1:], particles.log_weights, particles.positions, rates
@@ -220,6 +231,29 @@ def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     error = torch.where(torch.isfinite(left_out).all(), ((num - 1) * spread).sqrt(), torch.inf)
     size = torch.exp(2 * total - torch.logsumexp(2 * log_weights, 0))
     return total - math.log(num), error, size
+
+
+def _on_ranks(
+    mesh: Mesh, path: AnnealedPath, positions: Position, walk: Callable[[AnnealedPath, Position], Any]
+) -> tuple[Particles, Tensor]:
+    """The particles of this rank at the end, with the log weights of all of them, and the acceptance rates over all."""
+    if mesh.size == 1:
+        particles, rates = walk(path, positions)
+        return particles, rates
+    num = tree.batch_size(positions)
+    first, last = bounds(num, mesh.rank, mesh.size)
+    news: dict[str, Any] = {}
+    with failing_together(mesh):
+        with together(mesh, news) as found:
+            must = "each rank must have a particle"
+            checks.require(num >= mesh.size and last > first, must, f"{num} for {mesh.size} ranks", "Take more.")
+            given = {"params": path.both_params, "temperatures": path.betas, "positions": positions}
+            news.update(digests={name: digest(value) for name, value in given.items()})
+        check_equal(mesh, found)
+        rows = tree.map(lambda leaf: leaf[first:last], positions)
+        particles, rates = walk(path._replace(first=first), rows)
+        rates = mesh.sum(rates * (last - first)) / num
+        return particles._replace(log_weights=mesh.gather(particles.log_weights)), rates
 
 
 # -- checks at the door -------------------------------------------------------------------------------------------

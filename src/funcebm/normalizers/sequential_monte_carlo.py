@@ -11,6 +11,9 @@ from torch.func import vmap
 
 from .. import checks, loops, metrics, random, tree
 from ..chains._loop import draw_noise
+from ..distributed.agreement import failing_together
+from ..distributed.mesh import Mesh, single
+from ..distributed.pool import Pool, make_pool
 from ..transforms import is_worth_it
 from ..transforms import jit as compiled
 from ..types import Energy, Key, Params, Position, Sampler, Tree, step_of_chains
@@ -62,6 +65,7 @@ def sequential_monte_carlo(
     max_temperatures: int = 200,
     event_shape: Sequence[int] | None = None,
     jit: bool | None = None,
+    mesh: Mesh = single,
 ) -> SequentialMonteCarlo:
     r"""A sequential Monte Carlo sampler with tempering: weighted draws of an energy, and its normalizer with an error bar.
 
@@ -92,6 +96,8 @@ def sequential_monte_carlo(
         max_temperatures: at most; beyond, ``is_finished`` is False and the estimate belongs to the last temperature.
         event_shape: of a position, where the reference's params do not fix it.
         jit: compile the moves; None decides as for :func:`funcebm.sample`.
+        mesh: of ranks that share the moves, each of which makes this call with the same arguments: after those of a temperature
+            one message shows all ranks where all particles are, and each resamples them alike.
 
     Returns:
         :class:`SequentialMonteCarlo`.
@@ -132,34 +138,37 @@ def sequential_monte_carlo(
     betas = None if is_adaptive else temperatures(schedule, max_temperatures).tolist()
 
     annealing = make_annealing(energy, reference, sampler)
-    moves, tuning = make_moves(annealing.sampler), tree.cast_like(annealing.sampler.tuning, like)
+    pool = make_pool(num_particles, mesh, device=like.device)
+    moves, tuning = make_moves(annealing.sampler, pool), tree.cast_like(annealing.sampler.tuning, like)
     weight = num_moves * (1 if annealing.sampler.batched_step is None else 10)
     run = compiled(moves) if is_worth_it(jit, 20, weight) else moves
     log_step_size = torch.as_tensor(getattr(tuning, "step_size", 1.0)).to(like).log()
-    keys = random.split(key_move, num_particles)
+    keys = pool.split(key_move)
     rates: list[Tensor] = []
     totals, used, beta = like.new_zeros(num_groups), [0.0], 0.0
-    while beta < 1 and len(rates) < (max_temperatures if betas is None else len(betas) - 1):
-        step = len(rates)
-        differences = annealing.differences(params, reference_params, positions)
-        must = f"the energy must be a number where the particles are, at the inverse temperature {beta:.4g}"
-        is_number = not bool(torch.isnan(differences).any())
-        checks.require(is_number, must, "NaN", "Return infinity outside of the support.")
-        following = next_beta(differences, beta, threshold) if betas is None else betas[step + 1]
-        log_weights = (following - beta) * differences.reshape(num_groups, size)
-        totals = totals + torch.logsumexp(log_weights, 1) - math.log(size)
-        offset = random.uniform(random.fold_in(key_resample, step), (num_groups,), dtype=like.dtype)
-        indices = vmap(systematic_resampling)(log_weights, offset)
-        chosen = (indices + size * torch.arange(num_groups, device=like.device)[:, None]).reshape(-1)
-        positions = tree.map(lambda leaf: leaf[chosen], positions)  # noqa: B023
-        beta = following
-        scaled = _with_metric(tuning, positions)
-        places = torch.arange(step * num_moves, (step + 1) * num_moves, device=like.device, dtype=torch.int32)
-        noise = draw_noise(annealing.sampler, keys, positions, places)
-        at = (params, reference_params, torch.tensor(beta, dtype=like.dtype, device=like.device))
-        positions, log_step_size, rate = run(at, scaled, positions, log_step_size, noise)
-        rates.append(rate)
-        used.append(beta)
+    with failing_together(mesh):
+        while beta < 1 and len(rates) < (max_temperatures if betas is None else len(betas) - 1):
+            step = len(rates)
+            differences = annealing.differences(params, reference_params, positions)
+            must = f"the energy must be a number where the particles are, at the inverse temperature {beta:.4g}"
+            is_number = not bool(torch.isnan(differences).any())
+            checks.require(is_number, must, "NaN", "Return infinity outside of the support.")
+            following = next_beta(differences, beta, threshold) if betas is None else betas[step + 1]
+            log_weights = (following - beta) * differences.reshape(num_groups, size)
+            totals = totals + torch.logsumexp(log_weights, 1) - math.log(size)
+            offset = random.uniform(random.fold_in(key_resample, step), (num_groups,), dtype=like.dtype)
+            indices = vmap(systematic_resampling)(log_weights, offset)
+            chosen = (indices + size * torch.arange(num_groups, device=like.device)[:, None]).reshape(-1)
+            positions = tree.map(lambda leaf: leaf[chosen], positions)  # noqa: B023
+            beta = following
+            scaled, positions = _with_metric(tuning, positions), pool.take(positions)
+            places = torch.arange(step * num_moves, (step + 1) * num_moves, device=like.device, dtype=torch.int32)
+            noise = draw_noise(annealing.sampler, keys, positions, places)
+            at = (params, reference_params, torch.tensor(beta, dtype=like.dtype, device=like.device))
+            positions, log_step_size, rate = run(at, scaled, positions, log_step_size, noise)
+            positions = pool.gather(positions)
+            rates.append(rate)
+            used.append(beta)
     value, error, agreement = log_mean_exp(totals)
     return SequentialMonteCarlo(
         log_z0.to(value) + value,
@@ -217,7 +226,7 @@ def next_beta(differences: Tensor, beta: float, threshold: float) -> float:
     return beta + high  # above beta, however small
 
 
-def make_moves(sampler: Sampler) -> Any:
+def make_moves(sampler: Sampler, pool: Pool) -> Any:
     """``(path params, tuning, positions, log step size, noise) -> (positions, log step size, acceptance rate)``."""
     start, step = vmap(sampler.init, (None, 0)), step_of_chains(sampler)
     target = sampler.target_acceptance
@@ -228,7 +237,7 @@ def make_moves(sampler: Sampler) -> Any:
             state, log_size = carry
             current = tuning._replace(step_size=log_size.exp()) if is_tunable else tuning
             state, info = step(at, current, state, one)
-            rate = info.acceptance_rate.mean()
+            rate = pool.mean(info.acceptance_rate)
             log_size = log_size + (rate - target if is_tunable else torch.zeros_like(rate))
             return (state, log_size), rate
 

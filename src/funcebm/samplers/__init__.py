@@ -22,7 +22,7 @@ from .mclmc import mclmc
 from .metropolis import accepted, metropolis_hastings
 from .mixed_hmc import mixed_hmc
 from .nuts import nuts
-from .parallel_tempering import communication_barrier, num_restarts, parallel_tempering, tune_ladder
+from .parallel_tempering import communication_barrier, num_restarts, parallel_tempering, target_draws, tune_ladder
 from .parts import on
 from .path_auxiliary import path_auxiliary
 from .random_walk import random_walk
@@ -84,6 +84,7 @@ __all__ = [
     "swendsen_wang",
     "tempered",
     "thin",
+    "target_draws",
     "tune_ladder",
     "underdamped_langevin",
     "wolff",

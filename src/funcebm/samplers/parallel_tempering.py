@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, random, tree
+from ..distributed.mesh import Mesh
 from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ._tempering_ranks import Parts, shared_tempering, target_draws
 from .combinators import carry_over, move
 from .constraints import takes_energy
 
@@ -23,6 +25,7 @@ __all__ = [
     "communication_barrier",
     "num_restarts",
     "parallel_tempering",
+    "target_draws",
     "tune_ladder",
 ]
 
@@ -117,6 +120,7 @@ def parallel_tempering(
     inverse_temperatures: Sequence[float] | Tensor,
     *,
     reference: Energy | None = None,
+    mesh: Mesh | None = None,
 ) -> Sampler:
     r"""Non-reversible parallel tempering; one chain is a whole ladder.
 
@@ -151,6 +155,9 @@ def parallel_tempering(
         reference: :math:`E_0`, ``(params, x) -> ()`` with the same params, finite wherever :math:`E` is, and the other way round.
             None is 0: then the first beta must be above zero. With a reference a scan costs one gradient for each rung more,
             for states at another temperature are made anew; the powers of one density are known from each other.
+        mesh: of ranks that share the ladder, a divisor of K of them: each moves its replicas, and temperatures go from one to
+            another in place of positions. Then call ``funcebm.sample`` on all of them with the same positions, and without its
+            ``mesh``; :func:`target_draws` has the draws. The local sampler must keep nothing but position, energy and gradient.
 
     Returns:
         A :class:`~funcebm.types.Sampler` with ``ParallelTemperingState``, ``ParallelTemperingInfo`` and
@@ -209,6 +216,20 @@ def parallel_tempering(
             known.update(tree.scale(factor, caches))
         return move(local, path_params, state, known)
 
+    def differences(params: Params, rungs: Any, infos: Any, betas: Tensor) -> tuple[Tensor, Tensor]:
+        """The energy of the target at each position, and how much it lies above that of the reference."""
+        if reference is None:
+            return infos.energy / betas, infos.energy / betas
+        target = vmap(energy, (None, 0))(params, rungs.position)
+        return target, target - vmap(reference, (None, 0))(params, rungs.position)
+
+    def num_moves(rungs: Any) -> int:
+        return num_rungs if reference is not None and hasattr(rungs, "gradient") else 0
+
+    tuning = ParallelTemperingTuning(ladder, tunings)
+    if mesh is not None and mesh.size > 1:
+        return shared_tempering(Parts(local, ladder, tuning, at_ladder, differences, num_moves), mesh)
+
     def step(
         params: Params, tuning: ParallelTemperingTuning, state: ParallelTemperingState, noise: ParallelTemperingNoise
     ) -> tuple[ParallelTemperingState, ParallelTemperingInfo]:
@@ -217,11 +238,7 @@ def parallel_tempering(
         rungs = vmap(at_ladder, (in_rungs, 0, 0))(path_params, state.rungs, betas / state.computed_at)
         rungs, infos = vmap(local.step, (in_rungs, 0, 0, 0))(path_params, tuning.rungs, rungs, noise.rungs)
 
-        if reference is None:
-            target = difference = infos.energy / betas
-        else:
-            target = vmap(energy, (None, 0))(params, rungs.position)
-            difference = target - vmap(reference, (None, 0))(params, rungs.position)
+        target, difference = differences(params, rungs, infos, betas)
         swap_rate = (betas.diff() * difference.diff()).clamp(max=0).exp()
         order = torch.arange(num_rungs, device=betas.device)
         is_turn = (order[:-1] + state.num_scans) % 2 == 0
@@ -239,12 +256,11 @@ def parallel_tempering(
             replica=replica,
             num_scans=state.num_scans + 1,
         )
-        num_moves = num_rungs if reference is not None and hasattr(rungs, "gradient") else 0
         info = ParallelTemperingInfo(
             acceptance_rate=infos.acceptance_rate[-1],
             is_accepted=infos.is_accepted[-1],
             is_divergent=infos.is_divergent[-1],
-            num_gradients=infos.num_gradients.sum(0, dtype=torch.int32) + num_moves,
+            num_gradients=infos.num_gradients.sum(0, dtype=torch.int32) + num_moves(rungs),
             energy=target[source][-1],
             swap_rate=swap_rate,
             is_swapped=is_swapped,
@@ -253,7 +269,7 @@ def parallel_tempering(
         )
         return after, info
 
-    return Sampler(init, draw, step, ParallelTemperingTuning(ladder, tunings))
+    return Sampler(init, draw, step, tuning)
 
 
 # -- the ladder ---------------------------------------------------------------------------------------------------

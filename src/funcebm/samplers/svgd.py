@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, fields, tree
+from ..distributed.mesh import Mesh, own_rows, shared_rows, single
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
 from .constraints import takes_energy
 from .metropolis import nan_outside
@@ -54,7 +55,13 @@ def median_bandwidth(squared_distances: Tensor) -> Tensor:
 
 
 @takes_energy
-def svgd(energy: Energy, *, step_size: float | Tensor = 0.1, bandwidth: float | Tensor | None = None) -> Sampler:
+def svgd(
+    energy: Energy,
+    *,
+    step_size: float | Tensor = 0.1,
+    bandwidth: float | Tensor | None = None,
+    mesh: Mesh = single,
+) -> Sampler:
     r"""Stein variational gradient descent: particles that go downhill together, and keep apart.
 
     One *chain* is an ensemble of n particles, a position whose leaves lead with the particle axis:
@@ -73,6 +80,8 @@ def svgd(energy: Energy, *, step_size: float | Tensor = 0.1, bandwidth: float | 
             :math:`\epsilon / n`, one among many by up to :math:`\epsilon`. ``()``.
         bandwidth: :math:`h > 0`, in units of ``x``; by default :func:`median_bandwidth` chooses it at each step, which
             sorts n (n - 1) / 2 distances. ``()``.
+        mesh: of ranks that share the particles: each has all of them, moves its part, and one message a step shows all ranks
+            where they are. Call ``funcebm.sample`` on all ranks with the same positions, and without its ``mesh``.
 
     Returns:
         A :class:`~funcebm.types.Sampler` that draws no noise, with ``SVGDState``, :class:`~funcebm.types.Info` and
@@ -98,6 +107,12 @@ def svgd(energy: Energy, *, step_size: float | Tensor = 0.1, bandwidth: float | 
     def evaluate(params: Params, position: Position) -> tuple[Tensor, Tree]:
         return vmap(value_and_gradient, (None, 0))(params, position)
 
+    def own(value: Tree) -> Tree:
+        return value if mesh.size == 1 else own_rows(value, mesh)
+
+    def shared(value: Tree, num: int) -> Tree:
+        return value if mesh.size == 1 else shared_rows(value, mesh, num)
+
     def init(params: Params, position: Position) -> SVGDState:
         shapes = [tuple(leaf.shape) for leaf in tree.leaves(position)]
         right = all(shapes) and len({shape[0] for shape in shapes}) == 1
@@ -113,16 +128,20 @@ def svgd(energy: Energy, *, step_size: float | Tensor = 0.1, bandwidth: float | 
         x, gradient = (
             vmap(lambda particle: tree.ravel(particle)[0])(value) for value in (state.position, state.gradient)
         )
-        difference = x[:, None] - x  # (n, n, D)
+        mine = own(x)
+        difference = mine[:, None] - x  # (n, n, D)
         squared_distances = (difference**2).sum(-1)
-        h = tuning.bandwidth if has_bandwidth else median_bandwidth(squared_distances)
+        if has_bandwidth:
+            h = tuning.bandwidth
+        else:
+            h = median_bandwidth(squared_distances if mesh.size == 1 else ((x[:, None] - x) ** 2).sum(-1))
         kernel = torch.exp(-squared_distances / (2 * h**2))
         repulsion = (kernel[..., None] * difference).sum(1) / h**2
-        x = x + tuning.step_size * (repulsion - kernel @ gradient) / x.shape[0]
+        mine = mine + tuning.step_size * (repulsion - kernel @ gradient) / x.shape[0]
 
         _, back = tree.ravel(tree.map(lambda leaf: leaf[0], state.position))
-        position = vmap(back)(x)
-        energies, gradient = evaluate(params, position)
+        mine = vmap(back)(mine)
+        position, energies, gradient = shared((mine, *evaluate(params, mine)), x.shape[0])
         value = energies.mean()
         info = Info(
             acceptance_rate=torch.ones_like(value),

@@ -2,7 +2,9 @@
 
 from .chains_work import draws, fails_later, in_files, interrupted, name, no_folder, reduced_of_all, refused, shard
 from .common import KEY, energy, network
+from .compiled_work import compiled_twice
 from .data_work import _squares, sharded
+from .ensemble_work import ladder_refused, normalizer, stein, tempering
 from .files_work import _of_tree, _part, loaded, refuses_to_load, saved
 from .fit_work import _model, _neural, fit, fit_interrupted, fit_refused, loss_of, resume_fit
 from .mesh_work import axes, collect, differentiate, scan
@@ -31,6 +33,11 @@ __all__ = [
     "name",
     "in_files",
     "no_folder",
+    "compiled_twice",
+    "ladder_refused",
+    "stein",
+    "tempering",
+    "normalizer",
     "pooled",
     "reduced_of_all",
     "network",
