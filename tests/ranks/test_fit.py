@@ -52,6 +52,22 @@ def test_four_ranks_train_as_one_to_the_last_bit(four, which, jit):
         _assert_equal(found, alone)
 
 
+def test_ranks_that_share_the_memory_of_an_optimizer_train_as_one(two, tmp_path):
+    """To the last bit; and a run goes on with another number of them."""
+    alone = work.fit(distributed.single, "score", True)
+    path = str(tmp_path / "run.safetensors")
+    for found in two.run(work.fit, "score", True, 12, False, None, False, 0, True):
+        _assert_equal(found, alone)
+    two.run(work.fit, "score", True, 5, False, path, False, 0, True)
+    _assert_equal(work.resume_fit(distributed.single, "score", path, 7, True), alone)
+    for found in two.run(work.resume_fit, "score", path, 7, True):
+        _assert_equal(found, alone)
+
+
+def test_an_optimizer_that_needs_all_gradients_is_not_sharded():
+    assert "must be element-wise" in work.clipped_inside(distributed.single)
+
+
 def test_a_run_is_resumed_on_another_number_of_ranks(two, tmp_path):
     """Also the buffer of chains, which goes by blocks."""
     path = str(tmp_path / "run.safetensors")

@@ -5,6 +5,7 @@ from .checkpoint import draws_of, load, save
 from .cost import Cost, Network, lockstep, simulate, table
 from .local import Workers, run_local
 from .mesh import Mesh, Shard, mesh, num_bytes_sent, single
+from .optimizer import ShardedState, sharded_optimizer
 from .pool import Pool, make_pool
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Pool",
     "RankError",
     "Shard",
+    "ShardedState",
     "Workers",
     "draws_of",
     "load",
@@ -23,6 +25,7 @@ __all__ = [
     "num_bytes_sent",
     "run_local",
     "save",
+    "sharded_optimizer",
     "simulate",
     "single",
     "table",

@@ -15,6 +15,7 @@ from .._chunks import advance, drive, largest, make_loop, sizes, sizes_by_the_cl
 from .._progress import postfix, progress_bar
 from ..distributed.agreement import check_equal, digest, failing_together, patient, together
 from ..distributed.mesh import Mesh, single
+from ..distributed.optimizer import own_slices, whole_slices
 from ..transforms import explained
 from ..types import Key, Loss, Optimizer, Params, Tree
 from ._ranks import own_memory, share, shared_gradient, start_memory, whole_memory
@@ -104,7 +105,8 @@ class _Run:
         fix = "Pass what fit was given for that run: the same params (as a tree), loss, optimizer and ema_decay."
         fields = TrainState._fields
         if self.sharing is not None:
-            resume = resume._replace(memory=own_memory(self.sharing, resume.memory))
+            opt_state = own_slices(resume.opt_state, self.state.opt_state, self.options.mesh)
+            resume = resume._replace(memory=own_memory(self.sharing, resume.memory), opt_state=opt_state)
         state = restored({name: getattr(resume, name) for name in fields}, self.state._asdict(), must, fix)
         self.state, self.step = TrainState(**state), resume.num_steps
         known = tree.map(lambda leaf: leaf[: resume.num_steps], resume.metrics)  # without bad steps that were gone back
@@ -169,7 +171,8 @@ class _Run:
         """All of it, as it is now; on ranks, what each of them remembers, too."""
         state = self.state
         if self.sharing is not None and not is_alone:
-            state = state._replace(memory=whole_memory(self.sharing, state.memory))
+            opt_state = whole_slices(state.opt_state, self.options.mesh)
+            state = state._replace(memory=whole_memory(self.sharing, state.memory), opt_state=opt_state)
         return Fit(*state, self.joined(), self.step, is_complete, report, self.validated, *self.place)
 
 

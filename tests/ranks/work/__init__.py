@@ -6,7 +6,7 @@ from .compiled_work import compiled_twice
 from .data_work import _squares, sharded
 from .ensemble_work import ladder_refused, normalizer, stein, tempering
 from .files_work import _of_tree, _part, loaded, refuses_to_load, saved
-from .fit_work import _model, _neural, fit, fit_interrupted, fit_refused, loss_of, resume_fit
+from .fit_work import _model, _neural, clipped_inside, fit, fit_interrupted, fit_refused, loss_of, resume_fit
 from .mesh_work import axes, collect, differentiate, scan
 from .pool_work import pooled
 from .warm_up_work import sampler_of, warm_up, warm_up_fails
@@ -38,6 +38,7 @@ __all__ = [
     "stein",
     "tempering",
     "normalizer",
+    "clipped_inside",
     "pooled",
     "reduced_of_all",
     "network",

@@ -33,13 +33,20 @@ def loss_of(which):
     return ebm.losses.persistent_contrastive_divergence(_neural, sampler, 3, buffer_size=64)
 
 
-def fit(mesh, which, deterministic, num_steps=12, jit=False, path=None, is_alone=False, cut=0):
+def optimizer_of(mesh, is_sharded):
+    if not is_sharded:
+        return ebm.optimizers.adam(0.01)
+    sharded = distributed.sharded_optimizer(ebm.optimizers.adam(0.01), mesh)
+    return ebm.optimizers.chain(ebm.optimizers.clip_by_global_norm(1e9), sharded)
+
+
+def fit(mesh, which, deterministic, num_steps=12, jit=False, path=None, is_alone=False, cut=0, is_sharded=False):
     """The end of a training, which ``cut`` resumes from a file after so many steps."""
     mesh = distributed.mesh(ranks=mesh.size, alone=1).axes["alone"] if is_alone else mesh
     data = random.normal(random.key(5), (96, 2)) * torch.tensor([1.0, 0.3])
     params, loss = _model(random.key(2)), loss_of(which)
     options = {
-        "optimizer": ebm.optimizers.adam(0.01),
+        "optimizer": optimizer_of(mesh, is_sharded),
         "batch_size": 32,
         "jit": jit,
         "mesh": mesh,
@@ -56,12 +63,12 @@ def fit(mesh, which, deterministic, num_steps=12, jit=False, path=None, is_alone
     return found.params, found.metrics, found.memory, found.validation.values
 
 
-def resume_fit(mesh, which, path, num_steps):
+def resume_fit(mesh, which, path, num_steps, is_sharded=False):
     """Goes on from a file that another number of ranks wrote."""
     data = random.normal(random.key(5), (96, 2)) * torch.tensor([1.0, 0.3])
     params = _model(random.key(2))
     options = {
-        "optimizer": ebm.optimizers.adam(0.01),
+        "optimizer": optimizer_of(mesh, is_sharded),
         "batch_size": 32,
         "jit": False,
         "mesh": mesh,
@@ -71,6 +78,14 @@ def resume_fit(mesh, which, path, num_steps):
     before = ebm.training.load(path, params)
     found = ebm.fit(KEY, loss_of(which), params, data, num_steps=num_steps, resume=before, **options)
     return found.params, found.metrics, found.memory, found.validation.values
+
+
+def clipped_inside(mesh):
+    try:
+        distributed.sharded_optimizer(ebm.optimizers.clip_by_global_norm(1.0), mesh)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def fit_refused(mesh, what):
