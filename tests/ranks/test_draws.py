@@ -113,6 +113,13 @@ def test_bad_input_is_an_error_on_every_rank(two, what, words):
         assert seconds < 10
 
 
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_a_mesh_of_another_size_than_its_group(two, rank):
+    for text, seconds in two.run(work.another_size, rank):
+        assert "must be of the size of its group" in text
+        assert seconds < 10
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_interrupt_of_one_rank_gives_all_what_is_finished(two, rank):
     found = two.run(work.interrupted, rank)

@@ -15,6 +15,7 @@ from .. import checks, loops, tree
 from .._torch import collectives
 from ..distributed.agreement import check_equal, digest, together
 from ..distributed.mesh import Mesh, Shard, bounds, single
+from ..distributed.parameters import check_whole
 from ..types import Position, Sampler, Tree
 from . import _checks, reducers
 from .reducers import Reducer
@@ -75,6 +76,7 @@ def enter(
         sampler: for which positions may be no floats, where it needs none.
     """
     rows = positions.rows if isinstance(positions, Shard) else positions
+    check_whole(given["params"], "chains")
     if mesh is None or mesh.size == 1:
         if not loops.is_compiling():  # the check is for a person, the compiler cannot follow its message
             _checks.positions(rows, sampler, given["params"])

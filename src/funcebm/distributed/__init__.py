@@ -6,6 +6,7 @@ from .cost import Cost, Network, lockstep, simulate, table
 from .local import Workers, run_local
 from .mesh import Mesh, Shard, mesh, num_bytes_sent, single
 from .optimizer import ShardedState, sharded_optimizer
+from .parameters import gathered
 from .pool import Pool, make_pool
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ShardedState",
     "Workers",
     "draws_of",
+    "gathered",
     "load",
     "lockstep",
     "make_pool",

@@ -67,6 +67,19 @@ def check_equal(mesh: Mesh, found: list[dict[str, Any]]) -> None:
             raise _agreed(ValueError(checks.message(f"{name} must be the same on all ranks", got, fix)))
 
 
+def _check_mesh(mesh: Mesh) -> None:
+    """A mesh is one of its group of processes; the others hear of it if not."""
+    if mesh.size == 1:
+        return
+    peers = collectives.peers_of(mesh.name)
+    if (peers.rank, peers.size) == (mesh.rank, mesh.size):
+        return
+    must = f"a mesh must be of the size of its group, here rank {peers.rank} of {peers.size}"
+    text = checks.message(must, str(mesh), "Take what funcebm.distributed.mesh() gives, and change only its memory.")
+    collectives.abort(mesh.name, text)
+    raise _agreed(ValueError(text))
+
+
 @contextlib.contextmanager
 def together(mesh: Mesh, news: dict[str, Any] | None = None) -> Iterator[list[dict[str, Any]]]:
     """An error inside, of any rank, is raised on all of them at the end; what each has put into ``news`` is known to all then.
@@ -74,6 +87,7 @@ def together(mesh: Mesh, news: dict[str, Any] | None = None) -> Iterator[list[di
     The rank where it happened raises it as it is, the others an error of the same kind that names the rank.
     """
     news = {} if news is None else news
+    _check_mesh(mesh)
     found: list[dict[str, Any]] = []
     if mesh.size == 1:
         yield found

@@ -16,6 +16,7 @@ from .._progress import postfix, progress_bar
 from ..distributed.agreement import check_equal, digest, failing_together, patient, together
 from ..distributed.mesh import Mesh, single
 from ..distributed.optimizer import own_slices, whole_slices
+from ..distributed.parameters import check_whole
 from ..transforms import explained
 from ..types import Key, Loss, Optimizer, Params, Tree
 from ._ranks import own_memory, share, shared_gradient, start_memory, whole_memory
@@ -179,6 +180,7 @@ class _Run:
 def run(recipe: Recipe, options: Options, key: Key, params: Params, data: Any, hyper: Tree, resume: Fit | None) -> Fit:
     """A whole run: see :func:`~funcebm.training.fit`."""
     random.check_key(key)
+    check_whole(params, "fit")
     _check(params, options, recipe.ema_decay)
     fix = "Give what fit returned, or training.load(path, params)."
     checks.require(

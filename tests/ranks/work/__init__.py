@@ -1,6 +1,17 @@
 """What the ranks of the tests run, by name."""
 
-from .chains_work import draws, fails_later, in_files, interrupted, name, no_folder, reduced_of_all, refused, shard
+from .chains_work import (
+    another_size,
+    draws,
+    fails_later,
+    in_files,
+    interrupted,
+    name,
+    no_folder,
+    reduced_of_all,
+    refused,
+    shard,
+)
 from .common import KEY, energy, network
 from .compiled_work import compiled_twice
 from .data_work import _squares, sharded
@@ -8,6 +19,7 @@ from .ensemble_work import ladder_refused, normalizer, stein, tempering
 from .files_work import _of_tree, _part, loaded, refuses_to_load, saved
 from .fit_work import _model, _neural, clipped_inside, fit, fit_interrupted, fit_refused, loss_of, resume_fit
 from .mesh_work import axes, collect, differentiate, scan
+from .parameters_work import cut
 from .pool_work import pooled
 from .warm_up_work import sampler_of, warm_up, warm_up_fails
 
@@ -39,6 +51,8 @@ __all__ = [
     "tempering",
     "normalizer",
     "clipped_inside",
+    "another_size",
+    "cut",
     "pooled",
     "reduced_of_all",
     "network",
