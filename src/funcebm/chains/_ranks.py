@@ -76,8 +76,8 @@ def enter(
         sampler: for which positions may be no floats, where it needs none.
     """
     rows = positions.rows if isinstance(positions, Shard) else positions
-    check_whole(given["params"], "chains")
     if mesh is None or mesh.size == 1:
+        check_whole(given["params"], "chains")
         if not loops.is_compiling():  # the check is for a person, the compiler cannot follow its message
             _checks.positions(rows, sampler, given["params"])
         return rows, alone(tree.batch_size(rows))
@@ -85,6 +85,7 @@ def enter(
     news: dict[str, Any] = {}
     begin_run(mesh)
     with together(mesh, news) as found:
+        check_whole(given["params"], "chains")
         _checks.positions(rows, sampler, given["params"])
         checks.require(policy in POLICIES, "gather must be one of four", policy, fix)
         is_shard = isinstance(positions, Shard)

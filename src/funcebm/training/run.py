@@ -179,9 +179,10 @@ class _Run:
 
 def run(recipe: Recipe, options: Options, key: Key, params: Params, data: Any, hyper: Tree, resume: Fit | None) -> Fit:
     """A whole run: see :func:`~funcebm.training.fit`."""
-    random.check_key(key)
-    check_whole(params, "fit")
-    _check(params, options, recipe.ema_decay)
+    with together(options.mesh):
+        random.check_key(key)
+        check_whole(params, "fit")
+        _check(params, options, recipe.ema_decay)
     fix = "Give what fit returned, or training.load(path, params)."
     checks.require(
         resume is None or isinstance(resume, Fit), "resume must be a Fit", type(resume).__name__, fix, TypeError
