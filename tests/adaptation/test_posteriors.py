@@ -70,6 +70,34 @@ def _exact_schools():
     return [float((weight * value).sum()) for value in (centre, scale, centre**2 + 1 / precision)]
 
 
+# the means of theta_1 ... theta_8, mean and scale, and their errors, that posteriordb publishes for eight_schools_noncentered:
+# long runs of Stan
+PUBLISHED = [
+    6.15050229,
+    4.93958114,
+    3.90590609,
+    4.79601675,
+    3.61443632,
+    4.05114758,
+    6.31716976,
+    4.88399694,
+    4.41051834,
+    3.60205952,
+]
+PUBLISHED_ERRORS = [
+    0.0557375,
+    0.0462294,
+    0.0542314,
+    0.0474936,
+    0.0461451,
+    0.0485195,
+    0.0498767,
+    0.0542512,
+    0.0330375,
+    0.0318615,
+]
+
+
 def test_eight_schools():
     like = {"mean": torch.zeros(()), "log_scale": torch.zeros(()), "z": torch.zeros(8)}
     draws = _posterior(eight_schools, EFFECTS, like, num_samples=4_000)
@@ -77,6 +105,11 @@ def test_eight_schools():
     _assert_mean(draws["mean"], mean)
     _assert_mean(draws["log_scale"].exp(), scale)
     _assert_mean(draws["mean"] ** 2, second)
+    both = torch.stack([draws["mean"], draws["log_scale"].exp()], -1)
+    effects = both[..., :1] + both[..., 1:] * draws["z"]
+    _assert_mean(torch.cat([effects, both], -1), PUBLISHED, PUBLISHED_ERRORS)
+    errors = torch.tensor(PUBLISHED_ERRORS[-2:])
+    assert bool(((torch.tensor([mean, scale]) - torch.tensor(PUBLISHED[-2:])).abs() < 4 * errors).all())
 
 
 # -- logistic regression on the breast cancer data of scikit-learn: 24 standardised columns and an intercept -------------
