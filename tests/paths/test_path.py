@@ -31,6 +31,14 @@ def test_derivatives_are_those_of_finite_differences(name):
     torch.testing.assert_close(c.sigma_wronskian, c.sigma * c.wronskian, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ALL)
+def test_coefficients_of_one_time_have_its_dtype(name, dtype):
+    """Those of a scalar too, whose derivatives torch makes float64."""
+    coefficients = paths.at(ALL[name], torch.tensor(0.3, dtype=dtype))
+    assert {value.dtype for value in coefficients} == {dtype}
+
+
 @pytest.mark.parametrize("name", AFFINE)
 def test_the_log_ratio_grows_at_the_rate_of_the_wronskian(name):
     path, h = AFFINE[name], 1e-6

@@ -149,7 +149,8 @@ def at(path: Path, t: Tensor) -> Coefficients:
 
     values, slopes = jvp(shares, (t,), (torch.ones_like(t),))[:2]
     alpha, sigma, sigma_squared, gamma_squared = values
-    d_alpha, d_sigma, d_sigma_squared, d_gamma_squared = slopes
+    # torch's derivative of a float32 scalar times a Python number has float64
+    d_alpha, d_sigma, d_sigma_squared, d_gamma_squared = (slope.to(t.dtype) for slope in slopes)
     wronskian = d_alpha * sigma - alpha * d_sigma if path.wronskian is None else path.wronskian(t)
     sigma_d_sigma = d_sigma_squared / 2
     return Coefficients(
