@@ -1,4 +1,4 @@
-"""Iterated Markovian fitting between Gaussians ends at the exact Schroedinger bridge, with polynomials and with networks."""
+"""Iterated Markovian fitting between Gaussians ends at the exact Schroedinger bridge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.laws import assert_mean
 from torch.func import vmap
 
 import funcebm as ebm
-from funcebm import networks, optimizers, random
+from funcebm import optimizers, random
 from funcebm.paths import exact
 
 SCALE = 0.8
@@ -64,46 +64,20 @@ def fitted(field, params, num, dtype=torch.float64, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", ["independent", "reference"])
-def test_rounds_tend_to_the_exact_bridge(first):
-    options = {"optimizer": optimizers.adam(0.02), "num_steps": 400, "batch_size": 400, "first": first, "jit": False}
-    options |= {"ema_decay": 0.98, "num_simulation_steps": 40, "time": ebm.losses.uniform_times(0.02, 0.98)}
+def test_rounds_tend_to_the_exact_bridge():
+    """Pairs and both drifts, from independent pairs; and the pairs from those of the free diffusion."""
+    options = {"optimizer": optimizers.adam(0.02), "num_steps": 250, "batch_size": 400, "jit": False}
+    options |= {"ema_decay": 0.98, "num_simulation_steps": 30, "time": ebm.losses.uniform_times(0.02, 0.98)}
+    runs = [fitted(affine_in_x, zeros(), 4000, num_rounds=num, **options) for num in (1, 4)]
+    runs.append(fitted(affine_in_x, zeros(), 4000, num_rounds=4, first="reference", **options))
     limit = BRIDGE.cross_covariance(ends())
-    one = fitted(affine_in_x, zeros(), 4000, num_rounds=1, **options)
-    last = fitted(affine_in_x, zeros(), 4000, num_rounds=8, **options)
-    before, after = (float((cross(run.source, run.target) - limit).abs().max()) for run in (one, last))
-    assert after < 0.06 and after < before
-    assert far(affine_in_x, last.forward, BRIDGE.drift, torch.float64) < 0.2
-    assert far(affine_in_x, last.backward, BRIDGE.backward_drift, torch.float64) < 0.2
+    one, last, other = (float((cross(run.source, run.target) - limit).abs().max()) for run in runs)
+    assert one > 0.08 > 0.06 > max(last, other)
+    assert far(affine_in_x, runs[1].forward, BRIDGE.drift, torch.float64) < 0.2
+    assert far(affine_in_x, runs[1].backward, BRIDGE.backward_drift, torch.float64) < 0.2
     # the last round went backward: its end at t = 1 is exact, the other one was simulated
-    assert torch.equal(last.target, points(4000)[1])
-    assert_mean(last.source, ends()["start"]["mean"], bias=0.06)
-
-
-@pytest.mark.slow
-@pytest.mark.compiled
-def test_networks_learn_the_exact_bridge():
-    network, start = networks.time_mlp(random.key(2), 2, (64, 64), num_frequencies=4)
-    run = fitted(
-        network,
-        start,
-        10_000,
-        torch.float32,
-        optimizer=optimizers.adam(2e-3),
-        num_rounds=8,
-        num_steps=1500,
-        ema_decay=0.995,
-        time=ebm.losses.uniform_times(0.01, 0.99),
-        jit=True,
-    )
-    limit = BRIDGE.cross_covariance(ends(torch.float32))
-    found = float((cross(run.source, run.target) - limit).abs().max())
-    drifts = [
-        far(network, params, drift, torch.float32)
-        for params, drift in ((run.forward, BRIDGE.drift), (run.backward, BRIDGE.backward_drift))
-    ]
-    print(f"\ncross-covariance off by {found:.4f}, drifts by {drifts[0]:.3f}, {drifts[1]:.3f}")
-    assert found < 0.06 and max(drifts) < 0.3
+    assert torch.equal(runs[1].target, points(4000)[1])
+    assert_mean(runs[1].source, ends()["start"]["mean"], bias=0.06)
 
 
 def test_directions_take_turns_and_go_on_from_their_last_round():
