@@ -26,8 +26,8 @@ __all__ = ["main"]
 
 ROOT = Path(__file__).parents[2]
 CRITICAL = math.log1p(math.sqrt(2)) / 2
-LATTICES = {64: (64, 200), 128: (64, 50), 256: (64, 20), 512: (16, 20), 1024: (16, 5)}  # side: chains, sweeps
-MACHINES = {(784, 16): (100, 200), (784, 500): (100, 20)}  # units: chains, sweeps
+LATTICES = {64: (64, 100), 128: (64, 25), 256: (64, 10), 512: (16, 10), 1024: (16, 3)}  # side: chains, sweeps
+MACHINES = {(784, 16): (100, 100), (784, 500): (100, 10)}  # units: chains, sweeps
 WORKERS = ("funcebm", "ess", "compiled", "jax", "thrml")
 
 

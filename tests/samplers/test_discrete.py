@@ -158,6 +158,16 @@ def test_a_position_off_the_levels_is_an_error(name):
         sampler.init(params, positions[3])
 
 
+@pytest.mark.parametrize(
+    "name", ["hmc", "nuts", "mala", "langevin", "underdamped_langevin", "mclmc", "random_walk", "sgld"]
+)
+def test_a_sampler_of_real_numbers_on_discrete_states_is_a_warning(name):
+    for energy in (energies.ising_torus((4, 4)), energies.rbm(4, 3), energies.potts(graphs.grid(3), 3)):
+        with pytest.warns(UserWarning, match=rf"{name} moves real numbers.*gibbs"):
+            getattr(samplers, name)(energy)
+    getattr(samplers, name)(energies.rbm(4, 3, visible="gaussian"))  # real visible units, the hidden ones summed out
+
+
 def test_bits_where_spins_are_meant_are_an_error():
     sampler = samplers.gibbs(ising, BLOCKS)
     with pytest.raises(ValueError, match=r"Got -1.0.*spaces.spins"):

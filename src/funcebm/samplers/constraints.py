@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import Any, Callable, NamedTuple, ParamSpec
 
 import torch
@@ -12,6 +13,7 @@ from torch.func import vmap
 from .. import checks, tree
 from ..bijections import Bijection, Constrained, constrained
 from ..energies._guarded import guarded
+from ..spaces.space import Space
 from ..types import Key, Params, Position, Sampler, Tree
 from .combinators import carry_over
 
@@ -84,6 +86,8 @@ def takes_energy(make: Callable[P, Sampler]) -> Callable[P, Sampler]:
             energy, bijection = energy
         else:
             _check(make.__name__, energy)
+            if make.__name__ != "parallel_tempering" and kwargs.get("proposal") is None:
+                _warn_of_discrete(make.__name__, energy)
         if args:
             args = (guarded(energy), *args[1:])  # type: ignore[assignment]
         else:
@@ -98,6 +102,20 @@ def takes_energy(make: Callable[P, Sampler]) -> Callable[P, Sampler]:
         return constrained_sampler(make(*args, **kwargs), bijection)
 
     return of_energy
+
+
+def _warn_of_discrete(name: str, energy: Any) -> None:
+    """A sampler that moves real numbers, and an energy that says that its states are discrete."""
+    kinds = sorted(
+        {part.kind for part in tree.leaves(getattr(energy, "space", ())) if isinstance(part, Space)} - {"real"}
+    )
+    if kinds:
+        fix = (
+            "Use samplers.gibbs, gibbs_with_gradients or discrete_langevin; of mixed positions move the real leaves alone, by "
+            f'samplers.on("x", {name}).'
+        )
+        text = checks.message(f"{name} moves real numbers", f"an energy of {' and '.join(kinds)} states", fix)
+        warnings.warn(text, UserWarning, stacklevel=3)
 
 
 def _check(name: str, energy: Any) -> None:
