@@ -112,6 +112,7 @@ SAMPLERS: dict[str, Callable[[Energy, Position], Sampler]] = {
         energy, step_size=0.6, num_steps=3, integrator="leapfrog"
     ),
     "riemannian_hmc": lambda energy, position: samplers.riemannian_hmc(energy, _curved, step_size=0.2, num_leapfrog=2),
+    "hit_and_run_slice": lambda energy, position: samplers.hit_and_run_slice(energy, step_size=0.8),
     "elliptical_slice": lambda energy, position: samplers.elliptical_slice(
         energy, mean=0.2, covariance=_dense(position)
     ),

@@ -197,9 +197,9 @@ def test_log_mean_exp():
 
 @pytest.mark.parametrize("schedule", ["sigmoid", "linear", [0.0, 0.5, 1.0]])
 def test_temperatures(schedule):
-    from funcebm.normalizers._path import temperatures
+    from funcebm.normalizers._path import inverse_temperatures
 
-    betas = temperatures(schedule, 2)
+    betas = inverse_temperatures(schedule, 2)
     assert betas.tolist() == pytest.approx([0.0, 0.5, 1.0])
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import collections
-import dataclasses
 import inspect
 import math
-import re
 import traceback
 
 import numpy as np
@@ -18,52 +15,9 @@ import funcebm as ebm
 from funcebm import loops
 from funcebm.transforms import TracedValueError
 
-from .helpers import counted
+from .ways import WAYS, MineError, X, by_jit, by_jit_in_a_loop, ways
 
 pytestmark = [pytest.mark.compiled, pytest.mark.usefixtures("op_by_op")]
-
-X = torch.tensor([0.5, -1.0, 2.0])
-
-
-def _by_jit(energy):
-    return ebm.jit(energy)((), X)
-
-
-def _by_jit_of_gradients(energy):
-    return ebm.jit(vmap(torch.func.grad_and_value(energy, argnums=1), (None, 0)))((), torch.stack([X, -X]))[1]
-
-
-def _by_jit_in_a_loop(energy):
-    return ebm.jit(lambda x: loops.scan(lambda x, _: (x, energy((), x)), x, torch.zeros(2)))(X)[1]
-
-
-def _by_sample(energy):
-    sampler = ebm.samplers.mala(energy, step_size=0.1)
-    return ebm.sample(ebm.random.key(0), sampler, (), torch.stack([X, -X]), num_samples=2, jit=True).info.energy
-
-
-def _by_warm_up(energy):
-    sampler = ebm.samplers.hmc(energy, num_leapfrog=2)
-    options = {"num_steps": 5, "jit": True}
-    return ebm.warm_up(ebm.random.key(0), sampler, (), torch.stack([X, -X]), **options).report.acceptance_rate
-
-
-def _by_fit(energy):
-    loss = ebm.losses.denoising_score_matching(lambda params, x: energy((), params * x), 0.1)
-    options = {"optimizer": ebm.optimizers.sgd(0.1), "num_steps": 2, "batch_size": 2, "jit": True}
-    return ebm.fit(ebm.random.key(0), loss, torch.tensor(1.0), torch.stack([X, -X]), **options).params
-
-
-WAYS = {
-    "jit": _by_jit,
-    "gradients": _by_jit_of_gradients,
-    "loop": _by_jit_in_a_loop,
-    "sample": _by_sample,
-    "warm-up": _by_warm_up,
-    "fit": _by_fit,
-}
-ways = pytest.mark.parametrize("way", list(WAYS))
-
 
 # -- numbers that have no value yet -------------------------------------------------------------------------------
 
@@ -177,7 +131,7 @@ def _assert_said(error, energy):
 @pytest.mark.parametrize("energy", ASKING, ids=lambda energy: energy.__name__)
 def test_a_number_that_is_asked_for_its_value_is_an_error_with_the_users_line(energy):
     with pytest.raises(TracedValueError) as caught:
-        _by_jit(energy)
+        by_jit(energy)
     _assert_said(caught.value, energy)
 
 
@@ -197,7 +151,7 @@ def test_a_condition_of_a_while_loop_must_be_a_tensor_and_not_a_branch():
 def test_after_an_error_everything_goes_on():
     for _ in range(2):
         with pytest.raises(TracedValueError):
-            _by_jit_in_a_loop(branches)
+            by_jit_in_a_loop(branches)
         torch.testing.assert_close(ebm.jit(vmap(lambda x: (x**2).sum()))(X[:, None]), X**2)
         assert not loops.is_compiling()
 
@@ -257,10 +211,6 @@ def test_a_carry_must_not_be_changed_in_place_but_a_copy_may():
 # -- errors of the user -------------------------------------------------------------------------------------------
 
 
-class MineError(Exception):
-    pass
-
-
 @ways
 @pytest.mark.parametrize(
     "error", [KeyError("mine"), MineError("mine"), RuntimeError("mine"), ZeroDivisionError("mine")]
@@ -308,151 +258,3 @@ def test_a_body_of_a_loop_that_gives_no_tensor_is_a_clear_error():
         ebm.jit(lambda x: loops.scan(lambda x, _: (x, 1.0), x, torch.zeros(2)))(X)
     with pytest.raises((TypeError, ValueError), match=r"tensor|structure"):
         ebm.jit(lambda x: loops.scan(lambda x, _: (1.0, x), x, torch.zeros(2)))(X)
-
-
-# -- what works ---------------------------------------------------------------------------------------------------
-
-
-def _assert_as_eager(energy):
-    torch.testing.assert_close(_by_jit(energy), energy((), X))
-    for way in ("gradients", "sample"):
-        WAYS[way](energy)
-
-
-def test_printing_works(capsys):
-    def energy(params, x):
-        print("here", x.shape, x, params)
-        return (x**2).sum()
-
-    _assert_as_eager(energy)
-    assert "here torch.Size([3])" in capsys.readouterr().out
-
-
-def test_counters_count_traces():
-    count = 0
-
-    def energy(params, x):
-        nonlocal count
-        count += 1
-        return (x**2).sum()
-
-    assert float(_by_jit(energy)) == float((X**2).sum())
-    assert count == 1
-
-
-def test_a_log_of_what_was_seen_works():
-    seen, tallies = [], collections.Counter()
-
-    def energy(params, x):
-        seen.append(x.shape)
-        tallies["calls"] += 1
-        return (x**2).sum()
-
-    _assert_as_eager(energy)
-    assert seen and tallies["calls"] == len(seen)
-
-
-@dataclasses.dataclass
-class Parts:
-    mean: torch.Tensor
-    scale: float = 2.0
-
-    def energy(self, x):
-        return (((x - self.mean) / self.scale) ** 2).sum()
-
-
-def test_classes_and_dataclasses_may_be_made_inside():
-    class Local:
-        def __init__(self, x):
-            self.x = x
-
-        def __add__(self, other):
-            return Local(self.x + other)
-
-    _assert_as_eager(lambda params, x: Parts(x.mean()).energy(x) + ((Local(x) + 1.0).x ** 2).sum())
-
-
-def test_caches_generators_exceptions_and_comprehensions_work():
-    cache = {}
-
-    def energy(params, x):
-        key = x.shape
-        if key not in cache:
-            cache[key] = math.prod(key)
-        try:
-            total = sum(part**2 for part in x.unbind())
-            raise MineError
-        except MineError:
-            return total * cache[key] + torch.stack([x[i] for i in range(len(x)) if i % 2]).sum()
-
-    _assert_as_eager(energy)
-
-
-def test_third_party_code_works():
-    interpolate = pytest.importorskip("scipy.interpolate")
-    special = pytest.importorskip("scipy.special")
-    knots = interpolate.CubicSpline([0.0, 1.0, 2.0], [0.0, 1.0, 4.0])
-    nodes, weights = np.polynomial.hermite.hermgauss(5)
-
-    def energy(params, x):
-        table = torch.as_tensor(knots(np.linspace(0, 2, 3)), dtype=x.dtype)
-        quadrature = torch.tensor(weights, dtype=x.dtype) * (x[0] + torch.tensor(nodes, dtype=x.dtype)) ** 2
-        return (table * x**2).sum() + quadrature.sum() * float(special.gamma(3.0))
-
-    _assert_as_eager(energy)
-
-
-def test_distributions_and_modules_of_torch_work():
-    layer = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.GELU(), torch.nn.LayerNorm(4), torch.nn.Linear(4, 1))
-    normal = torch.distributions.Normal(torch.zeros(3), torch.tensor([1.0, 2.0, 3.0]), validate_args=False)
-
-    def energy(params, x):
-        own = torch.distributions.Gamma(2.0, x.exp(), validate_args=False)
-        return layer(x).squeeze() - normal.log_prob(x).sum() - own.log_prob(x.abs()).sum()
-
-    _assert_as_eager(energy)
-
-
-def test_linear_algebra_sorting_and_fourier_transforms_work():
-    def energy(params, x):
-        matrix = torch.eye(3) + 0.1 * torch.outer(x, x)
-        lower = torch.linalg.cholesky(matrix)
-        waves = torch.fft.rfft(x).abs().square().sum()
-        values, _ = torch.sort(x)
-        return (
-            lower.diagonal().log().sum() + torch.linalg.solve(matrix, x) @ x + waves + values[0] * x.max() + x.median()
-        )
-
-    _assert_as_eager(energy)
-
-
-def test_numbers_that_do_not_depend_on_the_arguments_may_be_asked_for():
-    scale, power = torch.tensor(2.0), torch.tensor(2)
-
-    def energy(params, x):
-        return (float(scale) * x ** int(power)).sum() if scale.item() > 1 else x.sum() * torch.tensor(3.0).item()
-
-    _assert_as_eager(energy)
-
-
-def test_a_doctest_like_definition_without_a_file_says_its_line_as_well_as_it_can():
-    namespace = {}
-    exec(compile("def energy(params, x):\n    return x if x.sum() > 0 else -x\n", "<stdin>", "exec"), namespace)
-    with pytest.raises(TracedValueError, match=re.escape("in energy, <stdin>, line 2")):
-        _by_jit(namespace["energy"])
-
-
-def test_an_error_is_no_trace_that_is_kept():
-    is_right = False
-
-    def energy(params, x):
-        if not is_right:
-            raise MineError
-        return (x**2).sum()
-
-    with pytest.raises(MineError):
-        _by_jit(energy)
-    is_right = True
-    with counted() as counts:
-        assert float(_by_jit(energy)) == float((X**2).sum())
-    assert counts.traces == 1

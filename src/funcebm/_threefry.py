@@ -39,7 +39,7 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 BITS, SPLIT, FOLD = 0, 1, 2  # the high counter word keeps the three uses of a key apart
 WORDS, NORMAL32, NORMAL64 = 0, 1, 2  # what the operator makes of a block
-_VECTOR = 16  # lanes; a shorter axis is no good as the innermost one
+_LANES = 16  # lanes; a shorter axis is no good as the innermost one
 
 # -- the generator ------------------------------------------------------------------------------------------------
 
@@ -128,7 +128,7 @@ def _has_planes(num_counters: int) -> bool:
 
     ``K`` has no say in it: the strides of a run's noise, and its rounding, must not depend on how the run is cut.
     """
-    return num_counters < _VECTOR
+    return num_counters < _LANES
 
 
 def _like(key: Tensor, counter: Tensor, kind: int) -> Tensor:

@@ -37,13 +37,22 @@ def message(must: str, got: str, fix: str) -> str:
 
 
 def require(condition: bool, must: str, got: Any, fix: str, error: type[Exception] = ValueError) -> None:
-    """Raises ``error`` with the usual message unless the condition holds."""
+    """Raises ``error`` with the usual message unless the condition holds.
+
+    >>> require(1 < 2, "one must be below two", 1, "Count again.")
+    """
     if not condition:
         raise error(message(must, got if isinstance(got, str) else repr(got), fix))
 
 
 def positive(name: str, value: float | Tensor | None, fix: str = "Give a number above zero.") -> None:
-    """``value`` (a number, or a tensor whose every entry) must be above zero and finite."""
+    """``value`` (a number, or a tensor whose every entry) must be above zero and finite.
+
+    >>> positive("step_size", 0.1)
+    >>> positive("step_size", -0.1)
+    Traceback (most recent call last):
+    ValueError: step_size must be ... Got -0.1. Give a number above zero.
+    """
     if isinstance(value, Tensor):
         if is_concrete(value) and not bool(((value > 0) & torch.isfinite(value)).all()):
             raise ValueError(message(f"{name} must be positive and finite", str(value.tolist()), fix))
@@ -58,7 +67,10 @@ def is_traced(value: Tree) -> bool:
 
 
 def positive_int(name: str, value: int, minimum: int = 1) -> None:
-    """``value`` must be an integer of at least ``minimum``."""
+    """``value`` must be an integer of at least ``minimum``.
+
+    >>> positive_int("num_steps", 10)
+    """
     is_int = isinstance(value, int) and not isinstance(value, bool)
     fix = (
         f"Give {minimum} or more."
@@ -80,7 +92,10 @@ def given_parts(given: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def one_structure(name: str, got: Tree, expected_name: str, expected: Tree) -> None:
-    """Two trees must have one structure; the message names the leaves that differ."""
+    """Two trees must have one structure; the message names the leaves that differ.
+
+    >>> one_structure("mean", (1, 2), "one position", (3, 4))
+    """
     if tree.structure(got) == tree.structure(expected):
         return
     have, want = set(tree.paths(got)), set(tree.paths(expected))
@@ -97,7 +112,10 @@ def one_structure(name: str, got: Tree, expected_name: str, expected: Tree) -> N
 
 
 def same_device(**trees: Tree) -> None:
-    """All leaves of all the trees must be on one device."""
+    """All leaves of all the trees must be on one device.
+
+    >>> same_device(params=torch.zeros(2), positions=torch.zeros(3))
+    """
     devices = {
         name: {str(leaf.device) for leaf in tree.leaves(value) if isinstance(leaf, Tensor)}
         for name, value in trees.items()

@@ -1,9 +1,9 @@
 r"""Data to learn from: point clouds in the plane as pure functions of a key, and handwritten digits.
 
-Every generator is ``f(key, num, ...) -> (num, 2)``: ``num`` independent draws of one law, the same for the same key,
-on the key's device. Components are drawn at random, not dealt out in turn, so the rows are independent and identically
-distributed, and any part of them is a sample of the law. ``noise`` and ``std`` are standard deviations in units of the
-points.
+Every generator is ``f(key, num, ...) -> (num, 2)``: ``num`` independent draws of one distribution, the same for the same key,
+on the key's device. Components are drawn at random, not dealt out one after the other, so the rows are independent and
+identically distributed, and any part of them is a sample of the distribution. ``noise`` and ``std`` are standard deviations in
+units of the points.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def swiss_roll(
 ) -> Tensor:
     r"""A spiral of constant pitch, :math:`(t \cos t, t \sin t)`, of mean 0 and variance 1/4 a coordinate before noise.
 
-    :math:`t` is uniform in :math:`[a, 3a]` with :math:`a = \pi\,` ``arclength``. Centre and scale are those of the law,
+    :math:`t` is uniform in :math:`[a, 3a]` with :math:`a = \pi\,` ``arclength``. Centre and scale are those of the distribution,
     in closed form, not those of the sample, so that the points are independent and ``noise`` is in their units.
 
     Args:

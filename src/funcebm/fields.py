@@ -43,6 +43,14 @@ def _shapes(position: Tree) -> str:
 def require_scalar(value: Any, position: Position, name: str = "an energy") -> Tensor:
     """The value, if it is a 0-d tensor; else an error that says what to write. Looks at shapes only.
 
+    Args:
+        value: what an energy returned.
+        position: where.
+        name: what the message calls the energy.
+
+    Returns:
+        The value.
+
     Raises:
         ValueError: an energy that is not a scalar.
 

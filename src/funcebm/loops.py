@@ -105,14 +105,14 @@ def repeat(function: Callable[[Tree], Tree], init: Tree, num: int) -> Tree:
 def while_loop(
     condition: Callable[[Tree], Tensor], body: Callable[[Tree], Tree], init: Tree, *, is_masked: bool = True
 ) -> Tree:
-    """Applies ``body`` while ``condition`` holds; many loops at once go on in lock step until the last has ended.
+    """Applies ``body`` while ``condition`` holds; many loops at once run in lock step until the last has ended.
 
     Args:
         condition: ``carry -> ()`` bool. It may have leading axes, one for each of many loops, which every leaf of the
-            carry then leads with: a loop whose condition is False keeps its carry as it is while others go on.
+            carry then leads with: a loop whose condition is False keeps its carry as it is while others continue.
         body: ``carry -> carry``; it keeps structure, shapes and dtypes.
         init: the first carry.
-        is_masked: False where ``body`` itself leaves a carry whose condition is False as it is, which saves a copy a turn.
+        is_masked: False where ``body`` itself leaves a carry whose condition is False as it is, which saves a copy an iteration.
 
     Returns:
         The last carry.

@@ -2,7 +2,7 @@
 
 A metric is a tree of numbers, so it lives in a sampler's tuning and is traced. It is the scale ``M^-1 = A A^T`` on which
 positions vary: the covariance of the target is a good one. With ``x = A y`` a momentum ``p`` (or a gradient) is ``A^T p``
-to ``y``. Momenta have the law ``N(0, M)``, displacements ``N(0, M^-1)``; the kinetic energy is ``p . M^-1 p / 2``, the
+to ``y``. Momenta have the distribution ``N(0, M)``, displacements ``N(0, M^-1)``; the kinetic energy is ``p . M^-1 p / 2``, the
 velocity ``M^-1 p``.
 """
 
@@ -96,7 +96,11 @@ def dense(inverse_mass: Tensor, *, name: str = "inverse_mass") -> Dense:
 
 
 def of(inverse_mass: float | Tree | Diagonal | Dense | None, *, name: str = "inverse_mass") -> Diagonal | Dense:
-    """The metric that a user means: None is the identity, a matrix is dense, anything else diagonal."""
+    """The metric that a user means: None is the identity, a matrix is dense, anything else diagonal.
+
+    >>> of(None).inverse_mass, type(of(torch.eye(2))).__name__
+    (tensor(1.), 'Dense')
+    """
     if isinstance(inverse_mass, (Diagonal, Dense)):
         return inverse_mass
     if inverse_mass is None:
@@ -117,6 +121,9 @@ def shape_check(metric: Diagonal | Dense, *, name: str = "inverse_mass") -> Call
     """A function of one position that raises unless the metric fits it; ``name`` is what messages call the metric.
 
     It remembers the shapes of the metric and not its numbers, which would tie a compiled sampler to one metric.
+
+    Raises:
+        ValueError: (on calls) a metric of other shapes than the position.
 
     >>> shape_check(diagonal(torch.ones(3)))(torch.zeros(2))
     Traceback (most recent call last):
@@ -142,7 +149,10 @@ def shape_check(metric: Diagonal | Dense, *, name: str = "inverse_mass") -> Call
 
 
 def check_shape(metric: Diagonal | Dense, position: Position, *, name: str = "inverse_mass") -> None:
-    """Raises unless the metric fits one position."""
+    """Raises unless the metric fits one position.
+
+    >>> check_shape(of(torch.ones(3)), torch.zeros(3))
+    """
     shape_check(metric, name=name)(position)
 
 
@@ -159,17 +169,29 @@ def _times(
 
 
 def velocity(metric: Diagonal | Dense, momentum: Tree) -> Tree:
-    """``M^-1 p``, a tree like the position; of a gradient, the preconditioned one."""
+    """``M^-1 p``, a tree like the position; of a gradient, the preconditioned one.
+
+    >>> velocity(of(4.0), torch.ones(2))
+    tensor([4., 4.])
+    """
     return _times(metric, lambda dense: dense.inverse_mass, lambda inverse: inverse, momentum)
 
 
 def momentum(metric: Diagonal | Dense, noise: Tree) -> Tree:
-    """A momentum with the law ``N(0, M)`` from standard normal noise: ``A^-T z``."""
+    """A momentum with the distribution ``N(0, M)`` from standard normal noise: ``A^-T z``.
+
+    >>> momentum(of(4.0), torch.ones(2))
+    tensor([0.5000, 0.5000])
+    """
     return _times(metric, lambda dense: dense.mass_root, torch.rsqrt, noise)
 
 
 def displacement(metric: Diagonal | Dense, noise: Tree) -> Tree:
-    """A displacement with the law ``N(0, M^-1)`` from standard normal noise: ``A z``."""
+    """A displacement with the distribution ``N(0, M^-1)`` from standard normal noise: ``A z``.
+
+    >>> displacement(of(4.0), torch.ones(2))
+    tensor([2., 2.])
+    """
     return _times(metric, lambda dense: dense.inverse_root, torch.sqrt, noise)
 
 
@@ -184,5 +206,9 @@ def whiten(metric: Diagonal | Dense, momentum: Tree) -> Tree:
 
 
 def kinetic_energy(metric: Diagonal | Dense, momentum: Tree) -> Tensor:
-    """``p . M^-1 p / 2``. ``()``."""
+    """``p . M^-1 p / 2``. ``()``.
+
+    >>> kinetic_energy(of(4.0), torch.ones(2))
+    tensor(4.)
+    """
     return 0.5 * tree.dot(momentum, velocity(metric, momentum))

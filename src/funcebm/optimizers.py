@@ -283,7 +283,7 @@ def _dtypes(params: Params) -> list[torch.dtype]:
 
 
 def _corrections(log_betas: tuple[Tensor, ...], step: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """``1 - beta ** step`` without cancellation, at least in single precision; stacked, so that none is computed anew
+    """``1 - beta ** step`` without cancellation, at least in single precision; stacked, so that none is computed again
     for each number of the params. ``()`` each."""
     count = step.to(torch.promote_types(dtype, torch.float32))
     parts = [-torch.expm1(_times(log_beta, count)) for log_beta in log_betas]

@@ -57,7 +57,7 @@ def stein_kernel(
         points: rows. ``(n, D)``.
         scores: :math:`-\nabla E` at the points. ``(n, D)``.
         length_scale: :math:`\ell > 0`, in units of the points. ``()``.
-        exponent: :math:`\beta` in (-1, 0): then the discrepancy sees every departure from the law and mass that
+        exponent: :math:`\beta` in (-1, 0): then the discrepancy sees every departure from the distribution and mass that
             escapes, which a Gaussian kernel misses from three dimensions on. ``()``.
 
     Returns:

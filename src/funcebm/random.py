@@ -59,6 +59,8 @@ def check_key(key: Any) -> None:
 
     Raises:
         ValueError: something else than a key.
+
+    >>> check_key(key(0))
     """
     if not isinstance(key, Tensor) or key.shape != (2,) or key.dtype != torch.int32:
         got = f"a tensor of shape {tuple(key.shape)} and {key.dtype}" if isinstance(key, Tensor) else repr(key)
@@ -262,13 +264,21 @@ def normal(key: Key, shape: tuple[int, ...] | int = (), *, dtype: torch.dtype | 
 
 
 def rademacher(key: Key, shape: tuple[int, ...] | int = (), *, dtype: torch.dtype | None = None) -> Tensor:
-    """Signs, -1 or 1 with equal probability. Shape ``shape``."""
+    """Signs, -1 or 1 with equal probability. Shape ``shape``.
+
+    >>> rademacher(key(0), 5).abs()
+    tensor([1., 1., 1., 1., 1.])
+    """
     dtype = dtype or torch.get_default_dtype()
     return 1 - 2 * (bits(key, shape) & 1).to(dtype)
 
 
 def bernoulli(key: Key, probability: float | Tensor = 0.5, shape: tuple[int, ...] | int | None = None) -> Tensor:
-    """True with the given probability. Shape ``shape``, by default that of ``probability``; bool."""
+    """True with the given probability. Shape ``shape``, by default that of ``probability``; bool.
+
+    >>> bernoulli(key(0), 0.3, 5).shape
+    torch.Size([5])
+    """
     probability = torch.as_tensor(probability, device=key.device)
     return uniform(key, tuple(probability.shape) if shape is None else shape) < probability
 
@@ -293,13 +303,21 @@ def randint(key: Key, shape: tuple[int, ...] | int, low: int, high: int) -> Tens
 
 
 def exponential(key: Key, shape: tuple[int, ...] | int = (), *, dtype: torch.dtype | None = None) -> Tensor:
-    """Standard exponential numbers, ``-log u``. Shape ``shape``."""
+    """Standard exponential numbers, ``-log u``. Shape ``shape``.
+
+    >>> bool((exponential(key(0), 5) > 0).all())
+    True
+    """
     dtype = dtype or torch.get_default_dtype()
     return (-torch.log(_unit(key, shape, dtype))).to(dtype)
 
 
 def gumbel(key: Key, shape: tuple[int, ...] | int = (), *, dtype: torch.dtype | None = None) -> Tensor:
-    """Standard Gumbel numbers, ``-log(-log u)`` with ``u`` in (0, 1). Shape ``shape``."""
+    """Standard Gumbel numbers, ``-log(-log u)`` with ``u`` in (0, 1). Shape ``shape``.
+
+    >>> gumbel(key(0), (2, 3)).shape
+    torch.Size([2, 3])
+    """
     dtype = dtype or torch.get_default_dtype()
     unit = _unit(key, shape, dtype)
     largest = 1 - torch.finfo(unit.dtype).eps / 2
@@ -313,6 +331,9 @@ def categorical(key: Key, logits: Tensor, shape: tuple[int, ...] | int = ()) -> 
         key: ``(2,)``.
         logits: ``(*batch, n)``, unnormalised log probabilities.
         shape: how many to draw of each. The result is ``(*shape, *batch)``.
+
+    >>> categorical(key(0), torch.tensor([0.0, 50.0]), 3)
+    tensor([1, 1, 1])
     """
     shape, _ = _count(shape)
     noise = gumbel(key, (*shape, *logits.shape), dtype=logits.dtype)

@@ -51,7 +51,7 @@ def use_jit(is_on: bool = True) -> None:
 
 
 def log_compiles(is_on: bool = True) -> None:
-    """Whether each compilation is told on standard error: what, why, and how long. ``FUNCEBM_LOG_COMPILES=1`` does the same.
+    """Whether each compilation is reported on standard error: what, why, and how long. ``FUNCEBM_LOG_COMPILES=1`` does the same.
 
     >>> log_compiles()
     >>> log_compiles(False)
@@ -69,7 +69,11 @@ def clear_cache() -> None:
 
 
 def can_compile() -> bool:
-    """Whether :func:`jit` compiles here; if not, it warns once and runs eagerly."""
+    """Whether :func:`jit` compiles here; if not, it warns once and runs eagerly.
+
+    >>> can_compile() in (True, False)
+    True
+    """
     return _why_eager() is None
 
 
@@ -216,6 +220,11 @@ def jit_begin(
     Returns:
         ``(given, shared, xs) -> (carry, other)``, with ``shared`` and ``xs`` as the loop will have them; the length of ``xs``
         does not matter.
+
+    >>> begin = lambda x: (x + 1, x)
+    >>> body = lambda shared, carry, x: (carry + shared * x, carry)
+    >>> jit_begin(begin, body)((torch.tensor(1),), torch.tensor(2), torch.arange(3))
+    (tensor(2), tensor(1))
     """
 
     known: list[tuple[Meaning, Meaning]] = []

@@ -7,10 +7,16 @@ hidden state. Randomness is data: ``draw`` makes all the noise of one applicatio
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+import sys
+from typing import Any, Callable, Generic, TypeVar
 
 from torch import Tensor
 from torch.func import vmap
+
+if sys.version_info >= (3, 11):
+    from typing import NamedTuple
+else:  # where typing's own cannot be generic; torch brings this one
+    from typing_extensions import NamedTuple
 
 __all__ = [
     "Adaptation",
@@ -50,6 +56,11 @@ Energy = Callable[[Params, Position], Tensor]
 Schedule = Callable[[Tensor], Tensor]
 """Step index ``()`` to value ``()``."""
 
+StateT = TypeVar("StateT")
+InfoT = TypeVar("InfoT")
+TuningT = TypeVar("TuningT")
+MemoryT = TypeVar("MemoryT")
+
 
 class Info(NamedTuple):
     """What every sampler tells of one step; for the reader, never for the next step.
@@ -70,14 +81,14 @@ class Info(NamedTuple):
     energy: Tensor
 
 
-class Sampler(NamedTuple):
-    """A Markov kernel on one chain, as pure functions.
+class Sampler(NamedTuple, Generic[StateT, InfoT, TuningT]):
+    """A Markov kernel on one chain, as pure functions; generic in its state, its info and its tuning.
 
     Attributes:
         init: ``(params, position) -> state``.
         draw: ``(key, position) -> noise``, all the random numbers of one step.
         step: ``(params, tuning, state, noise) -> (state, info)``, deterministic given the noise.
-        tuning: the default numbers of the kernel, a tree of tensors.
+        tuning: the default tuning of the kernel, a tree of tensors.
         batched_step: optionally, ``step`` over a leading chain axis of ``state`` and ``noise``, for kernels
             whose control flow depends on the data; :func:`funcebm.chains.sample` prefers it to ``vmap(step)``.
         target_acceptance: the acceptance rate at which the kernel works best, a hint for the warm-up; None where
@@ -86,37 +97,51 @@ class Sampler(NamedTuple):
             warm-ups run.
         bijection: with it, from the free numbers to positions.
         parts: the samplers that it is made of, without their tunings, so that a warm-up reaches each of them.
+        adaptation: the warm-up that suits it, a name that :func:`funcebm.adaptation.default` knows, such as ``"window"``; None
+            leaves the choice to the warm-up.
+        relocation: how its states follow a chain that another sampler moved; None where the fields ``energy`` and ``gradient``
+            of a state belong to its ``position`` and all others persist.
     """
 
-    init: Callable[[Params, Position], Any]
-    draw: Callable[[Key, Position], Tree]
-    step: Callable[[Params, Tree, Any, Tree], tuple[Any, Any]]
-    tuning: Tree
-    batched_step: Callable[[Params, Tree, Any, Tree], tuple[Any, Any]] | None = None
+    init: Callable[[Params, Position], StateT]
+    draw: Callable[[Key, Position], Any]
+    step: Callable[[Params, Any, StateT, Any], tuple[StateT, InfoT]]
+    tuning: TuningT
+    batched_step: Callable[[Params, Any, Any, Any], tuple[Any, Any]] | None = None
     target_acceptance: float | None = None
-    unconstrained: Sampler | None = None
+    unconstrained: Sampler[Any, Any, Any] | None = None
     bijection: Any = None
     parts: tuple[Any, ...] = ()
+    adaptation: str | None = None
+    relocation: Any = None
 
-    def __call__(self, key: Key, params: Params, state: Any, tuning: Tree | None = None) -> tuple[Any, Any]:
+    def __call__(self, key: Key, params: Params, state: StateT, tuning: TuningT | None = None) -> tuple[StateT, InfoT]:
         """Draws the noise of one step and applies it: ``(state, info)``."""
-        noise = self.draw(key, state.position)
+        noise = self.draw(key, state.position)  # type: ignore[attr-defined]
         return self.step(params, self.tuning if tuning is None else tuning, state, noise)
 
 
 def step_of_chains(sampler: Sampler) -> Callable[[Params, Tree, Any, Tree], tuple[Any, Any]]:
-    """The step of many chains in lock step, over a leading axis of ``state`` and ``noise``."""
+    """The step of many chains in lock step, over a leading axis of ``state`` and ``noise``.
+
+    >>> import torch
+    >>> from funcebm import samplers
+    >>> sampler = samplers.langevin(lambda params, x: (x**2).sum() / 2)
+    >>> state = vmap(sampler.init, (None, 0))((), torch.zeros(3, 2))
+    >>> step_of_chains(sampler)((), sampler.tuning, state, torch.ones(3, 2))[0].position.shape
+    torch.Size([3, 2])
+    """
     if sampler.batched_step is not None:
         return sampler.batched_step
     return vmap(sampler.step, (None, None, 0, 0))
 
 
 class Adaptation(NamedTuple):
-    """How a warm-up finds the numbers of a sampler, from all chains together, as pure functions.
+    """How a warm-up finds the tuning of a sampler, from all chains together, as pure functions.
 
     Attributes:
         init: ``(key, sampler, params, state, pool) -> memory``; every leaf of ``state`` leads with the chain axis, as below.
-            ``memory`` is a tree of tensors with the field ``tuning``, the numbers of the next step.
+            ``memory`` is a tree of tensors with the field ``tuning``, the tuning of the next step.
         update: ``(memory, state, info, pool) -> memory``, after each step of all chains.
         final: ``(memory, pool) -> tuning``, the numbers to sample with.
         windows: optionally, ``num_steps -> lengths`` of the parts of the warm-up, which add up to ``num_steps``.
@@ -137,15 +162,15 @@ class Adaptation(NamedTuple):
     is_per_chain: bool = False
 
 
-class LossAux(NamedTuple):
+class LossAux(NamedTuple, Generic[MemoryT]):
     """What a loss returns beside its value: the new memory, and metrics by name (0-d tensors)."""
 
-    memory: Tree
+    memory: MemoryT
     metrics: dict[str, Tensor]
 
 
-class Loss(NamedTuple):
-    """A training objective, as pure functions.
+class Loss(NamedTuple, Generic[MemoryT]):
+    """A training objective, as pure functions; generic in what it remembers.
 
     Attributes:
         init: ``(key, params, batch) -> memory``, ``()`` where there is nothing to remember.
@@ -157,13 +182,13 @@ class Loss(NamedTuple):
         objective: the rest, ``(params, prepared) -> (value, LossAux)``; ``value`` is one after the other.
     """
 
-    init: Callable[[Key, Params, Batch], Tree]
-    draw: Callable[[Key, Batch], Tree]
-    value: Callable[[Params, Tree, Batch, Tree], tuple[Tensor, LossAux]]
-    prepare: Callable[[Params, Tree, Batch, Tree], Tree] | None = None
-    objective: Callable[[Params, Tree], tuple[Tensor, LossAux]] | None = None
+    init: Callable[[Key, Params, Batch], MemoryT]
+    draw: Callable[[Key, Batch], Any]
+    value: Callable[[Params, Any, Batch, Any], tuple[Tensor, LossAux[MemoryT]]]
+    prepare: Callable[[Params, Any, Batch, Any], Any] | None = None
+    objective: Callable[[Params, Any], tuple[Tensor, LossAux[MemoryT]]] | None = None
 
-    def __call__(self, key: Key, params: Params, batch: Batch, memory: Tree = ()) -> tuple[Tensor, LossAux]:
+    def __call__(self, key: Key, params: Params, batch: Batch, memory: Any = ()) -> tuple[Tensor, LossAux[MemoryT]]:
         """Draws the noise of one evaluation and applies it: ``(value, aux)``."""
         return self.value(params, memory, batch, self.draw(key, batch))
 

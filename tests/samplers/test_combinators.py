@@ -14,7 +14,7 @@ from tests.samplers.test_invariance import draw_skewed, skewed
 import funcebm as ebm
 from funcebm import random, samplers, schedules, tree
 from funcebm.samplers import annealed, cycle, mix, tempered, thin
-from funcebm.samplers.combinators import carry_over
+from funcebm.samplers._relocation import carry_over
 from funcebm.types import Info, Sampler
 
 NUM_CHAINS = 16000

@@ -21,7 +21,7 @@ _is_on = True
 
 
 def use_cuda_graphs(is_on: bool = True) -> None:
-    """Whether compiled functions on CUDA are recorded and replayed; they are, unless told otherwise here.
+    """Whether compiled functions on CUDA are recorded and replayed; they are by default.
 
     A recording holds the memory that a call needs for as long as the compiled function lives. Results are the same either
     way. Without CUDA it has no effect.

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 _KEPT = 512  # traced functions
-_SECONDS = 2.0  # a compilation that takes longer is told
+_SECONDS = 2.0  # a compilation that takes longer is reported
 
 
 class TracedValueError(RuntimeError):

@@ -7,8 +7,8 @@ the globals that are read by name, classes and the contents of objects. Its rule
 - *Tensors are slots*: shape, dtype, device and strides count, values and identity do not. They become inputs.
 - *Libraries stand still*: modules and classes of the standard library, of site-packages, torch and funcebm count by
   identity, and the globals of their functions not at all. What their functions close over is walked like the rest.
-- *Doubt is told*: hidden state (generators, locks, files, random generators), ``eval``, the environment, a module of the
-  user that is passed on as a value, and any error on the way: then trace anew.
+- *Doubt is reported*: hidden state (generators, locks, files, random generators), ``eval``, the environment, a module of the
+  user that is passed on as a value, and any error on the way: then trace again.
 
 The walk runs on every call; nothing of the user's is called, no property, no ``__getattr__``, no ``__eq__``. Not seen: changes
 inside of libraries, files that they read, clocks, the state of their random generators, modes of torch such as autocast.
@@ -56,7 +56,7 @@ class Meaning(NamedTuple):
     Attributes:
         key: hashable; equal for values that mean the same.
         tensors: the tensors that were met, in the order of the walk, each one once.
-        is_certain: False where something was met whose meaning cannot be known: trace anew.
+        is_certain: False where something was met whose meaning cannot be known: trace again.
         kept: objects that are in ``key`` by their id; whoever holds the key must keep them alive.
     """
 

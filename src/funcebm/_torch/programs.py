@@ -211,7 +211,7 @@ _programs: OrderedDict[str, Program] = OrderedDict()
 
 
 def program_of(parts: list[Part], times: dict[str, Any] | None = None) -> Program:
-    """The compiled functions: from memory, from disk, or made; ``times`` is told which, and how long it took."""
+    """The compiled functions: from memory, from disk, or made; ``times`` notes which, and how long it took."""
     times = {} if times is None else times
     name = digest(parts)
     if name in _programs:

@@ -62,7 +62,7 @@ class Recorder(TorchDispatchMode):
         self.values_read: list[Tensor] = []
         self.places: dict[int, torch.fx.Node] = {}  # of tensors, by id
         self.fakes: dict[int, Tensor] = {}  # of real tensors, by id
-        self.own: set[int] = set()  # of placeholders that are made anew each time, by id: they may be changed
+        self.own: set[int] = set()  # of placeholders that are made again each time, by id: they may be changed
         self.kept: list[Any] = []  # whatever is known by its id
         self.storages: dict[int, Storage] = {}
         self.versions: dict[int, int] = {}  # of tensors, by id: the version of their storage that their node has

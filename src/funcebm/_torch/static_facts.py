@@ -37,7 +37,7 @@ namespace_of: Callable[[type], Any] = type.__dict__["__dict__"].__get__
 
 
 def remembered_once(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Calls a function once for each object, told apart by identity, for as long as the object lives."""
+    """Calls a function once for each object, distinguished by identity, for as long as the object lives."""
     entries: dict[int, tuple[Any, Any]] = {}
 
     def remembered(thing: Any) -> Any:

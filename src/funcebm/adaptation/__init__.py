@@ -1,4 +1,4 @@
-"""Adaptation: how a warm-up finds the numbers of a sampler, from all chains together."""
+"""Adaptation: how a warm-up finds the tuning of a sampler, from all chains together."""
 
 from .chees import CheesMemory, chees, chees_gradient
 from .default import default, unchanged

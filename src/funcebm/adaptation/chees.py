@@ -25,7 +25,7 @@ class CheesMemory(NamedTuple):
     """What ChEES remembers.
 
     Attributes:
-        tuning: the numbers of the next step.
+        tuning: the tuning of the next step.
         position: where the chains are, and so where the next trajectories start; leaves ``(C, ...)``, of those of this rank.
         dual_averaging: of the step size.
         log_length: log of the trajectory length. ``()``.
@@ -76,6 +76,10 @@ def chees_gradient(
 
     Returns:
         :math:`g`, 0 where no chain is left, and :math:`\sum a_i`. Both ``()``.
+
+    >>> start, end = torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [3.0]])
+    >>> chees_gradient(start, end, torch.ones(2, 1), torch.ones(2), torch.ones(2))
+    (tensor(0.), tensor(2.))
     """
     is_finite = torch.isfinite(end).all(1) & torch.isfinite(velocity).all(1) & torch.isfinite(acceptance_rate)
     weight = torch.where(is_finite & (acceptance_rate > 1e-4), acceptance_rate, 0)
@@ -110,10 +114,10 @@ def chees(*, target: float = 0.651, metric: str | None = "diagonal", max_leapfro
     .. math:: \log T \leftarrow \log T + \mathrm{clip}(0.025\, g / \sqrt V, \pm 0.35), \qquad
               \log \bar T \leftarrow t^{-1/2} \log T + (1 - t^{-1/2}) \log \bar T ,
 
-    and trajectories last at least one and at most ``max_leapfrog`` steps; they begin with one. :math:`\bar T` is for the end.
+    The length is kept between 1 and ``max_leapfrog`` steps, starting at 1. :math:`\bar T` is for the end.
     The step size is found by :func:`dual_averaging` on the harmonic mean of the acceptance rates of all chains that do not
     diverge, times the share of those. The metric comes from two windows in the first half of the warm-up, as the pooled
-    variance, shrunk as Stan does; after each the step size is looked for anew, and the length starts again from 1, the new
+    variance, shrunk as Stan does; after each the step size is looked for again, and the length starts again from 1, the new
     unit of scale.
 
     For :func:`funcebm.samplers.dynamic_hmc`, whose ``trajectory_length`` is the longest time: its mean is half of that.

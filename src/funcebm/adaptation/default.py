@@ -3,56 +3,39 @@
 from __future__ import annotations
 
 from .. import checks, metrics
-from ..samplers._clusters import ClusterTuning
-from ..samplers.discrete_langevin import DiscreteLangevinTuning
-from ..samplers.elliptical_slice import EllipticalSliceTuning
-from ..samplers.gibbs import GibbsTuning
-from ..samplers.gibbs_with_gradients import GibbsWithGradientsTuning
-from ..samplers.locally_balanced import LocallyBalancedTuning
-from ..samplers.mixed_hmc import MixedHMCTuning
-from ..samplers.nuts import NUTSTuning
-from ..samplers.path_auxiliary import PathAuxiliaryTuning
-from ..samplers.single_site import SingleSiteTuning
 from ..types import Adaptation, Sampler
 from .chees import chees
 from .mclmc import adjusted_mclmc_adaptation, mclmc_adaptation
 from .meads import meads
-from .parts import is_on_part, of_parts
+from .parts import of_parts
 from .unchanged import UnchangedMemory, unchanged
 from .window import window_adaptation
 
 __all__ = ["UnchangedMemory", "default", "unchanged"]
 
 
-_NOTHING_TO_TUNE = (
-    ClusterTuning,
-    EllipticalSliceTuning,
-    GibbsTuning,
-    GibbsWithGradientsTuning,
-    LocallyBalancedTuning,
-    PathAuxiliaryTuning,
-    SingleSiteTuning,
-)
-
-
 def default(sampler: Sampler, num_chains: int) -> Adaptation:
     """The adaptation that suits a sampler.
 
-    =====================================================  ==========================================
-    the tuning has                                         what comes back
-    =====================================================  ==========================================
-    ``decoherence_length`` (MCLMC)                         :func:`mclmc_adaptation`
-    ``trajectory_length`` and ``temperature`` (dynamic     :func:`chees` with 2 chains or more
-    HMC)
-    ``trajectory_length`` (adjusted MCLMC)                 :func:`adjusted_mclmc_adaptation`
-    ``alpha`` and ``delta`` (GHMC)                         :func:`meads` with a multiple of 4 chains, 8 or more
-    ``step_size`` (HMC, NUTS, MALA, Barker, random walk,   :func:`window_adaptation`; dense where the metric is dense, and
-    Langevin, and those above with fewer chains)           for NUTS with the harmonic mean of the acceptance rates
-    a tuple of tunings (``cycle``, ``mix``), or what       :func:`of_parts`: to each part its own step size and metric
-    :func:`~funcebm.samplers.on` runs on leaves
-    nothing, a prior (elliptical slice), a kernel of       :func:`unchanged`
-    discrete states without a test or a step size
-    =====================================================  ==========================================
+    A sampler says so itself, in its field ``adaptation``:
+
+    ===============================================  =========================================================
+    ``sampler.adaptation``                           what comes back
+    ===============================================  =========================================================
+    ``"mclmc"``                                      :func:`mclmc_adaptation`
+    ``"chees"`` (dynamic HMC)                        :func:`chees` with 2 chains or more
+    ``"adjusted_mclmc"``                             :func:`adjusted_mclmc_adaptation`
+    ``"meads"`` (GHMC)                               :func:`meads` with a multiple of 4 chains, 8 or more
+    ``"harmonic_window"`` (NUTS)                     :func:`window_adaptation` with the harmonic mean of the acceptance rates
+    ``"step_size"`` (positions with discrete parts)  :func:`window_adaptation` without a metric
+    ``"parts"`` (``cycle``, ``mix``), ``"part"``     :func:`of_parts`: to each part its own step size and metric
+    (:func:`~funcebm.samplers.on`)
+    ``"unchanged"`` (nothing to tune)                :func:`unchanged`
+    None, and those above with fewer chains          :func:`window_adaptation` where the tuning has a ``step_size``, and
+                                                     :func:`unchanged` where there is no tuning
+    ===============================================  =========================================================
+
+    The metric of a window is dense where that of the sampler is dense.
 
     Args:
         sampler: to be warmed up.
@@ -79,29 +62,27 @@ def default(sampler: Sampler, num_chains: int) -> Adaptation:
     (75, 25, 50, 100, 200, 500, 50)
     """
     checks.positive_int("num_chains", num_chains)
-    tuning = sampler.tuning
-    if sampler.parts and (type(tuning) is tuple or is_on_part(sampler)):
+    tuning, kind = sampler.tuning, sampler.adaptation
+    metric = "dense" if isinstance(getattr(tuning, "metric", None), metrics.Dense) else "diagonal"
+    if kind in ("parts", "part"):
         return of_parts(sampler)
-    fields = set(getattr(tuning, "_fields", ()))
-    metric: str | None = "dense" if isinstance(getattr(tuning, "metric", None), metrics.Dense) else "diagonal"
-    if isinstance(tuning, MixedHMCTuning):  # draws have discrete leaves too, which no metric is for
-        metric = None
-    if "decoherence_length" in fields:
+    if kind == "mclmc":
         return mclmc_adaptation(metric=metric)
-    if {"trajectory_length", "temperature"} <= fields and num_chains >= 2:
-        return chees(metric=metric)
-    if "trajectory_length" in fields and "temperature" not in fields:
+    if kind == "adjusted_mclmc":
         return adjusted_mclmc_adaptation(metric=metric)
-    if {"alpha", "delta"} <= fields and num_chains >= 8 and num_chains % 4 == 0:
+    if kind == "chees" and num_chains >= 2:
+        return chees(metric=metric)
+    if kind == "meads" and num_chains >= 8 and num_chains % 4 == 0:
         return meads()
-    is_unadjusted = isinstance(tuning, DiscreteLangevinTuning) and sampler.target_acceptance is None
-    if "step_size" in fields and not is_unadjusted:
-        return window_adaptation(metric=metric, average="harmonic" if isinstance(tuning, NUTSTuning) else "mean")
+    if kind == "unchanged" or tuning == ():
+        return unchanged()
     checks.require(
-        tuning == () or is_unadjusted or isinstance(tuning, _NOTHING_TO_TUNE),
+        hasattr(tuning, "step_size"),
         "a default adaptation needs a tuning that it knows, with a step_size",
-        f"{type(tuning).__name__} {sorted(fields)}" if fields else type(tuning).__name__,
+        f"{type(tuning).__name__} {sorted(getattr(tuning, '_fields', ()))}",
         "Choose one of funcebm.adaptation: window_adaptation, chees (dynamic_hmc), meads (ghmc), mclmc_adaptation, "
-        "adjusted_mclmc_adaptation, or unchanged, which tunes nothing.",
+        'adjusted_mclmc_adaptation, or unchanged, which tunes nothing; or write Sampler(..., adaptation="unchanged").',
     )
-    return unchanged()
+    return window_adaptation(
+        metric=None if kind == "step_size" else metric, average="harmonic" if kind == "harmonic_window" else "mean"
+    )

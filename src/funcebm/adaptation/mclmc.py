@@ -28,7 +28,7 @@ class MclmcMemory(NamedTuple):
     """What the tuner of MCLMC remembers; everything but the tuning and the moments is ``()``.
 
     Attributes:
-        tuning: the numbers of the next step.
+        tuning: the tuning of the next step.
         unit: the first step size of a stage; in its units the next two are.
         weighted: the weighted sum of the normalised squared energy error over the sixth power of the step size.
         weights: the sum of the weights.
@@ -64,7 +64,7 @@ def mclmc_adaptation(*, metric: str | None = "diagonal", energy_variance: float 
                  \varepsilon \leftarrow (X / W)^{-1/6} .
 
     2. The variances of the positions are collected too, twice: once more with the metric that the first made. They become the
-       metric, :math:`L = \sqrt d`, and the step size is found anew; without a metric to adapt :math:`L` is the root of the
+       metric, :math:`L = \sqrt d`, and the step size is found again; without a metric to adapt :math:`L` is the root of the
        sum of the variances.
     3. With the step size held, :math:`L = 0.4\, \varepsilon\, \overline{\tau_j}`, where :math:`\tau_j` is how many steps one
        independent draw of coordinate :math:`j` costs: a batch of :math:`b` steps has

@@ -21,7 +21,7 @@ class MeadsMemory(NamedTuple):
     """What MEADS remembers; ``K`` folds, ``P`` shuffles.
 
     Attributes:
-        tuning: the numbers of the next step; every leaf leads with the axis of the chains of this rank.
+        tuning: the tuning of the next step; every leaf leads with the axis of the chains of this rank.
         shuffles: the chains in the order of their folds, ``(P, C)`` int64.
         num: the next step, counted from 1. ``()`` int64.
         step_size: of each fold. ``(K,)``.
@@ -74,7 +74,7 @@ def _apart(matrix: Tensor, like: Tree) -> Tree:
 def meads(*, num_folds: int = 4) -> Adaptation:
     r"""Step size, refreshment and diagonal metric of generalised HMC, from many chains, and no acceptance rate.
 
-    The chains are dealt into folds, anew after every ``num_folds`` steps. Fold :math:`k` has the means :math:`m_k` and the
+    The chains are dealt into folds, again after every ``num_folds`` steps. Fold :math:`k` has the means :math:`m_k` and the
     standard deviations :math:`\sigma_k` of its positions, and with :func:`largest_eigenvalue`, written :math:`\lambda`,
 
     .. math::

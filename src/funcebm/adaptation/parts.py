@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 from .. import metrics, random
 from ..distributed.pool import Pool
 from ..samplers.combinators import CompositeState
-from ..samplers.mixed_hmc import MixedHMCTuning
-from ..samplers.nuts import NUTSTuning
 from ..samplers.parts import PartState
 from ..types import Adaptation, Info, Key, Params, Position, Sampler, Tree
 from .unchanged import unchanged
@@ -24,7 +22,7 @@ class PartsMemory(NamedTuple):
 
     @property
     def tuning(self) -> tuple[Tree, ...]:
-        """The numbers of the next step."""
+        """The tuning of the next step."""
         return tuple(member.tuning for member in self.members)
 
 
@@ -37,7 +35,7 @@ class PartView(NamedTuple):
 
 def is_on_part(sampler: Sampler) -> bool:
     """Whether :func:`~funcebm.samplers.on` made it."""
-    return bool(sampler.parts) and sampler.step.__qualname__.startswith("on.")
+    return sampler.adaptation == "part"
 
 
 def of_parts(sampler: Sampler) -> Adaptation:
@@ -112,8 +110,9 @@ def _of_one(sampler: Sampler) -> Adaptation:
     if not hasattr(tuning, "step_size") or sampler.target_acceptance is None:
         return unchanged()
     metric: str | None = "dense" if isinstance(getattr(tuning, "metric", None), metrics.Dense) else "diagonal"
-    metric = None if isinstance(tuning, MixedHMCTuning) else metric
-    return window_adaptation(metric=metric, average="harmonic" if isinstance(tuning, NUTSTuning) else "mean")
+    metric = None if sampler.adaptation == "step_size" else metric
+    average = "harmonic" if sampler.adaptation == "harmonic_window" else "mean"
+    return window_adaptation(metric=metric, average=average)
 
 
 def _view(state: PartState) -> PartView:

@@ -63,7 +63,7 @@ def find_step_size(
         sampler: a kernel with ``tuning.step_size`` and an acceptance test.
         params: the parameters of its energy.
         state: of all chains; every leaf leads with the chain axis.
-        tuning: the numbers of the sampler.
+        tuning: the tuning of the sampler.
         target: the acceptance rate to cross. ``()``.
         is_wanted: where False, no trial is made and ``tuning.step_size`` comes back. ``()`` bool.
         pool: of all chains, where ``state`` has those of one rank.
@@ -137,7 +137,7 @@ def stable_step_size(
         sampler: a kernel whose state has the ``gradient`` of the energy, with ``tuning.step_size``.
         params: the parameters of its energy.
         state: of all chains; every leaf leads with the chain axis.
-        tuning: the numbers of the sampler; a field ``friction`` says that the step size is a time.
+        tuning: the tuning of the sampler; a field ``friction`` says that the step size is a time.
         fraction: :math:`f`.
         pool: of all chains, where ``state`` has those of one rank.
 

@@ -12,7 +12,7 @@ __all__ = ["UnchangedMemory", "unchanged"]
 
 
 class UnchangedMemory(NamedTuple):
-    """The numbers of the next step, which are those of all steps."""
+    """The tuning of the next step, which is that of all steps."""
 
     tuning: Tree
 
@@ -21,6 +21,9 @@ def unchanged() -> Adaptation:
     """No adaptation: chains move to the bulk of the density, and every number stays as it is.
 
     For samplers with nothing to tune, and for those whose numbers should be kept.
+
+    Returns:
+        An :class:`~funcebm.types.Adaptation`.
 
     >>> unchanged().windows is None
     True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Generic
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from ..distributed.agreement import failing_together, patient, together
 from ..distributed.mesh import Mesh, Shard, single
 from ..distributed.pool import Pool, make_pool
 from ..transforms import explained, is_worth_it
-from ..types import Adaptation, Key, Params, Position, Sampler, Tree, step_of_chains
+from ..types import Adaptation, Key, NamedTuple, Params, Position, Sampler, Tree, TuningT, step_of_chains
 from ._ranks import over_ranks, takes_pool, with_pool
 from .default import default
 
@@ -36,7 +36,7 @@ __all__ = ["Report", "WarmUp", "warm_up"]
 
 _FEW = 20  # steps, in which no search for a step size ends
 _STUCK = 0.01  # of an acceptance rate
-_LEAST_PART = 10  # steps, after which it is told whether a chain moves
+_LEAST_PART = 10  # steps, after which it is known whether a chain moves
 _RESTART = 2**20  # of keys, beyond those of windows
 _FEW_LAST = 15  # steps in the last window
 _FLAT = 1e9  # a step size that no energy of a proper density has
@@ -102,7 +102,7 @@ class Report(NamedTuple):
                 "energy is minus the log density."
             )
             return tuple(found)
-        # in a short warm-up the search for the step size, begun anew after each window, makes one or two on its way
+        # in a short warm-up the search for the step size, begun again after each window, makes one or two on its way
         divergent = (self.late_divergent > max(0.05 * late, 2)).nonzero().flatten().tolist()
         if divergent:
             found.append(f"chains {_listed(divergent)} still diverged at the end: the energy may be too steep there.")
@@ -134,17 +134,17 @@ def _listed(indices: list[int], most: int = 8) -> str:
     return ", ".join(map(str, indices[:most])) + (f" and {len(indices) - most} more" if len(indices) > most else "")
 
 
-class WarmUp(NamedTuple):
+class WarmUp(NamedTuple, Generic[TuningT]):
     """What :func:`warm_up` returns: where the chains are ``(C, ...)``, the numbers to sample with, and a :class:`Report`."""
 
     positions: Position
-    tuning: Tree
+    tuning: TuningT
     report: Report
 
 
 def warm_up(
     key: Key,
-    sampler: Sampler,
+    sampler: Sampler[Any, Any, TuningT],
     params: Params,
     positions: Position | Shard,
     *,
@@ -153,7 +153,7 @@ def warm_up(
     jit: bool | None = None,
     progress: bool = False,
     mesh: Mesh | None = None,
-) -> WarmUp:
+) -> WarmUp[TuningT]:
     """Moves chains towards the bulk of the density, and finds good numbers for the sampler on the way.
 
     The chains are independent copies of one kernel, so they are tuned together: acceptance rates and covariances are over

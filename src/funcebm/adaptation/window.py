@@ -23,7 +23,7 @@ class WindowMemory(NamedTuple):
     """What window adaptation remembers.
 
     Attributes:
-        tuning: the numbers of the next step.
+        tuning: the tuning of the next step.
         target: the acceptance rate to reach, ``()``; an empty tuple for samplers without an acceptance test.
         dual_averaging: of the step size; an empty tuple for those.
         welford: the moments of this window's draws; of each block of the pool where the metric is diagonal. An empty tuple
@@ -51,6 +51,9 @@ def stan_windows(
         initial_buffer: the length of the first window.
         base_window: the length of the second.
         final_buffer: the length of the last.
+
+    Returns:
+        The lengths, which add up to ``num_steps``.
 
     Raises:
         ValueError: a count below 1.

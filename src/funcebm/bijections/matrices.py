@@ -24,7 +24,7 @@ def _size(name: str, y: Tensor, is_strict: bool) -> int:
     got = f"{len(y)} numbers"
     right = num * (num + 1) // 2 == len(y)
     counts = "1, 3, 6, 10 or another such number"
-    checks.require(right, f"{name} maps {sizes}: a vector of {counts}", got, "Count them.")
+    checks.require(right, f"{name} maps {sizes}: a vector of {counts}", got, "Give a vector of one of these lengths.")
     return num + 1 if is_strict else num
 
 

@@ -182,7 +182,7 @@ _warned: set[str] = set()
 
 
 def no_graph(params: Any, jit: bool, name: str = "params") -> Any:
-    """Params, or positions, of an eager run: those of a module are detached, and who keeps a graph is told, once."""
+    """Params, or positions, of an eager run: those of a module are detached, and who keeps a graph is warned, once."""
     leaves = [leaf for leaf in tree.leaves(params) if isinstance(leaf, Tensor) and checks.is_concrete(leaf)]
     if jit or not torch.is_grad_enabled() or not any(leaf.requires_grad for leaf in leaves):
         return params

@@ -144,7 +144,8 @@ def _no_init(params: Params, position: Position) -> Any:
 
 def compiled_part(sampler: Sampler) -> Sampler:
     """What a compiled run depends on: neither the numbers, which are its arguments, nor ``init``, which it does not call."""
-    return sampler._replace(tuning=(), init=_no_init, unconstrained=None, bijection=None, parts=())
+    unused: Any = dict.fromkeys(("unconstrained", "bijection", "adaptation", "relocation"))
+    return sampler._replace(tuning=(), init=_no_init, parts=(), **unused)
 
 
 def draw_step(sampler: Sampler, chain_keys: Key, positions: Position, index: Tensor) -> Tree:

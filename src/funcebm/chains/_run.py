@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Callable, Iterator, NamedTuple
+from typing import Any, Callable, Generic, Iterator
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from .._chunks import Loop, drive, make_loop, until_interrupted
 from .._progress import progress_bar
 from ..distributed.agreement import together
 from ..transforms import jit_begin, run_all
-from ..types import Info, Key, Params, Position, Sampler, Tree
+from ..types import InfoT, Key, NamedTuple, Params, Position, Sampler, StateT, Tree
 from . import _checks, _copies, _ranks
 from ._loop import (
     chain_axis,
@@ -57,8 +57,8 @@ class Run(NamedTuple):
     num_burn_in: int = 0  # steps that are still to be dropped
 
 
-class Samples(NamedTuple):
-    """What a run returns.
+class Samples(NamedTuple, Generic[StateT, InfoT]):
+    """What a run returns; generic in the state and the info of the sampler.
 
     Attributes:
         draws: what was collected, with leading axes ``(C, N)``; ``()`` where nothing is kept.
@@ -73,8 +73,8 @@ class Samples(NamedTuple):
     """
 
     draws: Tree
-    info: Info
-    state: Any
+    info: InfoT
+    state: StateT
     reduced: Tree
     is_complete: bool | tuple[()]
     run: Run | tuple[()]
@@ -101,7 +101,7 @@ _THREADS_FROM = 2**18  # numbers that a chunk computes; for fewer a thread is no
 
 
 def collect_position(state: Any, info: Any) -> Position:
-    """What a run keeps of a draw where it is not told otherwise."""
+    """What a run keeps of a draw by default."""
     return state.position
 
 

@@ -35,6 +35,9 @@ def mean(*, across_chains: bool = False) -> Reducer:
     Args:
         across_chains: one result of all chains together, ``(*event,)``, in place of ``(C, *event)``.
 
+    Returns:
+        A :class:`Reducer`.
+
     >>> reducer = mean()
     >>> accumulator = reducer.init(torch.tensor(0.0))
     >>> for value in (1.0, 2.0, 6.0):
@@ -69,6 +72,9 @@ def variance(*, across_chains: bool = False) -> Reducer:
     Args:
         across_chains: one result of all chains together, ``(*event,)``, in place of ``(C, *event)``.
 
+    Returns:
+        A :class:`Reducer`.
+
     Reference: Welford (1962), Technometrics 4(3):419-420; Chan, Golub and LeVeque (1983), The American Statistician 37(3), for
     ``merge``.
 
@@ -87,6 +93,9 @@ def covariance(*, across_chains: bool = False) -> Reducer:
 
     Args:
         across_chains: one result of all chains together, in place of one for each.
+
+    Returns:
+        A :class:`Reducer`.
 
     Reference: Welford (1962), Technometrics 4(3):419-420, for vectors; Chan, Golub and LeVeque (1983) for ``merge``.
 

@@ -20,7 +20,7 @@ from .. import checks, loops, random, tree
 from ..distributed.agreement import together
 from ..distributed.mesh import Mesh, Shard
 from ..transforms import is_worth_it
-from ..types import Key, Params, Position, Sampler, Tree
+from ..types import InfoT, Key, Params, Position, Sampler, StateT, Tree, TuningT
 from . import _checks, _ranks, reducers
 from ._parts import in_parts
 from ._run import Run, Samples, collect_position, finish, go_on, start
@@ -32,7 +32,7 @@ __all__ = ["Run", "Samples", "resume", "sample"]
 
 def sample(
     key: Key,
-    sampler: Sampler,
+    sampler: Sampler[StateT, InfoT, TuningT],
     params: Params,
     positions: Position | Shard,
     *,
@@ -49,18 +49,18 @@ def sample(
     gather: str = "summary",
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 1000,
-) -> Samples:
+) -> Samples[StateT, InfoT]:
     """Runs a sampler on many chains.
 
     Args:
         key: ``(2,)``.
         sampler: the kernel. One built again from the same code and constants does not recompile.
-        params: the parameters of its energy.
+        params: the parameters of its energy; data may be among them: then all data of one shape share one program.
         positions: where the chains start; every leaf leads with the chain axis ``C``.
         num_samples: ``N``, the draws kept of each chain.
         num_burn_in: steps before the first draw.
         thin: steps for each draw.
-        tuning: the numbers of the sampler, ``sampler.tuning`` by default, or a function from the step index ``()`` (burn-in
+        tuning: the tuning of the sampler, ``sampler.tuning`` by default, or a function from the step index ``()`` (burn-in
             included) to them.
         collect: ``(state, info) -> tree``, what is kept at each draw; by default the position. ``()`` keeps nothing.
         reduce: a streaming :class:`~funcebm.chains.reducers.Reducer` of what ``collect`` gives, or a dict of them; then no
@@ -176,8 +176,10 @@ def sample(
         return finish(run, chains, num_samples)
 
 
-def resume(samples: Samples, *, num_samples: int, sampler: Sampler | None = None) -> Samples:
-    """Goes on where a run ended, bit for bit as if it had not been cut.
+def resume(
+    samples: Samples[StateT, InfoT], *, num_samples: int, sampler: Sampler | None = None
+) -> Samples[StateT, InfoT]:
+    """Continues where a run ended, bit for bit as if it had not been cut.
 
     Args:
         samples: from :func:`sample` or :func:`resume`.

@@ -17,7 +17,7 @@ class ClassifierTest(NamedTuple):
     """What a classifier makes of two sets of samples.
 
     Attributes:
-        accuracy: on samples that it was not fitted to, the mean of both sets' shares: 1/2 where the laws are one.
+        accuracy: on samples that it was not fitted to, the mean of both sets' shares: 1/2 where the distributions are equal.
         standard_error: of the accuracy, for held-out samples that are independent.
         p_value: how often an accuracy of 1/2 would come out so high, by a normal approximation.
     """
@@ -31,10 +31,10 @@ def classifier_two_sample(key: Key, x: Tree, y: Tree, *, classifier: Any = None,
     r"""The cross-validated accuracy of a classifier between two sets of samples, C2ST.
 
     Each fold is judged by a classifier fitted to the others; the accuracy is :math:`(a_x + a_y) / 2`, the mean of the
-    shares of ``x`` and of ``y`` that are told rightly, and each classifier is fitted to as many of the one as of the
+    shares of ``x`` and of ``y`` that are classified correctly, and each classifier is fitted to as many of the one as of the
     other, so that it cannot win, or give up, by guessing the larger set. The standard error is
     :math:`\tfrac12 \sqrt{a_x (1 - a_x) / n + a_y (1 - a_y) / m}`. No classifier can pass :math:`\tfrac12 (1 +
-    \mathrm{TV})`, with the total variation of the two laws; a weak one sees less than there is.
+    \mathrm{TV})`, with the total variation of the two distributions; a weak one sees less than there is.
 
     Args:
         key: for the folds, and for the classifier's own randomness (``random_state``). ``(2,)``.

@@ -1,4 +1,4 @@
-r"""R-hat: do the chains see one law?
+r"""R-hat: do the chains see one distribution?
 
 All functions take draws ``(C, N, *event)``, the layout of :func:`funcebm.chains.sample`, or any tree of them, and give
 one number for each coordinate of the event, in float64.

@@ -1,4 +1,4 @@
-"""How well a score tells examples of one law from those of another: the metrics of out-of-distribution detection.
+"""How well a score tells examples of one distribution from those of another: the metrics of out-of-distribution detection.
 
 Everywhere a high score means "out", as the energy does, and ``scores_in``, ``scores_out`` are ``(n,)`` and ``(m,)``.
 """
@@ -20,8 +20,8 @@ def auroc(scores_in: Tensor, scores_out: Tensor) -> Tensor:
 
     .. math:: P(\text{out} > \text{in}) + \tfrac12 P(\text{out} = \text{in})
 
-    over all pairs: 1 where every score of ``scores_out`` is the larger, 1/2 where the two have one law. The energy is
-    such a score: data should have a low one, anything else a high one. It is ``sklearn.metrics.roc_auc_score`` with
+    over all pairs: 1 where every score of ``scores_out`` is the larger, 1/2 where the two have the same distribution. The
+    energy is such a score: data should have a low one, anything else a high one. It is ``sklearn.metrics.roc_auc_score`` with
     label 1 for ``scores_out``.
 
     Args:

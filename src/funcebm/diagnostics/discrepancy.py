@@ -19,9 +19,9 @@ class DiscrepancyTest(NamedTuple):
     """A discrepancy, and whether chance explains it.
 
     Attributes:
-        value: without bias: its mean is zero where the laws are one. ``()``.
-        standard_error: the standard deviation of ``value`` where the laws are one. ``()``.
-        p_value: the share of values at least as large where the laws are one, in ``[1 / (1 + P), 1]`` for ``P``
+        value: without bias: its mean is zero where the distributions are equal. ``()``.
+        standard_error: the standard deviation of ``value`` where the distributions are equal. ``()``.
+        p_value: the share of values at least as large where the distributions are equal, in ``[1 / (1 + P), 1]`` for ``P``
             permutations or sign flips. ``()``.
     """
 
@@ -38,7 +38,7 @@ def mmd(x: Tree, y: Tree, *, bandwidth: float | Tensor | None = None) -> Tensor:
     .. math:: \frac{\sum_{i \ne j} k(x_i, x_j)}{n (n-1)} + \frac{\sum_{i \ne j} k(y_i, y_j)}{m (m-1)}
         - \frac{2 \sum_{i, j} k(x_i, y_j)}{n m}.
 
-    Its mean is zero where the two laws are one and positive otherwise; single values may be negative. The samples of
+    Its mean is zero where the two distributions are equal and positive otherwise; single values may be negative. The samples of
     each set must be independent. The cost is ``(n + m)^2`` in time and memory. :func:`mmd_test` says how large a value
     chance explains.
 
@@ -68,15 +68,15 @@ def mmd(x: Tree, y: Tree, *, bandwidth: float | Tensor | None = None) -> Tensor:
 def mmd_test(
     key: Key, x: Tree, y: Tree, *, bandwidth: float | Tensor | None = None, num_permutations: int = 200
 ) -> DiscrepancyTest:
-    r"""The squared maximum mean discrepancy with its standard error and p-value under equal laws.
+    r"""The squared maximum mean discrepancy with its standard error and p-value under equal distributions.
 
-    Where the laws are one, the value has mean zero and exactly the variance
+    Where the distributions are equal, the value has mean zero and exactly the variance
 
     .. math:: \left( \frac{2}{n (n-1)} + \frac{2}{m (m-1)} + \frac{4}{n m} \right) E\,\tilde k(z, z')^2,
 
-    with :math:`\tilde k` the kernel centred at the law, estimated from the Gram matrix of both sets together. The law of
-    the value is a weighted sum of chi-squared ones, skewed to the right (three standard errors are passed by chance
-    about once in a hundred times): the p-value, from permutations of both sets together, is exact for any number.
+    with :math:`\tilde k` the kernel centred at the distribution, estimated from the Gram matrix of both sets together. The
+    distribution of the value is a weighted sum of chi-squared ones, skewed to the right (three standard errors are passed by
+    chance about once in a hundred times): the p-value, from permutations of both sets together, is exact for any number.
 
     Args:
         key: for the permutations. ``(2,)``.
@@ -126,7 +126,7 @@ def energy_distance(x: Tree, y: Tree) -> Tensor:
 
     .. math:: 2\,\overline{|x_i - y_j|} - \overline{|x_i - x_j|}_{i \ne j} - \overline{|y_i - y_j|}_{i \ne j}
 
-    Its mean is :math:`2 E|X-Y| - E|X-X'| - E|Y-Y'|`, zero where the two laws are one and positive otherwise; single
+    Its mean is :math:`2 E|X-Y| - E|X-X'| - E|Y-Y'|`, zero where the two distributions are equal and positive otherwise; single
     values may be negative. It has no bandwidth, and is in units of ``x``. In one dimension it is
     :math:`2 \int (F - G)^2`. The cost is ``(n + m)^2`` in time and memory.
 

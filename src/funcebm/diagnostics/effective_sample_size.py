@@ -68,7 +68,7 @@ def ess(draws: Tree, *, method: str = "initial_sequence") -> Tree:
 
 
 def ess_bulk(draws: Tree) -> Tree:
-    r"""The effective sample size of the rank-normalised draws: how well the bulk of the law is known.
+    r"""The effective sample size of the rank-normalised draws: how well the bulk of the distribution is known.
 
     It is :func:`ess` of the normal scores of the ranks, so it exists where the target has no variance. It is ArviZ's
     ``az.ess`` (its default) and BlackJAX's ``ess_bulk``. Ask for 100 a chain.

@@ -96,7 +96,7 @@ def stood_still(leaves: list[Tensor]) -> list[str]:
 
     Were a draw equal to the one before with one probability ``s`` everywhere, a stretch of ``L`` such draws would be met
     with a probability below ``C N s^L``. A chain that is caught where the step size is too large, as in the neck of a
-    funnel, breaks that law.
+    funnel, breaks that rule.
     """
     repeats = [leaf[:, 1:] == leaf[:, :-1] for leaf in leaves if leaf[0, 0].numel() > 0]
     if not repeats:

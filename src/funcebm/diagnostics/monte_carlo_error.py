@@ -81,9 +81,9 @@ def mcse_sd(draws: Tree, *, method: str = "initial_sequence") -> Tree:
 def mcse_quantile(draws: Tree, prob: float) -> Tree:
     r"""The Monte Carlo standard error of a quantile.
 
-    With :math:`S` the effective sample size of the quantile, its probability has the law
+    With :math:`S` the effective sample size of the quantile, its probability has the distribution
     :math:`\mathrm{Beta}(S p + 1, S (1 - p) + 1)`. The error is half the distance of the order statistics at the
-    quantiles :math:`\Phi(-1)` and :math:`\Phi(1)` of that law. It is ArviZ's ``az.mcse(method="quantile", prob=prob)``;
+    quantiles :math:`\Phi(-1)` and :math:`\Phi(1)` of that distribution. It is ArviZ's ``az.mcse(method="quantile", prob=prob)``;
     ``prob=0.5`` is its ``method="median"``.
 
     Args:

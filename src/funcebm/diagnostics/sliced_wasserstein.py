@@ -18,8 +18,8 @@ def sliced_wasserstein(key: Key, x: Tree, y: Tree, *, num_projections: int = 200
     .. math:: \left( \frac1P \sum_{i=1}^P \int_0^1 |F_i^{-1}(q) - G_i^{-1}(q)|^p\,dq \right)^{1/p}
 
     with the quantile functions of :math:`u_i \cdot x` and :math:`u_i \cdot y` on random unit vectors :math:`u_i`: exact on
-    each line, for sets of different sizes too. It is the distance of the two *empirical* laws: between two sets of one law
-    it is not zero but of the order :math:`n^{-1/2}`, so compare it to that between two sets of data. The cost is
+    each line, for sets of different sizes too. It is the distance of the two *empirical* distributions: between two sets of
+    one distribution it is not zero but of the order :math:`n^{-1/2}`, so compare it to that between two sets of data. The cost is
     :math:`P\,n \log n`.
 
     Args:

@@ -1,4 +1,4 @@
-"""The kernel Stein discrepancy: how far samples are from a law of which only the score is known."""
+"""The kernel Stein discrepancy: how far samples are from a distribution of which only the score is known."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def kernel_stein_discrepancy(
             Fix it to compare several values.
         exponent: :math:`\beta` of the kernel, in (-1, 0).
         unbiased: the U-statistic above, which may be negative; else the V-statistic, the mean over all pairs, which is the
-            discrepancy of the empirical law and never negative.
+            discrepancy of the empirical distribution and never negative.
 
     Returns:
         ``()`` in float64, in units of the squared score.
@@ -68,7 +68,7 @@ def stein_test(
 ) -> DiscrepancyTest:
     r"""Whether independent samples are of :math:`p = e^{-E} / Z`, by the kernel Stein discrepancy.
 
-    Where they are, the value has mean zero and the variance :math:`2\,E\,k_p(x, x')^2 / n (n-1)`, and its law is that of
+    Where they are, the value has mean zero and the variance :math:`2\,E\,k_p(x, x')^2 / n (n-1)`, and its distribution is that of
     :math:`\sum_{i \ne j} \epsilon_i \epsilon_j k_p(x_i, x_j) / n (n-1)` with independent random signs, which gives the
     p-value.
 

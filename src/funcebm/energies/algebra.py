@@ -88,6 +88,9 @@ def tempered(energy: Energy, beta: float | Tensor) -> Energy:
 
     To change the temperature from step to step, use the sampler's own ``temperature`` instead.
 
+    Returns:
+        An energy ``(params, x) -> ()``.
+
     Raises:
         ValueError: an inverse temperature that is not positive.
 
@@ -216,6 +219,9 @@ def pullback(energy: Energy, bijection: Callable[[Position], tuple[Position, Ten
         energy: ``(params, x) -> ()``.
         bijection: ``y -> (x, log_det)``, with ``log_det`` the ``()`` log of the absolute Jacobian determinant;
             :mod:`funcebm.bijections` has some, and :func:`~funcebm.bijections.constrained` for sampling.
+
+    Returns:
+        An energy ``(params, y) -> ()``.
 
     >>> halved = lambda y: (y / 2, y.numel() * -torch.log(torch.tensor(2.0)))
     >>> pullback(lambda params, x: (x**2).sum(), halved)((), torch.tensor([2.0]))

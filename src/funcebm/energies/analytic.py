@@ -76,6 +76,9 @@ def double_well(params: Params, x: Position) -> Tensor:
     The coordinates are independent: the normalizer is a power of a one-dimensional integral, which the trapezoid rule
     gives to rounding, and exact draws are by inversion.
 
+    Returns:
+        The energy. ``()``.
+
     >>> double_well(double_well.params(), torch.tensor([1.0, 0.0]))
     tensor(2.)
     """
@@ -110,6 +113,9 @@ def rosenbrock(params: Params, x: Position) -> Tensor:
         params: ``{"a": (), "b": ()}``; ``rosenbrock.params(a=1.0, b=100.0)`` makes it.
         x: ``(..., n)`` with ``n >= 2``. The normalizer and the exact sampler are for ``n = 2``.
 
+    Returns:
+        The energy. ``()``.
+
     Raises:
         ValueError: for an event of fewer than two coordinates.
 
@@ -137,6 +143,9 @@ def ackley(params: Params, x: Position) -> Tensor:
 
     The minimum is 0, at the origin, where the energy has a cone: its gradient there is taken as zero. The energy is
     bounded, so the density has no normalizer on all of space.
+
+    Returns:
+        The energy. ``()``.
 
     >>> abs(float(ackley(ackley.params(), torch.zeros(3)))) < 1e-5
     True
@@ -178,6 +187,9 @@ def rastrigin(params: Params, x: Position) -> Tensor:
 
     Each axis has :math:`Z_1 = \sqrt\pi\, e^{-a} \sum_k I_k(a)\, e^{-\pi^2 k^2}`; terms from :math:`|k| = 2` on are
     below rounding.
+
+    Returns:
+        The energy. ``()``.
 
     >>> rastrigin(rastrigin.params(), torch.zeros(4))
     tensor(0.)

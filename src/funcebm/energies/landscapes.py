@@ -35,6 +35,9 @@ def himmelblau(params: Params, x: Position) -> Tensor:
 
     The minima, all zero, are at (3, 2), (-2.805, 3.131), (-3.779, -3.283) and (3.584, -1.848).
 
+    Returns:
+        The energy. ``()``.
+
     >>> himmelblau(himmelblau.params(), torch.tensor([3.0, 2.0]))
     tensor(0.)
     """
@@ -62,6 +65,9 @@ def mueller_brown(params: Params, x: Position) -> Tensor:
         params: ``mueller_brown.params(scale=1.0)`` makes them; ``scale`` multiplies the energy (at 1 the barriers
             are about 100 high, so samplers want 0.1 or less).
         x: ``(2,)``.
+
+    Returns:
+        The energy. ``()``.
 
     Reference: Mueller and Brown (1979), Theoretica Chimica Acta 53:75-93.
 

@@ -98,6 +98,9 @@ def gaussian_mixture(params: Params, x: Position) -> Tensor:
 
     The weights are made to sum to one there, so the log normalizer is 0; free logits have their log-sum-exp.
 
+    Returns:
+        The energy. ``()``.
+
     >>> params = gaussian_mixture.params([[-2.0, 0.0], [2.0, 0.0]], scale=0.5)
     >>> gaussian_mixture.sample(random.key(0), params, 4).shape
     torch.Size([4, 2])
@@ -146,6 +149,9 @@ def funnel(params: Params, x: Position) -> Tensor:
         params: ``{"scale": ()}``, :math:`s`; ``funnel.params(scale=3.0)`` makes it.
         x: ``(D,)``, with :math:`D \ge 2`.
 
+    Returns:
+        The energy. ``()``.
+
     Reference: Neal (2003), Annals of Statistics 31(3):705-767, section 8.
 
     >>> funnel(funnel.params(), torch.tensor([0.0, 1.0, 1.0]))
@@ -185,6 +191,9 @@ def banana(params: Params, x: Position) -> Tensor:
         params: ``{"curvature": (), "scale": ()}``, :math:`c` and :math:`s`;
             ``banana.params(curvature=0.1, scale=10.0)`` makes it.
         x: ``(D,)``, with :math:`D \ge 2`.
+
+    Returns:
+        The energy. ``()``.
 
     Reference: Haario, Saksman and Tamminen (1999), Computational Statistics 14:375-395; their banana is ours with
     :math:`x_1` mirrored.
@@ -233,6 +242,9 @@ def ring(params: Params, x: Position) -> Tensor:
             :math:`Z = 2 \pi w^2 [e^{-q^2/2} + q \sqrt{2 \pi}\,\Phi(q)]` with :math:`q = r/w`.
 
     The gradient at the centre, where the energy has a cone, is taken as zero.
+
+    Returns:
+        The energy. ``()``.
 
     >>> ring(ring.params(radius=5.0, width=1.0), torch.tensor([3.0, 0.0]))
     tensor(2.)

@@ -119,6 +119,9 @@ def harmonic(params: Params, x: Position) -> Tensor:
         params: ``{"stiffness": () or (*event,)}``; ``harmonic.params(stiffness=1.0)`` makes it.
         x: ``(*event,)``.
 
+    Returns:
+        The energy. ``()``.
+
     >>> harmonic(harmonic.params(2.0), torch.tensor([1.0, 2.0]))
     tensor(5.)
     """

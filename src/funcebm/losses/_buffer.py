@@ -16,17 +16,17 @@ __all__ = [
     "BufferNoise",
     "Initial",
     "PersistentMemory",
-    "age",
-    "begin",
+    "mean_age",
+    "fresh",
     "check_buffer",
-    "choose",
+    "choose_slots",
     "draw_buffer",
     "draw_initial",
     "is_space",
     "num_drawn",
-    "put",
+    "write",
     "starts_of",
-    "take",
+    "read",
     "warn_of_levels",
 ]
 
@@ -112,7 +112,7 @@ def draw_initial(key: Key, batch: Batch, num: int, initial: Initial) -> Position
     return tree.normal_like(key, tree.map(lambda leaf: leaf[:1].expand(num, *leaf.shape[1:]), batch))
 
 
-def choose(key: Key, num_slots: int, num: int) -> Tensor:
+def choose_slots(key: Key, num_slots: int, num: int) -> Tensor:
     """``num`` of the slots ``0 .. num_slots - 1``, none twice, all choices equally likely: the start of a permutation.
 
     The places of the ``num`` smallest of 64-bit random numbers; sorting all of them would take most of a training step.
@@ -127,32 +127,32 @@ def draw_buffer(
     """Which slots go on, and which of them from new positions."""
     num = tree.batch_size(restart)
     is_restarted = random.uniform(key_is_restarted, num) < restart_probability.to(key_slots.device)
-    return BufferNoise(choose(key_slots, buffer_size, num), is_restarted, restart)
+    return BufferNoise(choose_slots(key_slots, buffer_size, num), is_restarted, restart)
 
 
-def take(memory: PersistentMemory, noise: BufferNoise) -> PersistentMemory:
-    """The chains drawn, some of them started anew, in the order of the batch."""
+def read(memory: PersistentMemory, noise: BufferNoise) -> PersistentMemory:
+    """The chains drawn, some of them started again, in the order of the batch."""
 
-    def begin(kept: Tensor, fresh: Tensor) -> Tensor:
-        chosen = noise.is_restarted.reshape(-1, *[1] * (fresh.ndim - 1))
-        return torch.where(chosen, fresh, kept[noise.slots])
+    def begun(kept: Tensor, restart: Tensor) -> Tensor:
+        is_restarted = noise.is_restarted.reshape(-1, *[1] * (restart.ndim - 1))
+        return torch.where(is_restarted, restart, kept[noise.slots])
 
     ages = torch.where(noise.is_restarted, 0, memory.ages[noise.slots])
-    return PersistentMemory(tree.map(begin, memory.positions, noise.restart), ages)
+    return PersistentMemory(tree.map(begun, memory.positions, noise.restart), ages)
 
 
-def put(memory: PersistentMemory, noise: BufferNoise, chains: PersistentMemory) -> PersistentMemory:
+def write(memory: PersistentMemory, noise: BufferNoise, chains: PersistentMemory) -> PersistentMemory:
     """The buffer with these chains, one update older, back in their slots; all others as they were, bit for bit."""
     older = chains._replace(ages=chains.ages + 1)
     return tree.map(lambda kept, new: kept.index_copy(0, noise.slots, new), memory, older)
 
 
-def begin(positions: Tree) -> PersistentMemory:
+def fresh(positions: Tree) -> PersistentMemory:
     """A buffer of chains that have not moved yet."""
     first = tree.first(positions)
     return PersistentMemory(positions, torch.zeros(first.shape[0], dtype=torch.int64, device=first.device))
 
 
-def age(memory: PersistentMemory) -> Tensor:
+def mean_age(memory: PersistentMemory) -> Tensor:
     """The mean age of all chains, in updates. ``()``."""
     return memory.ages.to(tree.first(memory.positions).dtype).mean()

@@ -26,7 +26,7 @@ __all__ = [
     "energies_of",
     "make_objective",
     "number_or_zero",
-    "numbers",
+    "tuning_like",
     "options_of",
     "persistent",
     "perturbed",
@@ -49,7 +49,7 @@ class Options(NamedTuple):
 
 
 class PersistentNoise(NamedTuple):
-    """Which chains go on and which restart, the noise of their steps, and that on the data (or ``()``)."""
+    """Which chains continue and which restart, the noise of their steps, and that on the data (or ``()``)."""
 
     buffer: BufferNoise
     chain: Tree
@@ -177,8 +177,8 @@ def run_chain(
     return state, metrics
 
 
-def numbers(sampler: Sampler, tuning: Tree | None, like: Position) -> Tree:
-    """The numbers of the sampler, in the dtype of the positions."""
+def tuning_like(sampler: Sampler, tuning: Tree | None, like: Position) -> Tree:
+    """The tuning of the sampler, in the dtype of the positions."""
     return tree.cast_like(sampler.tuning if tuning is None else tuning, tree.first(like))
 
 
@@ -271,7 +271,7 @@ def persistent(
     example: Callable[[Tree], Position] = lambda starts: starts,
     begin: Callable[[PersistentMemory], Tree] = lambda chains: chains.positions,
     end: Callable[[Any], Tree] = lambda state: state.position,
-) -> Loss:
+) -> Loss[PersistentMemory]:
     """A contrastive loss whose chains live in a buffer.
 
     Args:
@@ -279,7 +279,7 @@ def persistent(
         sampler: of the energy.
         num_steps: of each chain drawn, in each evaluation.
         options: how positives and negatives are compared.
-        tuning: the numbers of the sampler, or None for its own.
+        tuning: the tuning of the sampler, or None for its own.
         buffer_size: of chains.
         restart_probability: of each chain drawn.
         draw_initial: ``(key, batch, num) -> starts``, where chains begin.
@@ -298,7 +298,7 @@ def persistent(
             _buffer.warn_of_levels(batch)
         if is_checked:
             check_energy(energy, sampler, params, batch)
-        return _buffer.begin(draw_initial(key, batch, buffer_size))
+        return _buffer.fresh(draw_initial(key, batch, buffer_size))
 
     def draw(key: Key, batch: Batch) -> PersistentNoise:
         num = _buffer.num_drawn(batch, buffer_size)
@@ -311,11 +311,11 @@ def persistent(
         )
 
     def prepare(params: Params, memory: PersistentMemory, batch: Batch, noise: PersistentNoise) -> Contrast:
-        chains = _buffer.take(memory, noise.buffer)
-        tuned = numbers(sampler, tuning, chains.positions)
+        chains = _buffer.read(memory, noise.buffer)
+        tuned = tuning_like(sampler, tuning, chains.positions)
         state, metrics = run_chain(sampler, tuned, num_steps, params, begin(chains), noise.chain)
-        memory = _buffer.put(memory, noise.buffer, chains._replace(positions=end(state)))
-        metrics["buffer_age"] = _buffer.age(memory)
+        memory = _buffer.write(memory, noise.buffer, chains._replace(positions=end(state)))
+        metrics["buffer_age"] = _buffer.mean_age(memory)
         return Contrast(perturbed(batch, noise.data, options.data_noise), state.position, memory, metrics)
 
     return staged(init, draw, prepare, make_objective(energy, options))

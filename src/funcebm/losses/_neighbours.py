@@ -11,7 +11,7 @@ from torch.func import vmap
 from .. import checks, random, spaces, tree
 from ..fields import require_scalar
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
-from ._buffer import choose
+from ._buffer import choose_slots
 from ._staged import without_memory
 
 __all__ = ["Ratios", "check_batch", "neighbour_loss"]
@@ -40,7 +40,7 @@ def neighbour_loss(
     num_sites: int | None,
     of_ratios: Callable[[Ratios], tuple[Tensor, dict[str, Tensor]]],
 ) -> Loss:
-    """A loss that is a sum over sites of a function of the ratios there; or over some sites, chosen anew, times S / m.
+    """A loss that is a sum over sites of a function of the ratios there; or over some sites, chosen again, times S / m.
 
     Args:
         energy: ``(params, x) -> ()``.
@@ -59,7 +59,7 @@ def neighbour_loss(
         check_batch(space, batch)
         if num_sites is None:
             return ()
-        return vmap(lambda k: choose(k, total, num_sites))(random.split(key, tree.batch_size(batch)))
+        return vmap(lambda k: choose_slots(k, total, num_sites))(random.split(key, tree.batch_size(batch)))
 
     def ratios(params: Params, x: Position, sites: Tensor) -> Ratios:
         def value_at(x: Position) -> Tensor:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
 
 from .. import tree
-from ..types import Batch, Key, Loss, LossAux, Params, Tree
+from ..types import Batch, Key, Loss, LossAux, MemoryT, Params, Tree
 
 __all__ = ["detached", "objective", "prepare", "staged", "without_memory"]
 
@@ -24,17 +24,17 @@ def detached(value: Tree) -> Tree:
 
 
 def staged(
-    init: Callable[[Key, Params, Batch], Tree],
-    draw: Callable[[Key, Batch], Tree],
-    prepare: Callable[[Params, Tree, Batch, Tree], Tree],
-    objective: Callable[[Params, Tree], tuple[Tensor, LossAux]],
-) -> Loss:
+    init: Callable[[Key, Params, Batch], MemoryT],
+    draw: Callable[[Key, Batch], Any],
+    prepare: Callable[[Params, Any, Batch, Any], Any],
+    objective: Callable[[Params, Any], tuple[Tensor, LossAux[MemoryT]]],
+) -> Loss[MemoryT]:
     """A loss whose value is ``objective(params, prepare(params, memory, batch, noise))``, without gradient in ``prepare``."""
 
     def stopped(params: Params, memory: Tree, batch: Batch, noise: Tree) -> Tree:
         return detached(prepare(detached(params), detached(memory), batch, noise))
 
-    def value(params: Params, memory: Tree, batch: Batch, noise: Tree) -> tuple[Tensor, LossAux]:
+    def value(params: Params, memory: Tree, batch: Batch, noise: Tree) -> tuple[Tensor, LossAux[MemoryT]]:
         return objective(params, stopped(params, memory, batch, noise))
 
     return Loss(init, draw, value, stopped, objective)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, random, tree
-from ..normalizers._path import Schedule, temperatures
+from ..normalizers._path import TemperatureLadder, inverse_temperatures
 from ..normalizers.annealed_importance import log_mean_exp
 from ..normalizers.escorted_annealing import controlled_path
 from ..paths import Field
@@ -27,7 +27,7 @@ def annealed_control(
     reference_params: Params = (),
     diffusion: float | Tensor = 1.0,
     num_steps: int = 20,
-    schedule: Schedule = "linear",
+    schedule: TemperatureLadder = "linear",
 ) -> Loss:
     r"""A control for :func:`funcebm.normalizers.escorted_annealing`, by the spread of its log weights.
 
@@ -67,7 +67,7 @@ def annealed_control(
     known = objective in ("log_variance", "reverse_kl")
     checks.require(known, "objective must be log_variance or reverse_kl", objective, 'Write "log_variance".')
     checks.positive("diffusion", diffusion, "Try 1.0.")
-    betas = temperatures(schedule, num_steps)
+    betas = inverse_temperatures(schedule, num_steps)
     num = len(betas) - 1
     path = controlled_path(energy, reference, control)
 

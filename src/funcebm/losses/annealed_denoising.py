@@ -1,4 +1,4 @@
-"""Denoising score matching at many noise scales at once, for an energy that is told the scale."""
+"""Denoising score matching at many noise scales at once, for an energy that takes the scale."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def geometric_noise_scales(largest: float | Tensor, smallest: float | Tensor, nu
 
 def annealed_denoising_score_matching(
     energy: Callable[[Params, Position, Tensor], Tensor], noise_scales: Tensor
-) -> Loss:
+) -> Loss[tuple[()]]:
     r"""Denoising score matching over many noise scales, with weights :math:`\sigma^2`.
 
     Each example draws a scale :math:`\sigma_i` of its own, evenly, and :math:`\xi \sim N(0, I)`:
 
     .. math:: L = \tfrac12\,\overline{|\sigma_i \nabla_x E_\theta(x + \sigma_i \xi, \sigma_i) - \xi|^2},
 
-    so that :math:`e^{-E(\cdot, \sigma)}` becomes the law of the data with noise of scale :math:`\sigma`: on
+    so that :math:`e^{-E(\cdot, \sigma)}` becomes the distribution of the data with noise of scale :math:`\sigma`: on
     :math:`N(0, I)` data, :math:`E(x, \sigma) = |x|^2 / (2 (1 + \sigma^2))`. The weights make all scales count alike.
 
     Args:

@@ -30,7 +30,7 @@ class ConditionalNoise(NamedTuple):
 
 def conditional_noise_contrastive_estimation(
     energy: Energy, noise: float | Tensor | ConditionalNoise, *, num_noise: int = 1
-) -> Loss:
+) -> Loss[tuple[()]]:
     r"""Conditional noise-contrastive estimation.
 
     Each example :math:`x` is moved to :math:`\tilde x \sim p_c(\cdot \mid x)`, and the loss asks which of the two came

@@ -18,12 +18,12 @@ from ._contrast import (
     draw_chain,
     draw_data_noise,
     make_objective,
-    numbers,
     options_of,
     persistent,
     perturbed,
     run_chain,
     sampler_of,
+    tuning_like,
 )
 from ._staged import staged
 
@@ -61,7 +61,7 @@ def contrastive_divergence(
     clamp: float | Tensor | None = None,
     data_noise: float | Tensor = 0.0,
     tuning: Tree | None = None,
-) -> Loss:
+) -> Loss[tuple[()]]:
     r"""Contrastive divergence, CD-k: the data against where short chains end.
 
     .. math:: L = \max\bigl(-c,\; \overline{E_\theta(x^+)} - \overline{E_\theta(x^-)}^{\,f}\bigr)
@@ -85,7 +85,7 @@ def contrastive_divergence(
         clamp: :math:`c \ge 0`, in units of energy: where the negatives lie more than c above the data, the difference is
             :math:`-c` and has no gradient, so that it cannot run away; None is infinity. ``()``.
         data_noise: the standard deviation of normal noise added to the positives. ``()``.
-        tuning: the numbers of the sampler; by default its own.
+        tuning: the tuning of the sampler; by default its own.
 
     Returns:
         A :class:`~funcebm.types.Loss` over batches ``(B, *event)``, with the metrics ``positive_energy``,
@@ -135,7 +135,7 @@ def contrastive_divergence(
         positions = batch if isinstance(start, str) and start == "data" else noise.start
         if not is_drawn and not isinstance(start, str):
             positions = start
-        tuned = numbers(kernel, tuning, positions)
+        tuned = tuning_like(kernel, tuning, positions)
         state, metrics = run_chain(kernel, tuned, num_steps, params, positions, noise.chain)
         return Contrast(perturbed(batch, noise.data, options.data_noise), state.position, (), metrics)
 
@@ -165,8 +165,8 @@ def persistent_contrastive_divergence(
     clamp: float | Tensor | None = None,
     data_noise: float | Tensor = 0.0,
     tuning: Tree | None = None,
-) -> Loss:
-    r"""Persistent contrastive divergence: chains go on where they ended, in a buffer of many more than one batch.
+) -> Loss[PersistentMemory]:
+    r"""Persistent contrastive divergence: chains continue where they ended, in a buffer of many more than one batch.
 
     Each evaluation draws B of the ``buffer_size`` slots, every one with probability B / ``buffer_size`` and none twice;
     restarts each of them with a small probability; runs ``num_steps`` steps; and writes the ends back to the same slots.
@@ -183,7 +183,7 @@ def persistent_contrastive_divergence(
             ``key -> position`` of one chain (``spaces.start(space, mean=data.mean(0))``, for example); by default standard
             normal, like the data.
         regularization, gradient_penalty, trim, clamp, data_noise: as in :func:`contrastive_divergence`.
-        tuning: the numbers of the sampler; by default its own.
+        tuning: the tuning of the sampler; by default its own.
 
     Returns:
         A :class:`~funcebm.types.Loss` with :class:`PersistentMemory`; metrics as in :func:`contrastive_divergence`, and

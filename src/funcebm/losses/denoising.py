@@ -12,7 +12,7 @@ from ._staged import without_memory
 __all__ = ["denoising_score_matching"]
 
 
-def denoising_score_matching(energy: Energy, noise_scale: float | Tensor) -> Loss:
+def denoising_score_matching(energy: Energy, noise_scale: float | Tensor) -> Loss[tuple[()]]:
     r"""Denoising score matching at one noise scale.
 
     With :math:`\tilde x = x + \sigma\xi` and :math:`\xi \sim N(0, I)`,

@@ -26,7 +26,7 @@ class DiscrepancyNoise(NamedTuple):
 
 def energy_discrepancy(
     energy: Energy, noise_scale: float | Tensor, *, num_negatives: int = 16, stabiliser: float | Tensor = 1.0
-) -> Loss:
+) -> Loss[tuple[()]]:
     r"""Energy discrepancy.
 
     Each example is moved, :math:`y = x + \sqrt t\,\xi`, and M negatives are drawn around where it landed,

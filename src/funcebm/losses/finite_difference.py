@@ -16,7 +16,7 @@ __all__ = ["finite_difference_score_matching"]
 
 def finite_difference_score_matching(
     energy: Energy, *, step_size: float | Tensor = 0.1, num_probes: int = 1, probe: str = "rademacher"
-) -> Loss:
+) -> Loss[tuple[()]]:
     r"""Finite-difference sliced score matching: no derivative in ``x`` at all.
 
     With random directions :math:`v`, :math:`E[v v^\top] = I`, and :math:`E_\pm = E_\theta(x \pm \epsilon v)`,

@@ -52,7 +52,7 @@ def flow_matching(
     source: Source | None = None,
     time: Times | None = None,
     weight: Callable[[Tensor], Tensor] | None = None,
-) -> Loss:
+) -> Loss[tuple[()]]:
     r"""Flow matching: regresses a field on the velocity of conditional paths, whose mean is that of the marginal one.
 
     With a pair :math:`(x_0, x_1)`, a time and :math:`x_t = \alpha_t x_1 + \sigma_t x_0` (:math:`+ \gamma_t z`),

@@ -19,11 +19,11 @@ from ._contrast import (
     draw_chain,
     draw_data_noise,
     energies_of,
-    numbers,
     options_of,
     perturbed,
     run_chain,
     sampler_of,
+    tuning_like,
     value_and_metrics,
 )
 from ._staged import staged
@@ -34,7 +34,7 @@ _EULER = 0.5772156649015329
 
 
 class ImprovedNoise(NamedTuple):
-    """Which chains go on, which others are neighbours ``(bank_size,)``, and the noise of the steps and on the data."""
+    """Which chains continue, which others are neighbours ``(bank_size,)``, and the noise of the steps and on the data."""
 
     buffer: BufferNoise
     bank: Tensor
@@ -73,14 +73,14 @@ def improved_contrastive_divergence(
     clamp: float | Tensor | None = None,
     data_noise: float | Tensor = 0.0,
     tuning: Tree | None = None,
-) -> Loss:
-    r"""Improved contrastive divergence: persistent CD, and the divergence of the chains' law from the model.
+) -> Loss[PersistentMemory]:
+    r"""Improved contrastive divergence: persistent CD, and the divergence of the chains' distribution from the model.
 
     .. math:: L = L_{\mathrm{PCD}} + u\,\Bigl(\overline{E_{\bar\theta}(x^-(\theta))} - s\,\hat H[x^-(\theta)]\Bigr), \qquad
         \hat H = \frac{d}{B} \sum_i \log \min_b |x_i^- - x_b| + \mathrm{const}
 
-    The second term estimates :math:`KL(q_\theta \| p_{\bar\theta})`, with :math:`q_\theta` the law of the negatives: their
-    energy under params that are held fixed, :math:`\bar\theta = \theta`, less their entropy. Its gradient flows through
+    The second term estimates :math:`KL(q_\theta \| p_{\bar\theta})`, with :math:`q_\theta` the distribution of the negatives:
+    their energy under params that are held fixed, :math:`\bar\theta = \theta`, less their entropy. Its gradient flows through
     the last ``num_differentiated`` steps of the chain, which move with :math:`\theta` while their noise stays. It teaches
     the energy to be one on which short chains arrive. The entropy is that of Kozachenko and Leonenko, from the distances to
     the nearest of a bank of other chains of the buffer.
@@ -98,7 +98,7 @@ def improved_contrastive_divergence(
         restart_probability: as in :func:`persistent_contrastive_divergence`. ``()``.
         initial: as in :func:`persistent_contrastive_divergence`.
         regularization, gradient_penalty, trim, clamp, data_noise: as in :func:`contrastive_divergence`.
-        tuning: the numbers of the sampler; by default its own.
+        tuning: the tuning of the sampler; by default its own.
 
     Returns:
         A :class:`~funcebm.types.Loss` with the memory and the metrics of :func:`persistent_contrastive_divergence`, and with
@@ -134,7 +134,7 @@ def improved_contrastive_divergence(
 
     def last_steps(params: Params, positions: Position, noise: Tree) -> tuple[Position, Any]:
         """The differentiated steps, unrolled: a compiled loop cannot be differentiated through."""
-        tuned, state, infos = numbers(kernel, tuning, positions), start(params, positions), []
+        tuned, state, infos = tuning_like(kernel, tuning, positions), start(params, positions), []
         for index in range(num_differentiated):
             state, info = step(params, tuned, state, tree.map(lambda leaf: leaf[index], noise))  # noqa: B023
             infos.append(info)
@@ -144,13 +144,13 @@ def improved_contrastive_divergence(
         _buffer.num_drawn(batch, buffer_size, bank_size)
         if isinstance(sampler, Sampler):
             check_energy(energy, sampler, params, batch)
-        return _buffer.begin(_buffer.draw_initial(key, batch, buffer_size, initial))
+        return _buffer.fresh(_buffer.draw_initial(key, batch, buffer_size, initial))
 
     def draw(key: Key, batch: Batch) -> ImprovedNoise:
         num = _buffer.num_drawn(batch, buffer_size, bank_size)
         key_slots, key_is_restarted, key_restart, key_chain, key_data = random.split(key, 5)
         restart = _buffer.draw_initial(key_restart, batch, num, initial)
-        slots = _buffer.choose(key_slots, buffer_size, num + bank_size)
+        slots = _buffer.choose_slots(key_slots, buffer_size, num + bank_size)
         is_restarted = random.uniform(key_is_restarted, num) < probability.to(key.device)
         return ImprovedNoise(
             BufferNoise(slots[:num], is_restarted, restart),
@@ -160,13 +160,13 @@ def improved_contrastive_divergence(
         )
 
     def prepare(params: Params, memory: PersistentMemory, batch: Batch, noise: ImprovedNoise) -> _Prepared:
-        chains = _buffer.take(memory, noise.buffer)
+        chains = _buffer.read(memory, noise.buffer)
         bank = tree.map(lambda leaf: leaf[noise.bank], memory.positions)
         before, tail = chains.positions, tree.map(lambda leaf: leaf[num_first:], noise.chain)
         rates: dict[str, Tensor] = {}
         if num_first:
             head = tree.map(lambda leaf: leaf[:num_first], noise.chain)
-            state, rates = run_chain(kernel, numbers(kernel, tuning, before), num_first, params, before, head)
+            state, rates = run_chain(kernel, tuning_like(kernel, tuning, before), num_first, params, before, head)
             before = state.position
         ends, infos = last_steps(params, before, tail)
         last = {
@@ -175,8 +175,8 @@ def improved_contrastive_divergence(
         }
         share = num_first / num_steps
         metrics = {name: share * rates.get(name, 0.0) + (1 - share) * rate for name, rate in last.items()}
-        memory = _buffer.put(memory, noise.buffer, chains._replace(positions=ends))
-        metrics["buffer_age"] = _buffer.age(memory)
+        memory = _buffer.write(memory, noise.buffer, chains._replace(positions=ends))
+        metrics["buffer_age"] = _buffer.mean_age(memory)
         positives = perturbed(batch, noise.data, options.data_noise)
         return _Prepared(positives, ends, before, tail, bank, params, memory, metrics)
 

@@ -74,7 +74,7 @@ def jarzynski_maximum_likelihood(
     after which :math:`\mathrm{E}\,e^A = Z_\theta` and :math:`\mathrm{E}\,e^A f(x) = Z_\theta\, \mathrm{E}_\theta f` hold exactly,
     for every step size and every path of the params: the loss is that of :func:`maximum_likelihood` at the cost of
     persistent contrastive divergence. Where the effective sample size falls below a share of the walkers, they are drawn
-    anew in proportion to their weights, systematically. The first weights come from annealed importance sampling.
+    again in proportion to their weights, systematically. The first weights come from annealed importance sampling.
 
     Args:
         energy: ``(params, x) -> ()``.

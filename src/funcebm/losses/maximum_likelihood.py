@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks, random, tree
 from ..energies.exact import ExactEnergy
 from ..normalizers import log_mean_exp
-from ..normalizers._path import MakeSampler, Particles, Schedule, Step, make_annealing, temperatures
+from ..normalizers._path import MakeSampler, Particles, Step, TemperatureLadder, inverse_temperatures, make_annealing
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Tree
 from ._contrast import draw_chain, energies_of
 from ._staged import staged, without_memory
@@ -42,10 +42,10 @@ def maximum_likelihood(
     reference_params: Params,
     num_particles: int = 256,
     num_temperatures: int = 50,
-    schedule: Schedule = "sigmoid",
+    schedule: TemperatureLadder = "sigmoid",
     sampler: MakeSampler | None = None,
     event_shape: Sequence[int] | None = None,
-) -> Loss:
+) -> Loss[tuple[()]]:
     r"""Maximum likelihood: the negative log likelihood itself, by annealed importance sampling.
 
     .. math:: L = \overline{E_\theta(x^+)} + \widehat{\log Z_\theta}, \qquad
@@ -87,7 +87,7 @@ def maximum_likelihood(
     (tensor(1.8379), tensor(256.))
     """
     checks.positive_int("num_particles", num_particles, minimum=2)
-    betas = temperatures(schedule, num_temperatures)
+    betas = inverse_temperatures(schedule, num_temperatures)
     annealing = make_annealing(energy, reference, sampler)
     energies = energies_of(energy)
     shape = () if event_shape is None else (tuple(event_shape),)

@@ -26,7 +26,7 @@ def minimum_probability_flow(
     Args:
         energy: ``(params, x) -> ()``.
         space: a tree of discrete :mod:`funcebm.spaces`.
-        num_sites: how many sites of each example to use, chosen anew each time and weighted so that the mean is the whole sum;
+        num_sites: how many sites of each example to use, chosen again each time and weighted so that the mean is the whole sum;
             by default all. Static.
         ceiling: :math:`c > 0`, static.
 

@@ -76,7 +76,7 @@ def _sample(noise: NoiseModel, key: Key, batch: Batch, num_noise: int) -> Tree:
     return tree.map(lambda draw, data: draw.to(data).reshape(num, num_noise, *data.shape[1:]), drawn, batch)
 
 
-def noise_contrastive_estimation(energy: Energy, noise: NoiseModel, *, num_noise: int = 1) -> Loss:
+def noise_contrastive_estimation(energy: Energy, noise: NoiseModel, *, num_noise: int = 1) -> Loss[tuple[()]]:
     r"""Noise-contrastive estimation: logistic regression of data against noise.
 
     With noise :math:`q`, :math:`\nu` draws of it for each example, and a learned :math:`c`, the log odds of data are
@@ -98,7 +98,7 @@ def noise_contrastive_estimation(energy: Energy, noise: NoiseModel, *, num_noise
 
     Returns:
         A :class:`~funcebm.types.Loss` over batches ``(B, *event)``, with the metrics ``log_normalizer`` (:math:`c`) and
-        ``accuracy``, the mean of the rates at which data and noise are told right: 1/2 where they cannot be told
+        ``accuracy``, the mean of the rates at which data and noise are classified correctly: 1/2 where they cannot be told
         apart, and near 1 where the noise is too easy to teach much.
 
     Raises:
@@ -136,7 +136,7 @@ def noise_contrastive_estimation(energy: Energy, noise: NoiseModel, *, num_noise
     return Loss(without_memory, draw, value)
 
 
-def ranking_noise_contrastive_estimation(energy: Energy, noise: NoiseModel, *, num_noise: int = 16) -> Loss:
+def ranking_noise_contrastive_estimation(energy: Energy, noise: NoiseModel, *, num_noise: int = 16) -> Loss[tuple[()]]:
     r"""Ranking noise-contrastive estimation (InfoNCE): find the example among draws of noise.
 
     With :math:`g(x) = -E_\theta(x) - \log q(x)`, the example :math:`x_0` and noise :math:`x_1, \dots, x_K \sim q`,

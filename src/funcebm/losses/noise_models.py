@@ -1,4 +1,4 @@
-"""Noise models: laws with a known density and exact draws, from which a ratio-based loss tells the data."""
+"""Noise models: distributions with a known density and exact draws, from which a ratio-based loss tells the data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["NoiseModel", "exact_noise", "fitted_gaussian_noise", "gaussian_noise
 
 
 class NoiseModel(NamedTuple):
-    """A law that one can draw from and whose density one can write down.
+    """A distribution that one can draw from and whose density one can write down.
 
     Attributes:
         log_density: ``x -> ()``, of one position, normalized.
@@ -29,13 +29,16 @@ class NoiseModel(NamedTuple):
 
 
 def exact_noise(energy: ExactEnergy, params: Params, shape: tuple[int, ...] | None = None) -> NoiseModel:
-    r"""The law :math:`e^{-E} / Z` of an energy with a known normalizer and exact draws, such as
+    r"""The distribution :math:`e^{-E} / Z` of an energy with a known normalizer and exact draws, such as
     :func:`funcebm.energies.gaussian_mixture`.
 
     Args:
         energy: one with ``log_normalizer`` and ``sample``.
         params: of that energy.
         shape: of one position, where the params do not fix it.
+
+    Returns:
+        A :class:`NoiseModel`.
 
     Raises:
         ValueError: an energy without a normalizer or draws.
@@ -61,12 +64,15 @@ def exact_noise(energy: ExactEnergy, params: Params, shape: tuple[int, ...] | No
 
 
 def gaussian_noise(mean: Tree, covariance: Any = 1.0) -> NoiseModel:
-    r"""The normal law :math:`N(\mu, \Sigma)` over positions of any shape.
+    r"""The normal distribution :math:`N(\mu, \Sigma)` over positions of any shape.
 
     Args:
         mean: :math:`\mu`, a tensor ``(*event)`` or a tree, like one position.
         covariance: :math:`\Sigma`: a number, variances in a tree like ``mean``, or a matrix ``(D, D)`` over the numbers of a
             position in the order of :func:`funcebm.tree.ravel`.
+
+    Returns:
+        A :class:`NoiseModel`.
 
     Raises:
         ValueError: a covariance of another shape, or one that is not symmetric and positive definite.
@@ -129,7 +135,7 @@ def _variances(covariance: Any, mean: Tree, centre: Tensor) -> Tensor:
 def fitted_gaussian_noise(
     data: Batch, *, inflation: float = 1.0, floor: float = 0.0, is_diagonal: bool = False
 ) -> NoiseModel:
-    r"""The normal law with the mean and covariance of data: the usual first noise model.
+    r"""The normal distribution with the mean and covariance of data: the usual first noise model.
 
     Args:
         data: a tree of ``(N, *event)``.
@@ -137,6 +143,9 @@ def fitted_gaussian_noise(
             data is a safe choice, narrower noise is not: :math:`q` must be positive wherever the data are.
         floor: added to all variances, in squared units of ``x``; needed where a number hardly varies over the data.
         is_diagonal: whether to keep variances only, as for images with few examples.
+
+    Returns:
+        A :class:`NoiseModel`.
 
     Raises:
         ValueError: a bad number, fewer than two examples, or a covariance that is singular.

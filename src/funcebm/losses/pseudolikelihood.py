@@ -11,7 +11,7 @@ from ._neighbours import Ratios, neighbour_loss
 __all__ = ["pseudolikelihood"]
 
 
-def pseudolikelihood(energy: Energy, space: Tree, *, num_sites: int | None = None) -> Loss:
+def pseudolikelihood(energy: Energy, space: Tree, *, num_sites: int | None = None) -> Loss[tuple[()]]:
     r"""The negative log pseudolikelihood of discrete states: every site is predicted from all others.
 
     .. math:: L = -\overline{\sum_i \log p_\theta(x_i \mid x_{-i})}
@@ -23,7 +23,7 @@ def pseudolikelihood(energy: Energy, space: Tree, *, num_sites: int | None = Non
     Args:
         energy: ``(params, x) -> ()``.
         space: a tree of discrete :mod:`funcebm.spaces`.
-        num_sites: how many sites of each example to predict, chosen anew each time and weighted so that the mean is the whole
+        num_sites: how many sites of each example to predict, chosen again each time and weighted so that the mean is the whole
             sum; by default all, which costs one energy for each site and each other value. Static.
 
     Returns:

@@ -11,7 +11,7 @@ from ._neighbours import Ratios, neighbour_loss
 __all__ = ["ratio_matching"]
 
 
-def ratio_matching(energy: Energy, space: Tree, *, num_sites: int | None = None) -> Loss:
+def ratio_matching(energy: Energy, space: Tree, *, num_sites: int | None = None) -> Loss[tuple[()]]:
     r"""Ratio matching of discrete states.
 
     .. math:: L = \overline{\sum_{n \sim x} \sigma\bigl(E_\theta(x) - E_\theta(n)\bigr)^2}
@@ -22,7 +22,7 @@ def ratio_matching(energy: Energy, space: Tree, *, num_sites: int | None = None)
     Args:
         energy: ``(params, x) -> ()``.
         space: a tree of discrete :mod:`funcebm.spaces`.
-        num_sites: how many sites of each example to use, chosen anew each time and weighted so that the mean is the whole sum;
+        num_sites: how many sites of each example to use, chosen again each time and weighted so that the mean is the whole sum;
             by default all. Static.
 
     Returns:

@@ -23,7 +23,7 @@ def score_entropy(energy: Energy, space: Tree, *, num_sites: int | None = None) 
     Args:
         energy: ``(params, x) -> ()``.
         space: a tree of discrete :mod:`funcebm.spaces`.
-        num_sites: how many sites of each example to use, chosen anew each time and weighted so that the mean is the whole sum;
+        num_sites: how many sites of each example to use, chosen again each time and weighted so that the mean is the whole sum;
             by default all. Static.
 
     Returns:

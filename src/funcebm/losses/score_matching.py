@@ -13,7 +13,7 @@ from ._staged import without_memory
 __all__ = ["score_matching"]
 
 
-def score_matching(energy: Energy, trace: str = "exact", *, num_probes: int = 1) -> Loss:
+def score_matching(energy: Energy, trace: str = "exact", *, num_probes: int = 1) -> Loss[tuple[()]]:
     r"""Score matching of Hyvarinen.
 
     .. math:: L = \overline{\tfrac12 |\nabla_x E_\theta(x)|^2 - \mathrm{tr}\,\nabla_x^2 E_\theta(x)}

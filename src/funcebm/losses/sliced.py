@@ -15,7 +15,7 @@ __all__ = ["sliced_score_matching"]
 
 def sliced_score_matching(
     energy: Energy, *, num_probes: int = 1, variance_reduction: bool = True, probe: str = "rademacher"
-) -> Loss:
+) -> Loss[tuple[()]]:
     r"""Sliced score matching.
 
     With random directions :math:`v`, :math:`E[v v^\top] = I`,

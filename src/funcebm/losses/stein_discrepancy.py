@@ -1,4 +1,4 @@
-"""The kernel Stein discrepancy as a loss: how far the data are from the law whose score the energy gives."""
+"""The kernel Stein discrepancy as a loss: how far the data are from the distribution whose score the energy gives."""
 
 from __future__ import annotations
 

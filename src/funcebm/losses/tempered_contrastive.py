@@ -31,7 +31,7 @@ def parallel_tempering_contrastive_divergence(
     clamp: float | Tensor | None = None,
     data_noise: float | Tensor = 0.0,
     tuning: Tree | None = None,
-) -> Loss:
+) -> Loss[_buffer.PersistentMemory]:
     r"""Persistent contrastive divergence whose chains are ladders of temperatures: they cross from mode to mode.
 
     The buffer holds ladders of K rungs with the densities :math:`e^{-\beta_k E}` (or a path from a reference). Each

@@ -38,7 +38,7 @@ def time_mlp(
         hidden: the widths of the hidden layers.
         activation: elementwise; smooth ones make smooth fields.
         num_frequencies: of the features of the time, on a logarithm from pi/2 to 1000; 0 for the time itself.
-        num_labels: K, if the network is told a label: then it is ``(params, t, x, label)``, with an index ``()`` up to K
+        num_labels: K, if the network takes a label: then it is ``(params, t, x, label)``, with an index ``()`` up to K
             (K itself: no label, for guidance), or weights ``(K,)``.
         num_outputs: how many; without it as many as ``x`` has numbers, in the shape of ``x``. With 1, a potential: a ``()``.
         dtype: of the parameters, by default the default dtype. Positions must have the same.

@@ -86,7 +86,7 @@ def transformer(
         num_heads: of the attention.
         ratio: of the inner width of the two-layer network.
         num_frequencies: of the features of the time.
-        num_labels: K, if the network is told a label: then it is ``(params, t, x, label)``, with an index ``()`` up to K
+        num_labels: K, if the network takes a label: then it is ``(params, t, x, label)``, with an index ``()`` up to K
             (K itself: no label, for guidance), or weights ``(K,)``.
         positions: ``"sine"``, a fixed table that is added at the start, or ``"rotary"``, turned into queries and keys, for
             which 4 divides the size of a head.

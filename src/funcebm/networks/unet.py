@@ -65,7 +65,7 @@ def unet(
         num_heads: of the attention, which divides the last of the channels.
         attention: whether the smallest level has it.
         num_frequencies: of the features of the time.
-        num_labels: K, if the network is told a label: then it is ``(params, t, x, label)``, with an index ``()`` up to K
+        num_labels: K, if the network takes a label: then it is ``(params, t, x, label)``, with an index ``()`` up to K
             (K itself: no label, for guidance), or weights ``(K,)``.
         dtype: of the parameters, by default the default dtype. Positions must have the same.
 

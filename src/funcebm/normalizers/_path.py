@@ -20,17 +20,17 @@ __all__ = [
     "Annealing",
     "MakeSampler",
     "Particles",
-    "Schedule",
+    "TemperatureLadder",
     "Step",
     "make_annealing",
     "make_path",
-    "temperatures",
+    "inverse_temperatures",
 ]
 
 _PILOT_STEPS = 64  # of the run that finds step sizes, at least; and before its first temperature, a third of it
 _PILOT_RATE = 2.0  # of the log step size, for each unit of the acceptance rate
 
-Schedule = str | Sequence[float] | Tensor
+TemperatureLadder = str | Sequence[float] | Tensor
 MakeSampler = Callable[[Energy], Sampler]
 
 
@@ -55,12 +55,12 @@ class Step(NamedTuple):
     noise: Tree
 
 
-def temperatures(schedule: Schedule, num_temperatures: int) -> Tensor:
+def inverse_temperatures(schedule: TemperatureLadder, num_temperatures: int) -> Tensor:
     r"""Inverse temperatures :math:`0 = \beta_0 < \dots < \beta_T = 1`, ``(T + 1,)`` float64.
 
     ``"sigmoid"`` is :math:`\beta_t \propto \sigma(4 (2 t/T - 1)) - \sigma(-4)`.
 
-    >>> temperatures("linear", 4)
+    >>> inverse_temperatures("linear", 4)
     tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000], dtype=torch.float64)
     """
     if isinstance(schedule, str):

@@ -13,7 +13,7 @@ from ..distributed.agreement import check_equal, digest, failing_together, toget
 from ..distributed.mesh import Mesh, bounds, single
 from ..energies.exact import ExactEnergy
 from ..types import Energy, Key, Params, Position
-from ._path import AnnealedPath, MakeSampler, Particles, Schedule, make_path, temperatures
+from ._path import AnnealedPath, MakeSampler, Particles, TemperatureLadder, inverse_temperatures, make_path
 
 __all__ = [
     "AnnealedImportance",
@@ -60,7 +60,7 @@ def annealed_importance_sampling(
     reference_params: Params,
     num_particles: int = 500,
     num_temperatures: int = 1000,
-    schedule: Schedule = "sigmoid",
+    schedule: TemperatureLadder = "sigmoid",
     sampler: MakeSampler | None = None,
     event_shape: Sequence[int] | None = None,
     jit: bool | None = None,
@@ -125,7 +125,7 @@ def annealed_importance_sampling(
     key_start, key_pilot, key_run = check_keys(key, tree.first(reference_params)).unbind(0)
     shape = () if event_shape is None else (tuple(event_shape),)
     positions = reference.sample(key_start, reference_params, num_particles, *shape)
-    betas = temperatures(schedule, num_temperatures)
+    betas = inverse_temperatures(schedule, num_temperatures)
     path = make_path(energy, reference, sampler, (params, reference_params), betas, positions, jit)
     sizes = path.pilot(key_pilot, positions)
     particles, rates = _on_ranks(mesh, path, positions, lambda own, rows: own.forwards(key_run, rows, sizes))
@@ -144,7 +144,7 @@ def reverse_annealed_importance_sampling(
     reference: ExactEnergy,
     reference_params: Params,
     num_temperatures: int = 1000,
-    schedule: Schedule = "sigmoid",
+    schedule: TemperatureLadder = "sigmoid",
     sampler: MakeSampler | None = None,
     event_shape: Sequence[int] | None = None,
     jit: bool | None = None,
@@ -196,7 +196,7 @@ def reverse_annealed_importance_sampling(
     log_z0 = reference_log_normalizer(reference, reference_params, event_shape)
     key_start, key_pilot, key_run = check_keys(key, tree.first(positions)).unbind(0)
     shape = () if event_shape is None else (tuple(event_shape),)
-    betas = temperatures(schedule, num_temperatures)
+    betas = inverse_temperatures(schedule, num_temperatures)
     path = make_path(energy, reference, sampler, (params, reference_params), betas, positions, jit)
     starts = reference.sample(key_start, reference_params, tree.batch_size(positions), *shape)
     sizes = path.pilot(key_pilot, starts)

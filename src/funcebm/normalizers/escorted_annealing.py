@@ -14,7 +14,7 @@ from ..chains._loop import chunks, draw_noise, draw_step
 from ..paths import Field
 from ..transforms import is_worth_it
 from ..types import Energy, Key, Params, Position, Sampler, Tree
-from ._path import Schedule, temperatures
+from ._path import TemperatureLadder, inverse_temperatures
 from .annealed_importance import AnnealedImportance, check_keys, log_mean_exp, reference_log_normalizer
 
 __all__ = ["ControlledPath", "controlled_path", "escorted_annealing", "no_control"]
@@ -96,7 +96,7 @@ def escorted_annealing(
     diffusion: float | Tensor = 1.0,
     num_particles: int = 500,
     num_steps: int = 100,
-    schedule: Schedule = "linear",
+    schedule: TemperatureLadder = "linear",
     event_shape: Sequence[int] | None = None,
     jit: bool | None = None,
 ) -> AnnealedImportance:
@@ -156,7 +156,7 @@ def escorted_annealing(
     shape = () if event_shape is None else (tuple(event_shape),)
     positions = reference.sample(key_start, reference_params, num_particles, *shape)
     like = tree.first(positions)
-    betas = temperatures(schedule, num_steps).to(like)
+    betas = inverse_temperatures(schedule, num_steps).to(like)
     num = len(betas) - 1
     path = controlled_path(energy, reference, no_control if control is None else control)
     shared = (

@@ -17,7 +17,7 @@ from ..distributed.pool import Pool, make_pool
 from ..transforms import is_worth_it
 from ..transforms import jit as compiled
 from ..types import Energy, Key, Params, Position, Sampler, Tree, step_of_chains
-from ._path import MakeSampler, Schedule, make_annealing, temperatures
+from ._path import MakeSampler, TemperatureLadder, inverse_temperatures, make_annealing
 from .annealed_importance import check_keys, log_mean_exp, reference_log_normalizer
 
 __all__ = ["SequentialMonteCarlo", "sequential_monte_carlo", "systematic_resampling"]
@@ -60,7 +60,7 @@ def sequential_monte_carlo(
     num_groups: int = 16,
     num_moves: int = 10,
     sampler: MakeSampler | None = None,
-    schedule: Schedule = "adaptive",
+    schedule: TemperatureLadder = "adaptive",
     threshold: float = 0.5,
     max_temperatures: int = 200,
     event_shape: Sequence[int] | None = None,
@@ -135,7 +135,7 @@ def sequential_monte_carlo(
     positions = reference.sample(key_start, reference_params, num_particles, *shape)
     like = tree.first(positions)
     is_adaptive = isinstance(schedule, str) and schedule == "adaptive"
-    betas = None if is_adaptive else temperatures(schedule, max_temperatures).tolist()
+    betas = None if is_adaptive else inverse_temperatures(schedule, max_temperatures).tolist()
 
     annealing = make_annealing(energy, reference, sampler)
     pool = make_pool(num_particles, mesh, device=like.device)

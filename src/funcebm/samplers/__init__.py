@@ -12,6 +12,7 @@ from .elliptical_slice import elliptical_slice
 from .ghmc import ghmc
 from .gibbs import gibbs
 from .gibbs_with_gradients import gibbs_with_gradients
+from .hit_and_run_slice import hit_and_run_slice
 from .hmc import hmc
 from .independence import independence
 from .ising_gibbs import ising_gibbs
@@ -55,6 +56,7 @@ __all__ = [
     "gibbs",
     "gibbs_with_gradients",
     "gradient_descent",
+    "hit_and_run_slice",
     "hmc",
     "independence",
     "ising_gibbs",

@@ -11,8 +11,8 @@ from .. import checks, fields, random, tree
 from ..spaces.space import Space, is_value
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from ._heat_bath import DiscreteInfo
+from ._kernel import EnergyState as InformedState
 from ._moves import door, num_changed, space_for
-from .mala import MalaState as InformedState
 from .metropolis import metropolis_hastings, unadjusted_info
 
 __all__ = ["DiscreteLangevinNoise", "DiscreteLangevinTuning", "changes", "factorised"]
@@ -122,7 +122,8 @@ def factorised(
 
     one = torch.ones(()) if preconditioner is None else tree.map(torch.as_tensor, preconditioner)
     tuning = DiscreteLangevinTuning(torch.as_tensor(step_size), one, torch.as_tensor(temperature))
-    return Sampler(init, draw, step, tuning, target_acceptance=target_acceptance if adjusted else None)
+    rest: Any = {"target_acceptance": target_acceptance} if adjusted else {"adaptation": "unchanged"}
+    return Sampler(init, draw, step, tuning, **rest)
 
 
 # -- parts --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, fields, metrics, tree
-from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ..types import Energy, InfoT, Key, Params, Position, Sampler, StateT, Tree, TuningT
 
 __all__ = ["Chains", "EnergyState", "STEP_SIZE", "TEMPERATURE", "evaluated", "lockstep", "positive", "tempered_field"]
 
@@ -54,12 +54,13 @@ def evaluated(energy: Energy, metric: Any, name: str = "inverse_mass") -> tuple[
 
 
 def lockstep(
-    init: Callable[[Params, Position], Any],
+    init: Callable[[Params, Position], StateT],
     draw: Callable[[Key, Position], Tree],
-    make_step: Callable[[Chains], Callable[..., Any]],
-    tuning: Tree,
+    make_step: Callable[[Chains], Callable[..., tuple[StateT, InfoT]]],
+    tuning: TuningT,
     target_acceptance: float | None = None,
-) -> Sampler:
+    adaptation: str | None = None,
+) -> Sampler[StateT, InfoT, TuningT]:
     """A sampler with a loop in its step, which of many chains runs in lock step: the loop is outside of ``vmap``.
 
     Args:
@@ -69,6 +70,7 @@ def lockstep(
             all of them: ``params`` and ``tuning`` are shared, everything after them has a chain axis.
         tuning: as of any sampler.
         target_acceptance: as of any sampler.
+        adaptation: as of any sampler.
     """
 
     def of_many(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +79,8 @@ def lockstep(
 
         return mapped
 
-    return Sampler(init, draw, make_step(lambda function: function), tuning, make_step(of_many), target_acceptance)
+    alone, together = make_step(lambda function: function), make_step(of_many)
+    return Sampler(init, draw, alone, tuning, together, target_acceptance, adaptation=adaptation)
 
 
 def tempered_field(

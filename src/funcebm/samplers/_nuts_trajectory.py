@@ -1,7 +1,7 @@
 r"""The trajectory of the No-U-Turn Sampler: doubled sub-tree by sub-tree, grown a pair of leaves at a time.
 
 Everything here is of one chain, on ravelled vectors, and in coordinates of unit scale: with :math:`M^{-1} = A A^\top` the
-momentum is :math:`A^\top p`, whose law is :math:`N(0, I)`, so that the test for a U-turn is Euclidean. The trajectory
+momentum is :math:`A^\top p`, whose distribution is :math:`N(0, I)`, so that the test for a U-turn is Euclidean. The trajectory
 always grows at its *front*: a doubling that goes back in time turns the trajectory around (its ends change places, its
 momenta change sign).
 

@@ -73,7 +73,7 @@ def adjusted_mclmc(
     max_steps: int = 1000,
     inverse_mass: Tree | None = None,
     integrator: str = "mclachlan",
-) -> Sampler:
+) -> Sampler[EnergyState, Info, AdjustedMCLMCTuning]:
     r"""Metropolis-adjusted microcanonical sampler.
 
     Draws a direction :math:`u` uniformly on the unit sphere, follows the dynamics of :func:`~funcebm.samplers.mclmc`
@@ -81,15 +81,15 @@ def adjusted_mclmc(
     :math:`\min(1, e^{-(E(x') - E(x)) - \sum \Delta K})`: each kick has the Jacobian determinant :math:`e^{-\Delta K}` on
     the sphere. It leaves :math:`e^{-E}` invariant for every :math:`h`. Aim at an acceptance rate of 0.9.
 
-    The number of steps is random with the mean :math:`L / h` (at least 1): its law is in :func:`random_count`. Chains go in
-    lock step, so a step of many chains takes as long as the longest trajectory; ``num_steps`` makes all equally long.
+    The number of steps is random with the mean :math:`L / h` (at least 1): its distribution is in :func:`random_count`. Chains
+    go in lock step, so a step of many chains takes as long as the longest trajectory; ``num_steps`` makes all equally long.
 
     Args:
         energy: ``(params, x) -> ()``.
         step_size: :math:`h > 0`, a length in units of the position (over the scales of the metric). ``()``.
         trajectory_length: :math:`L > 0`, the mean length of a trajectory. Not used with ``num_steps``. ``()``.
         num_steps: None, or a fixed number of steps; static.
-        max_steps: no trajectory is longer; static. It changes the law of the length, not the target.
+        max_steps: no trajectory is longer; static. It changes the distribution of the length, not the target.
         inverse_mass: :math:`M^{-1}`, as for :func:`~funcebm.samplers.hmc`: squared scales of the coordinates.
         integrator: ``"mclachlan"`` (two gradients a step) or ``"leapfrog"`` (one).
 
@@ -168,4 +168,4 @@ def adjusted_mclmc(
 
         return step
 
-    return lockstep(init, draw, make_step, tuning, target_acceptance=0.9)
+    return lockstep(init, draw, make_step, tuning, target_acceptance=0.9, adaptation="adjusted_mclmc")

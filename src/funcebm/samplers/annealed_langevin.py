@@ -37,8 +37,8 @@ def annealed_langevin(
     step_size: float | Tensor = 0.1,
     num_steps_each: int = 100,
     temperature: float | Tensor = 1.0,
-) -> Sampler:
-    r"""Annealed Langevin dynamics, for an energy that is told the noise scale.
+) -> Sampler[AnnealedLangevinState, Info, AnnealedLangevinTuning]:
+    r"""Annealed Langevin dynamics, for an energy that takes the noise scale.
 
     Step k works at the scale :math:`\sigma = \sigma_{\lfloor k/n \rfloor}` with a step in proportion to its square:
 

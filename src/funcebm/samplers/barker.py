@@ -34,12 +34,12 @@ def barker(
     step_size: float | Tensor = 0.3,
     preconditioner: Tree | None = None,
     temperature: float | Tensor = 1.0,
-) -> Sampler:
+) -> Sampler[EnergyState, Info, BarkerTuning]:
     r"""Metropolis-Hastings with the Barker proposal.
 
     Each coordinate moves by :math:`\delta_i = \pm z_i` with :math:`z_i \sim N(0, h^2)`, and the sign + has the probability
     :math:`\sigma(z_i s_i)`, where :math:`\sigma` is the logistic function and :math:`s = -\nabla E / T` the score: steep
-    slopes turn signs and never lengthen steps, which is what makes MALA reject. :math:`y = x + \delta` is accepted with
+    slopes flip signs and never lengthen steps, which is what makes MALA reject. :math:`y = x + \delta` is accepted with
 
     .. math:: \log r = (E(x) - E(y)) / T + \sum_i \log\sigma(-\delta_i s_i(y)) - \log\sigma(\delta_i s_i(x))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Callable, NamedTuple, Sequence
 
 import torch
@@ -10,17 +9,16 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, random, tree
-from ..types import Info, Key, Params, Position, Sampler, Tree, step_of_chains
+from ..types import Info, InfoT, Key, Params, Position, Sampler, StateT, Tree, TuningT, step_of_chains
+from ._relocation import Known, Relocation, carry_over, relocation
 
 __all__ = [
     "CompositeInfo",
     "CompositeState",
     "MixNoise",
-    "carry_over",
     "check_samplers",
     "cycle",
     "mix",
-    "move",
     "thin",
 ]
 
@@ -60,64 +58,37 @@ class MixNoise(NamedTuple):
     noises: tuple[Tree, ...]
 
 
-# -- a state at another position ----------------------------------------------------------------------------------
+# -- what parts tell each other -----------------------------------------------------------------------------------
 
 
-def carry_over(old: Any, fresh: Any) -> Any:
-    """What the state ``old`` becomes where something else moved its chain to a position whose ``init`` is ``fresh``.
-
-    The fields ``position``, ``energy`` and ``gradient`` belong to the position; all others (a momentum, a counter) persist.
-    A state for which this is not so has a method ``carry_over(fresh)``.
-    """
-    if hasattr(old, "carry_over"):
-        return old.carry_over(fresh)
-    belongs = [name for name in ("position", "energy", "gradient") if hasattr(old, name)]
-    return old._replace(**{name: getattr(fresh, name) for name in belongs})
-
-
-def move(sampler: Sampler, params: Params, state: Any, known: dict[str, Tree]) -> Any:
-    """The state at the position ``known["position"]``, by :func:`carry_over`.
-
-    ``init`` is called unless ``known`` has the energy and the gradient that the state keeps.
-    """
-    if _num_new_gradients(state, known) is None:
-        return state._replace(**{name: value for name, value in known.items() if hasattr(state, name)})
-    return carry_over(state, sampler.init(params, known["position"]))
-
-
-def _num_new_gradients(state: Any, known: dict[str, Tree]) -> int | None:
-    """How many gradients :func:`move` computes; None where it does not call ``init``."""
-    kept = {name for name in ("energy", "gradient") if hasattr(state, name)}
-    if kept <= set(known) and not hasattr(state, "carry_over"):
-        return None
-    if hasattr(state, "inner"):  # of a part of the position
-        return _num_new_gradients(state.inner, {}) or 0
-    leaves = zip(tree.paths(state), tree.leaves(state), strict=True)
-    size = sum(leaf.numel() for path, leaf in leaves if "gradient" in path.split("/"))
-    return math.ceil(size / sum(leaf.numel() for leaf in tree.leaves(state.position)))
-
-
-def _known(state: Any, info: Any | None, same_energy: bool) -> dict[str, Tree]:
+def _known(member: Sampler, state: Any, info: Any | None, same_energy: bool) -> Known:
     """What one sampler can tell another of the position where it is."""
-    known = {"position": state.position}
-    while isinstance(state, CompositeState):
-        state = state.states[-1]
-    if same_energy and info is not None:
-        known["energy"] = info.energy
-    for name in ("energy", "gradient"):
-        if same_energy and hasattr(state, name):
-            known[name] = getattr(state, name)
-    return known
+    if not same_energy:
+        return {"position": state.position}
+    energy = {} if info is None else {"energy": info.energy}
+    return {**energy, **relocation(member).tell(state), "position": state.position}
+
+
+def _of_members(members: Sequence[Sampler], init: Callable[[Params, Position], Any]) -> Relocation:
+    """The relocation of a composite: by that of each part."""
+    parts = [relocation(member) for member in members]
+    return Relocation(
+        lambda params, state, known: carry_over(state, init(params, known["position"])),
+        lambda state, known: sum(part.num_gradients(s, {}) for part, s in zip(parts, state.states, strict=True)),
+        lambda state: {**parts[-1].tell(state.states[-1]), "position": state.position},
+    )
 
 
 # -- combinators --------------------------------------------------------------------------------------------------
 
 
-def cycle(*samplers: Sampler | Sequence[Sampler], same_energy: bool = False) -> Sampler:
-    r"""A step of each sampler in turn: the product :math:`P_1 P_2 \cdots P_M` of their kernels.
+def cycle(
+    *samplers: Sampler | Sequence[Sampler], same_energy: bool = False
+) -> Sampler[CompositeState, CompositeInfo, tuple[Any, ...]]:
+    r"""A step of each sampler, one after the other: the product :math:`P_1 P_2 \cdots P_M` of their kernels.
 
     It leaves invariant what all of them do. Each sampler keeps what is its own, such as a momentum; energy and gradient
-    are computed anew where another moved the chain, at one gradient for each sampler that keeps a gradient.
+    are computed again where another moved the chain, at one gradient for each sampler that keeps a gradient.
 
     Args:
         samplers: one or more, one by one or in a list, over the same positions. Their energies may differ:
@@ -158,15 +129,15 @@ def cycle(*samplers: Sampler | Sequence[Sampler], same_energy: bool = False) -> 
         def step(
             params: Params, tuning: tuple[Tree, ...], state: CompositeState, noise: tuple[Tree, ...]
         ) -> tuple[CompositeState, CompositeInfo]:
-            before, states, infos, num_moves = state.states[-1], [], [], 0
-            known = {**_known(before, None, same_energy), "position": state.position}
+            states, infos, num_moves = [], [], 0
+            known = _known(members[-1], state.states[-1], None, same_energy)
             for index, member in enumerate(members):
                 current = state.states[index]
                 if len(members) > 1:
-                    num_moves += _num_new_gradients(current, known) or 0
-                    current = _over_chains(move, member, is_batched)(params, current, known)
+                    num_moves += relocation(member).num_gradients(current, known)
+                    current = _to(member, is_batched)(params, current, known)
                 current, info = _step_of(member, is_batched)(params, tuning[index], current, noise[index])
-                known = _known(current, info, same_energy)
+                known = _known(member, current, info, same_energy)
                 states.append(current)
                 infos.append(info)
             joined = _joined(tree.stack(_standard(infos)), num_moves)
@@ -174,12 +145,12 @@ def cycle(*samplers: Sampler | Sequence[Sampler], same_energy: bool = False) -> 
 
         return step
 
-    return Sampler(init, draw, make_step(False), tunings, _batched(members, make_step), parts=members)
+    return _composite(members, init, draw, make_step, tunings)
 
 
 def mix(
     *samplers: Sampler | Sequence[Sampler], weights: Sequence[float] | None = None, same_energy: bool = False
-) -> Sampler:
+) -> Sampler[CompositeState, CompositeInfo, tuple[Any, ...]]:
     r"""A step of one of the samplers, chosen at random: the mixture :math:`\sum_i w_i P_i` of their kernels.
 
     It leaves invariant what all of them do, and is reversible where they are. Over many chains all samplers make the step and
@@ -240,15 +211,17 @@ def mix(
         params: Params, index: Tensor, before: tuple[Any, ...], after: tuple[Any, ...], infos: tuple[Any, ...]
     ) -> tuple[CompositeState, CompositeInfo]:
         """Takes the step of one sampler, and moves the others to where it ends."""
-        all_known = [_known(state, info, same_energy) for state, info in zip(after, infos, strict=True)]
+        own = zip(members, after, infos, strict=True)
+        all_known = [_known(member, state, info, same_energy) for member, state, info in own]
         names = [name for name in ("position", "energy", "gradient") if all(name in known for known in all_known)]
         known = {name: choose(index, [known[name] for known in all_known]) for name in names}
         states, num_moves = [], 0
         for i, member in enumerate(members):
             state = after[i]
             if len(members) > 1:
-                num_moves += _num_new_gradients(state, known) or 0
-                state = tree.where(index == i, state, move(member, params, before[i], known))
+                follow = relocation(member)
+                num_moves += follow.num_gradients(state, known)
+                state = tree.where(index == i, state, follow.to(params, before[i], known))
             states.append(state)
         info = choose(index, _standard(infos))
         num_gradients = sum(info.num_gradients for info in infos) + num_moves
@@ -271,10 +244,10 @@ def mix(
 
         return step
 
-    return Sampler(init, draw, make_step(False), tunings, _batched(members, make_step), parts=members)
+    return _composite(members, init, draw, make_step, tunings)
 
 
-def thin(sampler: Sampler, num: int) -> Sampler:
+def thin(sampler: Sampler[StateT, InfoT, TuningT], num: int) -> Sampler[StateT, InfoT, TuningT]:
     """``num`` steps as one: the power of a kernel.
 
     ``thin`` of :func:`funcebm.sample` does the same for a whole run; this one can be a part of other samplers.
@@ -299,7 +272,8 @@ def thin(sampler: Sampler, num: int) -> Sampler:
     """
     check_samplers("thin", (sampler,))
     checks.positive_int("num", num)
-    member = sampler._replace(tuning=(), unconstrained=None)
+    whole: Any = sampler
+    member = whole._replace(tuning=(), unconstrained=None)
 
     def draw(key: Key, position: Position) -> Tree:
         return vmap(member.draw, (0, None))(random.split(key, num), position)
@@ -323,7 +297,9 @@ def thin(sampler: Sampler, num: int) -> Sampler:
 
     step, batched_step = make_step(False), make_step(True)
     unconstrained = None if sampler.unconstrained is None else thin(sampler.unconstrained, num)
-    return sampler._replace(draw=draw, step=step, batched_step=batched_step, unconstrained=unconstrained)
+    adaptation = None if sampler.adaptation == "part" else sampler.adaptation
+    rest: Any = {"unconstrained": unconstrained, "adaptation": adaptation}
+    return sampler._replace(draw=draw, step=step, batched_step=batched_step, **rest)
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
@@ -346,16 +322,15 @@ def _step_of(member: Sampler, is_batched: bool) -> Step:
     return step_of_chains(member) if is_batched else member.step
 
 
-def _over_chains(function: Callable[..., Any], member: Sampler, is_batched: bool) -> Callable[..., Any]:
-    def of_member(params: Params, state: Any, known: dict[str, Tree]) -> Any:
-        return function(member, params, state, known)
-
-    return vmap(of_member, (None, 0, 0)) if is_batched else of_member
+def _to(member: Sampler, is_batched: bool) -> Callable[..., Any]:
+    return vmap(relocation(member).to, (None, 0, 0)) if is_batched else relocation(member).to
 
 
-def _batched(members: Sequence[Sampler], make_step: Callable[[bool], Step]) -> Step | None:
-    """A batched step, where one of the members has one."""
-    return make_step(True) if any(member.batched_step is not None for member in members) else None
+def _composite(members: tuple[Sampler, ...], init: Any, draw: Any, make_step: Any, tunings: Tree) -> Sampler:
+    """With a batched step, where one of the members has one."""
+    batched = make_step(True) if any(member.batched_step is not None for member in members) else None
+    rest: Any = {"parts": members, "adaptation": "parts", "relocation": _of_members(members, init)}
+    return Sampler(init, draw, make_step(False), tunings, batched, **rest)
 
 
 def _standard(infos: Sequence[Any]) -> list[Info]:

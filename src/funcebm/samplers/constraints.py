@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import Any, Callable, NamedTuple, ParamSpec
+from typing import Any, Callable, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,11 +15,12 @@ from ..bijections import Bijection, Constrained, constrained
 from ..energies._guarded import guarded
 from ..spaces.space import Space
 from ..types import Key, Params, Position, Sampler, Tree
-from .combinators import carry_over
+from ._relocation import Relocation, carry_over, relocation
 
 __all__ = ["ConstrainedState", "constrained_sampler", "takes_energy"]
 
 P = ParamSpec("P")
+Made = TypeVar("Made", bound=Sampler[Any, Any, Any])
 
 
 class ConstrainedState(NamedTuple):
@@ -33,7 +34,7 @@ class ConstrainedState(NamedTuple):
         return ConstrainedState(fresh.position, carry_over(self.free, fresh.free))
 
 
-def constrained_sampler(sampler: Sampler, bijection: Bijection) -> Sampler:
+def constrained_sampler(sampler: Sampler, bijection: Bijection) -> Sampler[ConstrainedState, Any, Any]:
     """The kernel ``sampler`` on free numbers as one on positions: same steps, same tuning, same info.
 
     Args:
@@ -63,23 +64,28 @@ def constrained_sampler(sampler: Sampler, bijection: Bijection) -> Sampler:
         return ConstrainedState(tree.map(torch.clone, vmap(apply)(inner.position)[0]), inner), info
 
     step.__qualname__ = batched.__qualname__ = sampler.step.__qualname__
-    return Sampler(
-        init,
-        draw,
-        step,
-        sampler.tuning,
-        None if sampler.batched_step is None else batched,
-        sampler.target_acceptance,
+    follow = Relocation(
+        lambda params, state, known: carry_over(state, init(params, known["position"])),
+        lambda state, known: relocation(free).num_gradients(state.free, {}),
+        lambda state: {"position": state.position},
+    )
+    return sampler._replace(
+        init=init,
+        draw=draw,
+        step=step,
+        batched_step=None if sampler.batched_step is None else batched,
         unconstrained=sampler,
         bijection=bijection,
+        parts=(),
+        relocation=follow,
     )
 
 
-def takes_energy(make: Callable[P, Sampler]) -> Callable[P, Sampler]:
+def takes_energy(make: Callable[P, Made]) -> Callable[P, Made]:
     """Marks a factory of samplers: its energy is checked, and may be a :func:`~funcebm.bijections.constrained` one."""
 
     @functools.wraps(make)
-    def of_energy(*args: P.args, **kwargs: P.kwargs) -> Sampler:
+    def of_energy(*args: P.args, **kwargs: P.kwargs) -> Any:
         energy: Any = args[0] if args else kwargs.get("energy")
         bijection: Bijection | None = None
         if isinstance(energy, Constrained):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import checks, fields, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ._kernel import positive
 from .constraints import takes_energy
 from .langevin import LangevinState as DescentState
 from .metropolis import nan_outside, unadjusted_info
@@ -41,7 +42,7 @@ def _no_noise(key: Key, position: Position) -> Tree:
 
 
 @takes_energy
-def gradient_descent(energy: Energy, *, step_size: float | Tensor = 0.01) -> Sampler:
+def gradient_descent(energy: Energy, *, step_size: float | Tensor = 0.01) -> Sampler[DescentState, Info, DescentTuning]:
     r"""Gradient descent to a mode: :math:`x' = x - h \nabla E(x)`.
 
     Args:
@@ -59,7 +60,7 @@ def gradient_descent(energy: Energy, *, step_size: float | Tensor = 0.01) -> Sam
     >>> state.position
     tensor([0.9000])
     """
-    checks.positive("step_size", step_size, "Try 0.01.")
+    tuning = DescentTuning(positive("step_size", step_size, "Try 0.01."))
     value_and_gradient = fields.value_and_gradient(energy)
 
     def init(params: Params, position: Position) -> DescentState:
@@ -70,11 +71,13 @@ def gradient_descent(energy: Energy, *, step_size: float | Tensor = 0.01) -> Sam
         value, gradient = value_and_gradient(params, position)
         return DescentState(position, gradient), unadjusted_info(position, value, num_gradients=1)
 
-    return Sampler(init, _no_noise, step, DescentTuning(torch.as_tensor(step_size)))
+    return Sampler(init, _no_noise, step, tuning)
 
 
 @takes_energy
-def nesterov(energy: Energy, *, step_size: float | Tensor = 0.01, momentum: float | Tensor = 0.9) -> Sampler:
+def nesterov(
+    energy: Energy, *, step_size: float | Tensor = 0.01, momentum: float | Tensor = 0.9
+) -> Sampler[NesterovState, Info, NesterovTuning]:
     r"""Nesterov's accelerated gradient: :math:`v' = \mu v - h \nabla E(x + \mu v)`, :math:`x' = x + v'`.
 
     Args:
@@ -98,7 +101,7 @@ def nesterov(energy: Energy, *, step_size: float | Tensor = 0.01, momentum: floa
     >>> state.position
     tensor([0.7290])
     """
-    checks.positive("step_size", step_size, "Try 0.01.")
+    tuning = NesterovTuning(positive("step_size", step_size, "Try 0.01."), torch.as_tensor(momentum))
     if not isinstance(momentum, Tensor):
         checks.require(0 <= momentum < 1, "momentum must be in [0, 1)", momentum, "0.9 is usual.")
     value_and_gradient = fields.value_and_gradient(energy)
@@ -113,4 +116,4 @@ def nesterov(energy: Energy, *, step_size: float | Tensor = 0.01, momentum: floa
         position = tree.add(state.position, velocity)
         return NesterovState(position, velocity), unadjusted_info(position, energy(params, position), num_gradients=1)
 
-    return Sampler(init, _no_noise, step, NesterovTuning(torch.as_tensor(step_size), torch.as_tensor(momentum)))
+    return Sampler(init, _no_noise, step, tuning)

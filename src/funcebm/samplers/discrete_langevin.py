@@ -11,6 +11,8 @@ from torch.nn.functional import logsigmoid
 from ..spaces.space import Space
 from ..types import Energy, Sampler, Tree
 from ._factorised import DiscreteLangevinNoise, DiscreteLangevinTuning, changes, factorised
+from ._heat_bath import DiscreteInfo
+from ._kernel import EnergyState
 
 __all__ = ["DiscreteLangevinNoise", "DiscreteLangevinTuning", "discrete_langevin"]
 
@@ -23,7 +25,7 @@ def discrete_langevin(
     adjusted: bool = True,
     preconditioner: Tree | None = None,
     temperature: float | Tensor = 1.0,
-) -> Sampler:
+) -> Sampler[EnergyState, DiscreteInfo, DiscreteLangevinTuning]:
     r"""Discrete Metropolis-adjusted Langevin algorithm.
 
     The Langevin proposal, restricted to the values of the space, factorises over sites: with :math:`g = -\nabla E(x) / T`,

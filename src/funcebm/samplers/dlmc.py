@@ -15,6 +15,8 @@ from ._balance import balancing
 from ._factorised import DiscreteLangevinNoise as DLMCNoise
 from ._factorised import DiscreteLangevinTuning as DLMCTuning
 from ._factorised import changes, factorised
+from ._heat_bath import DiscreteInfo
+from ._kernel import EnergyState
 
 __all__ = ["DLMCNoise", "DLMCTuning", "dlmc"]
 
@@ -29,7 +31,7 @@ def dlmc(
     adjusted: bool = True,
     preconditioner: Tree | None = None,
     temperature: float | Tensor = 1.0,
-) -> Sampler:
+) -> Sampler[EnergyState, DiscreteInfo, DLMCTuning]:
     r"""Discrete Langevin Monte Carlo: locally balanced jump processes of all sites, frozen at the start, for a time :math:`\tau`.
 
     With first-order changes :math:`d_{iv}` of the log density, a site leaves its value with the rate

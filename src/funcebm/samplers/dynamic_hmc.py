@@ -91,7 +91,7 @@ def dynamic_hmc(
     max_leapfrog: int = 1000,
     inverse_mass: Tree | None = None,
     temperature: float | Tensor = 1.0,
-) -> Sampler:
+) -> Sampler[DynamicHMCState, Info, DynamicHMCTuning]:
     r"""Hamiltonian Monte Carlo with jittered trajectory lengths.
 
     Step :math:`i` is one of HMC with
@@ -107,7 +107,7 @@ def dynamic_hmc(
         step_size: :math:`h > 0`, in units of time. ``()``.
         trajectory_length: :math:`T > 0`, the *longest* time of a trajectory; the mean is about half. ``()``.
         lengths: ``"halton"``: :math:`u_i` is :func:`van_der_corput` of :math:`i + 1`, the same in all chains, which so go on in
-            lock step; or ``"uniform"``, drawn anew for each step and chain. Chains that run together cost as much as the
+            lock step; or ``"uniform"``, drawn again for each step and chain. Chains that run together cost as much as the
             longest.
         max_leapfrog: :math:`n_i` is never more; static.
         inverse_mass: as of :func:`~funcebm.samplers.hmc`.
@@ -166,7 +166,7 @@ def dynamic_hmc(
     def advance(params: Params, tuning: DynamicHMCTuning, walk: _Walk) -> _Walk:
         field = tempered_field(evaluate, params, tuning.temperature)
         point, value = leapfrog.step(field, tuning.metric, tuning.step_size, walk.point)
-        goes_on = walk.num_done < walk.num  # others may go on for longer
+        goes_on = walk.num_done < walk.num  # others may continue for longer
         point, value = tree.where(goes_on, (point, value), (walk.point, walk.energy))
         return walk._replace(point=point, energy=value, num_done=walk.num_done + 1)
 
@@ -201,4 +201,4 @@ def dynamic_hmc(
 
         return step
 
-    return lockstep(init, draw, make_step, tuning, target_acceptance=0.651)
+    return lockstep(init, draw, make_step, tuning, target_acceptance=0.651, adaptation="chees")

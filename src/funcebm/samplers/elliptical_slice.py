@@ -88,7 +88,7 @@ def elliptical_slice(
     mean: float | Tree = 0.0,
     covariance: float | Tree | None = None,
     max_shrinks: int = 50,
-) -> Sampler:
+) -> Sampler[EllipticalSliceState, EllipticalSliceInfo, EllipticalSliceTuning]:
     r"""Elliptical slice sampling.
 
     The target is :math:`N(x; \mu, C)\, e^{-E(x)}`: a Gaussian prior, and the energy of the *likelihood* alone,
@@ -217,7 +217,7 @@ def elliptical_slice(
 
         return step
 
-    return lockstep(init, draw, make_step, EllipticalSliceTuning(prior_mean, prior_covariance))
+    return lockstep(init, draw, make_step, EllipticalSliceTuning(prior_mean, prior_covariance), adaptation="unchanged")
 
 
 def _is_scalar(mean: Tree) -> bool:

@@ -22,11 +22,12 @@ class GHMCState(NamedTuple):
 
     Attributes:
         position: where the chain is.
-        momentum: :math:`z = A^\\top p` with :math:`M^{-1} = A A^\\top`, whose law is :math:`N(0, I)` whatever the metric is.
-        slice: :math:`u`, whose law is uniform on [-1, 1]; its size is the uniform number of the next test. ``()``.
+        momentum: :math:`z = A^\\top p` with :math:`M^{-1} = A A^\\top`, whose distribution is :math:`N(0, I)` whatever the
+            metric is.
+        slice: :math:`u`, whose distribution is uniform on [-1, 1]; its size is the uniform number of the next test. ``()``.
         energy: at the position. ``()``.
         gradient: of the energy at the position.
-        fresh: 1 before the first step, which draws momentum and slice anew, 0 after it. ``()``.
+        fresh: 1 before the first step, which draws momentum and slice, 0 after it. ``()``.
     """
 
     position: Position
@@ -64,7 +65,7 @@ def ghmc(
     delta: float | Tensor | None = None,
     inverse_mass: Tree | None = None,
     temperature: float | Tensor = 1.0,
-) -> Sampler:
+) -> Sampler[GHMCState, Info, GHMCTuning]:
     r"""Generalised Hamiltonian Monte Carlo with a non-reversible Metropolis test.
 
     The state is a position, a momentum and a slice :math:`u \in [-1, 1]`. A step refreshes part of the momentum, moves the
@@ -73,20 +74,21 @@ def ghmc(
     .. math:: p \leftarrow \sqrt{1 - \alpha}\, p + \sqrt{\alpha}\, \xi, \qquad
               u \leftarrow ((u + 1 + \delta) \bmod 2) - 1, \qquad \xi \sim N(0, M)
 
-    It accepts the end :math:`(x', p')` where :math:`|u| \le e^{H(x, p) - H(x', p')}`, and then scales the slice,
-    :math:`u \leftarrow u\, e^{H(x', p') - H(x, p)}`. Where it rejects, :math:`p \leftarrow -p`. The law :math:`e^{-E/T}` is
-    invariant, with a normal momentum and a uniform slice independent of it. Small ``alpha`` makes the chain go on where it
-    was going, at one gradient a step; a rejection turns it around, and the slow slice bunches rejections together, so that
-    there are long stretches without. ``alpha = 1`` is HMC. The chain is not reversible: take the error bars of its averages from
-    ``diagnostics.mcse_mean(draws, method="batch_means")``; the usual ones are off by a third for small ``alpha``.
+    It accepts the end :math:`(x', p')` where :math:`|u| \le e^{H(x, p) - H(x', p')}`, and then scales the
+    slice, :math:`u \leftarrow u\, e^{H(x', p') - H(x, p)}`. Where it rejects, :math:`p \leftarrow -p`. The distribution
+    :math:`e^{-E/T}` is invariant, with a normal momentum and a uniform slice independent of it. Small ``alpha`` makes the
+    chain keep its direction, at one gradient a step; a rejection turns it around, and the slow slice bunches rejections
+    together, so that there are long stretches without. ``alpha = 1`` is HMC. The chain is not reversible: take the error bars
+    of its averages from ``diagnostics.mcse_mean(draws, method="batch_means")``; the usual ones are off by a third for small
+    ``alpha``.
 
-    The first step of a chain draws momentum and slice anew. With a step size of 0 the state stays exactly as it is.
+    The first step of a chain draws momentum and slice. With a step size of 0 the state stays exactly as it is.
 
     Args:
         energy: ``(params, x) -> ()``.
         step_size: :math:`h > 0`. ``()``.
         num_leapfrog: leapfrog steps in a proposal; static.
-        alpha: :math:`\alpha` in (0, 1], the part of the momentum that is drawn anew; for a friction :math:`\gamma` it is
+        alpha: :math:`\alpha` in (0, 1], the part of the momentum that is drawn again; for a friction :math:`\gamma` it is
             :math:`1 - e^{-2 \gamma h}`. ``()``.
         delta: :math:`\delta` in [0, 1], by default :math:`\alpha / 2`. ``()``.
         inverse_mass: :math:`M^{-1}`, as of :func:`~funcebm.samplers.hmc`.
@@ -173,4 +175,4 @@ def ghmc(
 
         return step
 
-    return lockstep(init, draw, make_step, tuning, target_acceptance=0.9)
+    return lockstep(init, draw, make_step, tuning, target_acceptance=0.9, adaptation="meads")

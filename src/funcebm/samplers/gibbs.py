@@ -58,7 +58,7 @@ def gibbs(
     is_partial: bool = False,
     temperature: float | Tensor = 1.0,
 ) -> Sampler:
-    r"""Gibbs sampling: sites are drawn anew from their conditionals, given all others.
+    r"""Gibbs sampling: sites are drawn again from their conditionals, given all others.
 
     .. math:: x_i \sim p(x_i \mid x_{-i}) \propto e^{-E(x) / T} .
 
@@ -243,7 +243,7 @@ def gibbs(
         return chosen
 
     masks = () if names is not None else tree.map(torch.as_tensor, blocks)
-    return Sampler(init, draw, step, GibbsTuning(masks, torch.as_tensor(temperature)))
+    return Sampler(init, draw, step, GibbsTuning(masks, torch.as_tensor(temperature)), adaptation="unchanged")
 
 
 def no_energy(params: Params, position: Position) -> Tensor:

@@ -122,4 +122,4 @@ def gibbs_with_gradients(
         return after, DiscreteInfo.of(info, info.acceptance_rate * num_changed(own, state.position, position))
 
     tuning = GibbsWithGradientsTuning(torch.as_tensor(temperature), torch.ones(()))
-    return Sampler(init, draw, step, tuning)
+    return Sampler(init, draw, step, tuning, adaptation="unchanged")

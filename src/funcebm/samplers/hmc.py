@@ -48,7 +48,7 @@ def hmc(
     jitter: float | Tensor | None = None,
     integrator: Integrator = leapfrog,
     endpoint: str = "metropolis",
-) -> Sampler:
+) -> Sampler[EnergyState, Info, HMCTuning]:
     r"""Hamiltonian Monte Carlo.
 
     Draws :math:`p \sim N(0, M)`, follows :math:`H(x, p) = E(x)/T + p^\top M^{-1} p / 2` for ``num_leapfrog`` leapfrog

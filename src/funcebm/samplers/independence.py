@@ -34,7 +34,9 @@ class IndependenceNoise(NamedTuple):
     uniform: Tensor
 
 
-def independence(energy: Energy, proposal: Flow, proposal_params: Params = ()) -> Sampler:
+def independence(
+    energy: Energy, proposal: Flow, proposal_params: Params = ()
+) -> Sampler[IndependenceState, Info, tuple[()]]:
     r"""Independence Metropolis-Hastings with a flow as proposal.
 
     Proposes :math:`y \sim q`, wherever the chain is, and accepts with probability :math:`\min(1, w(y)/w(x))`,

@@ -67,12 +67,12 @@ def langevin(
     step_size: float | Tensor = 0.01,
     preconditioner: Tree | None = None,
     temperature: float | Tensor = 1.0,
-) -> Sampler:
+) -> Sampler[LangevinState, Info, LangevinTuning]:
     r"""Unadjusted Langevin algorithm.
 
     .. math:: x' = x - h P \nabla E(x) + \sqrt{2 h T}\, A \xi, \qquad \xi \sim N(0, I), \quad P = A A^\top
 
-    Its law tends to :math:`e^{-E/T}` as :math:`h \to 0`, with a bias of order :math:`h`: on :math:`E = k x^2 / 2` the
+    Its distribution tends to :math:`e^{-E/T}` as :math:`h \to 0`, with a bias of order :math:`h`: on :math:`E = k x^2 / 2` the
     stationary variance is :math:`T / (k (1 - h P k / 2))`. :func:`mala` removes the bias. One gradient a step.
 
     Args:

@@ -157,7 +157,7 @@ def locally_balanced(
         after, info = metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients=0)
         return after, DiscreteInfo.of(info, info.acceptance_rate * num_changed(own, state.position, proposal.position))
 
-    return Sampler(init, draw, step, LocallyBalancedTuning(torch.as_tensor(temperature)))
+    return Sampler(init, draw, step, LocallyBalancedTuning(torch.as_tensor(temperature)), adaptation="unchanged")
 
 
 _NEVER = -1e30  # in a state, in place of minus infinity

@@ -35,7 +35,7 @@ def mala(
     step_size: float | Tensor = 0.1,
     preconditioner: Tree | None = None,
     temperature: float | Tensor = 1.0,
-) -> Sampler:
+) -> Sampler[EnergyState, Info, LangevinTuning]:
     r"""Metropolis-adjusted Langevin algorithm.
 
     Proposes :math:`y = x - h P \nabla E(x) + \sqrt{2 h T}\, A \xi`, with :math:`P = A A^\top`, and accepts by

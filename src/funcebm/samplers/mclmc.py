@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import checks, fields, metrics, random, tree
+from .. import checks, metrics, random, tree
 from ..integrators.microcanonical import MicrocanonicalPoint, microcanonical_step, normalise, num_stages
 from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ._kernel import evaluated, positive
 from .constraints import takes_energy
 from .metropolis import unadjusted_info
 
@@ -71,7 +72,7 @@ def mclmc(
     decoherence_length: float | Tensor = 1.0,
     inverse_mass: Tree | None = None,
     integrator: str = "mclachlan",
-) -> Sampler:
+) -> Sampler[MCLMCState, MCLMCInfo, MCLMCTuning]:
     r"""Microcanonical Langevin Monte Carlo.
 
     The velocity :math:`u` has length one over the whole position, :math:`d \ge 2` numbers in all, and is turned by the
@@ -81,7 +82,7 @@ def mclmc(
     .. math:: O: u \leftarrow \frac{u + \nu \xi}{|u + \nu \xi|}, \quad \nu^2 = \frac{e^{h/L} - 1}{d}, \qquad
               O \; [\text{kicks and drifts}] \; O
 
-    Its law tends to :math:`e^{-E}` as :math:`h \to 0`, with a bias of order :math:`h^2`, which
+    Its distribution tends to :math:`e^{-E}` as :math:`h \to 0`, with a bias of order :math:`h^2`, which
     :func:`~funcebm.samplers.adjusted_mclmc` removes. The variance of ``info.energy_error`` tells how large it is: below
     0.0005 for each dimension it is small. A step that meets a number that is not finite is given up: the position stays,
     the next step draws a new direction, and ``is_divergent`` is set. The first direction, too, is drawn by the first step.
@@ -107,17 +108,18 @@ def mclmc(
     >>> bool(torch.isclose(state.velocity.norm(), torch.ones(())))
     True
     """
-    checks.positive("step_size", step_size, "Try 0.1, and smaller where info.energy_error is large.")
-    checks.positive("decoherence_length", decoherence_length, "Try the square root of the number of dimensions.")
+    tuning = MCLMCTuning(
+        positive("step_size", step_size, "Try 0.1, and smaller where info.energy_error is large."),
+        positive("decoherence_length", decoherence_length, "Try the square root of the number of dimensions."),
+        metrics.of(inverse_mass),
+    )
     num_gradients = num_stages(integrator)
-    metric = metrics.of(inverse_mass)
-    value_and_gradient = fields.value_and_gradient(energy)
-    check_shape = metrics.shape_check(metric)
+    value_and_gradient, start = evaluated(energy, tuning.metric)
 
     def init(params: Params, position: Position) -> MCLMCState:
         check_dimension(position)
-        check_shape(position)
-        return MCLMCState(position, tree.zeros_like(position), *value_and_gradient(params, position))
+        position, value, gradient = start(params, position)
+        return MCLMCState(position, tree.zeros_like(position), value, gradient)
 
     def draw(key: Key, position: Position) -> MCLMCNoise:
         key_before, key_after = random.split(key)
@@ -145,5 +147,4 @@ def mclmc(
         info = info._replace(acceptance_rate=is_finite.to(value.dtype), is_accepted=is_finite, is_divergent=~is_finite)
         return new_state, MCLMCInfo(*info, energy_error)
 
-    tuning = MCLMCTuning(torch.as_tensor(step_size), torch.as_tensor(decoherence_length), metric)
-    return Sampler(init, draw, step, tuning)
+    return Sampler(init, draw, step, tuning, adaptation="mclmc")

@@ -30,7 +30,16 @@ def metropolis_hastings(
         state: the current one, of the same structure.
         num_gradients: what the proposal cost.
 
+    Returns:
+        The next state, and its :class:`~funcebm.types.Info`.
+
     Reference: Hastings (1970), Biometrika 57(1):97-109.
+
+    >>> from funcebm.samplers.random_walk import RandomWalkState
+    >>> state, proposal = (RandomWalkState(torch.full((1,), x), torch.tensor(x)) for x in (1.0, 2.0))
+    >>> state, info = metropolis_hastings(state.energy - proposal.energy, torch.tensor(0.3), proposal, state, 0)
+    >>> state.position, info.acceptance_rate
+    (tensor([2.]), tensor(0.3679))
     """
     is_finite = torch.isfinite(proposal.energy) & tree.all_finite(proposal.position) & ~torch.isnan(log_ratio)
     log_ratio = torch.where(is_finite, log_ratio, -torch.inf)
@@ -48,7 +57,10 @@ def metropolis_hastings(
 
 
 def nan_outside(energy: Tensor, value: Tree) -> Tree:
-    """``value`` where the energy is finite, NaN elsewhere: a state that keeps no energy shows so that it starts outside."""
+    """``value`` where the energy is finite, NaN elsewhere.
+
+    States without an energy mark an infinite starting energy with NaN, which ``sample`` then reports.
+    """
     return tree.map(lambda leaf: torch.where(torch.isfinite(energy), leaf, torch.nan), value)
 
 

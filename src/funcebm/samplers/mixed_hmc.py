@@ -188,4 +188,4 @@ def mixed_hmc(
         return after, DiscreteInfo.of(info, info.acceptance_rate * changed)
 
     tuning = MixedHMCTuning(torch.as_tensor(step_size), metric, torch.as_tensor(temperature))
-    return Sampler(init, draw, step, tuning, target_acceptance=0.8)
+    return Sampler(init, draw, step, tuning, target_acceptance=0.8, adaptation="step_size")

@@ -127,7 +127,7 @@ def multinomial_hmc(
     num_leapfrog: int,
     is_jittered: bool,
     integrator: Integrator,
-) -> Sampler:
+) -> Sampler[EnergyState, Info, Any]:
     """The sampler, of what :func:`funcebm.samplers.hmc` has checked and made.
 
     Args:

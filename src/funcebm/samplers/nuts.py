@@ -58,7 +58,7 @@ def nuts(
     max_depth: int = 10,
     inverse_mass: Tree | None = None,
     temperature: float | Tensor = 1.0,
-) -> Sampler:
+) -> Sampler[EnergyState, NUTSInfo, NUTSTuning]:
     r"""No-U-Turn Sampler, with multinomial selection.
 
     Draws a momentum :math:`p \sim N(0, M)` and follows the leapfrog of :math:`H(x, p) = E(x)/T + \tfrac12 p^\top M^{-1} p`
@@ -169,4 +169,4 @@ def nuts(
 
     alone = make_step(lambda function: function, lambda position: position)
     together = make_step(vmap, lambda position: tree.map(lambda leaf: leaf[0], position))
-    return Sampler(init, draw, alone, tuning, together, target_acceptance=0.9)
+    return Sampler(init, draw, alone, tuning, together, target_acceptance=0.9, adaptation="harmonic_window")

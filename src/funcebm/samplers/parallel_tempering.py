@@ -11,8 +11,8 @@ from torch.func import vmap
 from .. import checks, random, tree
 from ..distributed.mesh import Mesh
 from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ._relocation import Relocation, carry_over, relocation
 from ._tempering_ranks import Parts, shared_tempering, target_draws
-from .combinators import carry_over, move
 from .constraints import takes_energy
 
 __all__ = [
@@ -88,8 +88,8 @@ class ParallelTemperingInfo(NamedTuple):
     ``num_gradients`` counts those of all rungs.
 
     Attributes:
-        swap_rate: the probability that a pair of neighbours would swap, of all pairs, not only of those whose turn it is, so
-            that it can be averaged. ``(K - 1,)``.
+        swap_rate: the probability that a pair of neighbours would swap, of all pairs, not only of those that may swap in this
+            scan, so that it can be averaged. ``(K - 1,)``.
         is_swapped: whether the pair swapped. ``(K - 1,)`` bool.
         rung_acceptance_rate: of the local sampler. ``(K,)``.
         replica: which copy is on each rung after the swaps. ``(K,)`` int64.
@@ -121,7 +121,7 @@ def parallel_tempering(
     *,
     reference: Energy | None = None,
     mesh: Mesh | None = None,
-) -> Sampler:
+) -> Sampler[ParallelTemperingState, ParallelTemperingInfo, ParallelTemperingTuning]:
     r"""Non-reversible parallel tempering; one chain is a whole ladder.
 
     The rungs :math:`0 \le \beta_1 < \dots < \beta_K = 1` have the densities :math:`e^{-E_\beta}` on a path from a reference to
@@ -135,7 +135,7 @@ def parallel_tempering(
     .. math:: \alpha_i = \min(1, e^{(\beta_{i+1} - \beta_i)(V(x_{i+1}) - V(x_i))}).
 
     The product of all densities is invariant, and ``state.position``, the last rung, is a draw of the target. Hot rungs cross
-    from mode to mode. The fixed order of turns makes positions travel up and down the ladder where a random one makes them
+    from mode to mode. The fixed order of pairs makes positions travel up and down the ladder where a random one makes them
     diffuse: the rate of restarts, positions that come all the way from the hottest rung, is at best
 
     .. math:: \tau = \Big(2 + 2 \sum_i \frac{r_i}{1 - r_i}\Big)^{-1} \to \frac{1}{2 + 2\Lambda}, \qquad
@@ -152,9 +152,9 @@ def parallel_tempering(
             ``step_size / beta`` for those of the Langevin kind. Persistent parts of its state, such as a momentum, stay on
             their rung.
         inverse_temperatures: :math:`\beta_1 < \dots < \beta_K = 1`, two or more. ``(K,)``.
-        reference: :math:`E_0`, ``(params, x) -> ()`` with the same params, finite wherever :math:`E` is, and the other way round.
+        reference: :math:`E_0`, ``(params, x) -> ()`` with the same params, with the same support as :math:`E`.
             None is 0: then the first beta must be above zero. With a reference a scan costs one gradient for each rung more,
-            for states at another temperature are made anew; the powers of one density are known from each other.
+            because states must be evaluated again after a swap; without one, energies at other temperatures follow by scaling.
         mesh: of ranks that share the ladder, a divisor of K of them: each moves its replicas, and temperatures go from one to
             another in place of positions. Then call ``funcebm.sample`` on all of them with the same positions, and without its
             ``mesh``; :func:`target_draws` has the draws. The local sampler must keep nothing but position, energy and gradient.
@@ -211,10 +211,10 @@ def parallel_tempering(
     def at_ladder(path_params: tuple[Params, Tensor], state: Any, factor: Tensor) -> Any:
         """The state of a rung with the energy and the gradient of its own beta."""
         known = {"position": state.position}
-        if reference is None:
-            caches = {name: getattr(state, name) for name in ("energy", "gradient") if hasattr(state, name)}
-            known.update(tree.scale(factor, caches))
-        return move(local, path_params, state, known)
+        if reference is None and local.relocation is None:  # the powers of one density
+            caches = relocation(local).tell(state)
+            known.update(tree.scale(factor, {name: value for name, value in caches.items() if name != "position"}))
+        return relocation(local).to(path_params, state, known)
 
     def differences(params: Params, rungs: Any, infos: Any, betas: Tensor) -> tuple[Tensor, Tensor]:
         """The energy of the target at each position, and how much it lies above that of the reference."""
@@ -224,7 +224,8 @@ def parallel_tempering(
         return target, target - vmap(reference, (None, 0))(params, rungs.position)
 
     def num_moves(rungs: Any) -> int:
-        return num_rungs if reference is not None and hasattr(rungs, "gradient") else 0
+        is_plain = reference is not None and local.relocation is None
+        return num_rungs * relocation(local).num_gradients(rungs, {}) if is_plain else 0
 
     tuning = ParallelTemperingTuning(ladder, tunings)
     if mesh is not None and mesh.size > 1:
@@ -246,8 +247,8 @@ def parallel_tempering(
         never = torch.zeros_like(is_swapped[:1])
         source = order + torch.cat([is_swapped, never]).long() - torch.cat([never, is_swapped]).long()
 
-        moving = [name for name in ("position", "energy", "gradient") if hasattr(rungs, name)]
-        moved = tree.map(lambda leaf: leaf[source], {name: getattr(rungs, name) for name in moving})
+        told = relocation(local._replace(relocation=None)).tell(rungs)  # what belongs to the positions
+        moved = tree.map(lambda leaf: leaf[source], told)
         replica = state.replica[source]
         after = ParallelTemperingState(
             position=tree.map(lambda leaf: leaf[-1], moved["position"]),
@@ -269,7 +270,12 @@ def parallel_tempering(
         )
         return after, info
 
-    return Sampler(init, draw, step, tuning)
+    follow = Relocation(
+        lambda params, state, known: carry_over(state, init(params, known["position"])),
+        lambda state, known: num_rungs * relocation(local).num_gradients(state.rungs, {}),
+        lambda state: {"position": state.position},
+    )
+    return Sampler(init, draw, step, tuning, relocation=follow)
 
 
 # -- the ladder ---------------------------------------------------------------------------------------------------
@@ -283,6 +289,9 @@ def communication_barrier(info: ParallelTemperingInfo) -> CommunicationBarrier:
 
     The barrier is :math:`\Lambda = \int \tfrac12 \mathrm{E}|V - V'|\, d\beta` over the ladder, with :math:`V, V'` of
     independent draws at one beta; the sum of the rejections is that to second order in the gaps.
+
+    Returns:
+        A :class:`CommunicationBarrier`.
 
     Reference: Syed et al. (2022), as of :func:`parallel_tempering`.
 
@@ -343,7 +352,15 @@ def num_restarts(info: ParallelTemperingInfo) -> Tensor:
 
     In the long run these *tempered restarts* are as many as the round trips.
 
+    Returns:
+        How many, of each chain. ``(C,)``.
+
     Reference: Syed et al. (2022), as of :func:`parallel_tempering`.
+
+    >>> from types import SimpleNamespace
+    >>> up_and_down = torch.tensor([[[0, 1], [1, 0], [0, 1]]])  # two rungs, three steps: both replicas travel
+    >>> num_restarts(SimpleNamespace(replica=up_and_down))
+    tensor([2])
     """
     replica = info.replica
     names = torch.arange(replica.shape[-1], device=replica.device)

@@ -6,7 +6,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 from .. import checks, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from .combinators import carry_over
+from ._relocation import Relocation, carry_over, relocation
 
 __all__ = ["Frozen", "PartState", "on"]
 
@@ -115,7 +115,14 @@ def on(
         inner, info = member.step(Frozen(params, state.position), tuning, state.inner, noise)
         return PartState(put(state.position, inner.position), inner), info
 
-    return Sampler(init, draw, step, sampler.tuning, target_acceptance=sampler.target_acceptance, parts=(member,))
+    inner = relocation(member)
+    follow = Relocation(
+        lambda params, state, known: carry_over(state, init(params, known["position"])),
+        lambda state, known: inner.num_gradients(state.inner, {}),
+        lambda state: {"position": state.position},
+    )
+    rest: Any = {"target_acceptance": sampler.target_acceptance, "parts": (member,)}
+    return Sampler(init, draw, step, sampler.tuning, **rest, adaptation="part", relocation=follow)
 
 
 def _get(position: Position, path: list[str], name: str) -> Position:

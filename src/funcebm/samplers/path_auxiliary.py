@@ -60,8 +60,8 @@ def path_auxiliary(
     .. math:: p(m_r \mid m_1, \dots, m_{r-1}) = w_{m_r} \Big/ \sum_{m \text{ at other sites}} w_m,
 
     by Gumbel numbers, and all are made. The Metropolis-Hastings test has the probability of the way back, with the weights at
-    :math:`y` and in reversed order. The length is drawn anew each step, 1 + Poisson, because a *fixed even* number of flips keeps
-    the parity of the bits and never reaches half of all states. One gradient a step.
+    :math:`y` and in reversed order. The length is drawn again each step, 1 + Poisson, because a *fixed even* number of flips
+    keeps the parity of the bits and never reaches half of all states. One gradient a step.
 
     Args:
         energy: ``(params, x) -> ()``, differentiable.
@@ -150,7 +150,7 @@ def path_auxiliary(
         return after, DiscreteInfo.of(info, info.acceptance_rate * num_changed(own, state.position, position))
 
     tuning = PathAuxiliaryTuning(torch.as_tensor(float(num_flips)), torch.as_tensor(temperature))
-    return Sampler(init, draw, step, tuning)
+    return Sampler(init, draw, step, tuning, adaptation="unchanged")
 
 
 def _longest(space: Tree, max_flips: int) -> int:

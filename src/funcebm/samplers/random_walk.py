@@ -39,19 +39,19 @@ def random_walk(
     proposal: Callable[[Key, Position], Tree] | None = None,
     preconditioner: Tree | None = None,
     temperature: float | Tensor = 1.0,
-) -> Sampler:
+) -> Sampler[RandomWalkState, Info, RandomWalkTuning]:
     r"""Random-walk Metropolis.
 
     Proposes :math:`y = x + h A z`, with :math:`P = A A^\top`, and accepts with probability
-    :math:`\min(1, e^{(E(x) - E(y)) / T})`, so :math:`e^{-E/T}` is invariant where :math:`z` and :math:`-z` have one law. It
-    asks for values of the energy only, which may have jumps and kinks. Aim at an acceptance rate of 0.234; in ``D``
-    dimensions that is near :math:`h = 2.38 / \sqrt D` where :math:`P` is the covariance of the target.
+    :math:`\min(1, e^{(E(x) - E(y)) / T})`, so :math:`e^{-E/T}` is invariant where :math:`z` and :math:`-z` have the same
+    distribution. Only energy values are used, so the energy need not be continuous or differentiable. Aim at an acceptance rate
+    of 0.234; in ``D`` dimensions that is near :math:`h = 2.38 / \sqrt D` where :math:`P` is the covariance of the target.
 
     Args:
         energy: ``(params, x) -> ()``.
         step_size: :math:`h > 0`, in units of ``x`` over the root of those of :math:`P`. ``()``.
-        proposal: ``(key, x) -> z``, a tree like ``x``, of a symmetric law that does not depend on the numbers in ``x`` (it
-            sees where the chain started); None draws standard normals.
+        proposal: ``(key, x) -> z``, a tree like ``x``, of a symmetric distribution that does not depend on the numbers in
+            ``x`` (it sees where the chain started); None draws standard normals.
         preconditioner: :math:`P`, as in :func:`~funcebm.samplers.mala`.
         temperature: :math:`T > 0`, in units of energy. ``()``.
 

@@ -70,7 +70,7 @@ def riemannian_hmc(
     num_fixed_point: int = 30,
     tolerance: float | Tensor | None = None,
     check_reversibility: bool = False,
-) -> Sampler:
+) -> Sampler[EnergyState, RiemannianHMCInfo, RiemannianHMCTuning]:
     r"""Riemannian manifold Hamiltonian Monte Carlo.
 
     Draws :math:`p \sim N(0, G(x))`, follows :math:`H(x, p) = E(x) + \tfrac12 \log\det G(x) + \tfrac12 p^\top G(x)^{-1} p`

@@ -11,7 +11,7 @@ from .. import checks, metrics, tree
 from ..types import Energy, Info, Params, Position, Sampler, Tree
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
-from .sgld import MinibatchNoise, check_gradient_noise, minibatches
+from .sgld import Minibatches, MinibatchNoise, check_gradient_noise, minibatches
 
 __all__ = ["SGHMCState", "SGHMCTuning", "sghmc"]
 
@@ -46,7 +46,7 @@ def sghmc(
     gradient_noise: float | Tensor = 0.0,
     num_data: int | None = None,
     batch_size: int | None = None,
-) -> Sampler:
+) -> Sampler[SGHMCState, Info, SGHMCTuning]:
     r"""Stochastic-gradient Hamiltonian Monte Carlo.
 
     .. math:: x' = x + h M^{-1} p, \qquad
@@ -84,7 +84,7 @@ def sghmc(
             ``batch_size`` without the other.
 
     Reference: Chen, Fox and Guestrin (2014), ICML, eq. 13 and algorithm 2. Their friction matrix :math:`C` is
-    :math:`\gamma M`, their :math:`\hat B` is :math:`h V / 2`; we do not draw the momentum anew every so often.
+    :math:`\gamma M`, their :math:`\hat B` is :math:`h V / 2`; we do not draw the momentum again every so often.
 
     >>> from funcebm import random
     >>> sampler = sghmc(lambda params, x: (x**2).sum() / 2, step_size=0.1, friction=0.5)
@@ -113,20 +113,34 @@ def sghmc(
         return SGHMCState(position, nan_outside(value, tree.zeros_like(position)), is_fresh)
 
     def step(params: Params, tuning: SGHMCTuning, state: SGHMCState, noise: MinibatchNoise) -> tuple[SGHMCState, Info]:
-        h, is_fresh = tuning.step_size, state.is_fresh
-        normal = metrics.momentum(tuning.metric, noise.normal)
-        momentum = tree.where(is_fresh, normal, state.momentum)
-        position = tree.add_scaled(state.position, h, metrics.velocity(tuning.metric, momentum))
-        value, gradient = batches.value_and_gradient(params, position, noise.indices)
+        h = tuning.step_size
         injected = h * (2 * tuning.friction - h * tuning.gradient_noise / tuning.temperature**2)
-        decay = torch.where(is_fresh, 1, 1 - h * tuning.friction)
-        spread = torch.where(is_fresh, 0, torch.sqrt(injected))
-        pull = h / tuning.temperature
-        momentum = tree.map(lambda p, g, z: decay * p - pull * g + spread * z, momentum, gradient, normal)
-        state = SGHMCState(position, momentum, torch.zeros_like(is_fresh))
-        return state, unadjusted_info(position, value, num_gradients=1)
+        position, momentum, info = noisy_step(batches, params, tuning, state, noise, tuning.friction, injected)
+        return SGHMCState(position, momentum, torch.zeros_like(state.is_fresh)), info
 
     return Sampler(init, batches.draw, step, tuning)
+
+
+def noisy_step(
+    batches: Minibatches,
+    params: Params,
+    tuning: Any,
+    state: Any,
+    noise: MinibatchNoise,
+    friction: Tensor,
+    injected: Tensor,
+) -> tuple[Position, Tree, Info]:
+    """A drift, and a kick with friction and noise of the variance ``injected``; a fresh momentum is drawn in their place."""
+    h, is_fresh = tuning.step_size, state.is_fresh
+    normal = metrics.momentum(tuning.metric, noise.normal)
+    momentum = tree.where(is_fresh, normal, state.momentum)
+    position = tree.add_scaled(state.position, h, metrics.velocity(tuning.metric, momentum))
+    value, gradient = batches.value_and_gradient(params, position, noise.indices)
+    decay = torch.where(is_fresh, 1, 1 - h * friction)
+    spread = torch.where(is_fresh, 0, torch.sqrt(injected))
+    pull = h / tuning.temperature
+    momentum = tree.map(lambda p, g, z: decay * p - pull * g + spread * z, momentum, gradient, normal)
+    return position, momentum, unadjusted_info(position, value, num_gradients=1)
 
 
 def check_friction(step_size: float | Tensor, friction: float | Tensor) -> None:

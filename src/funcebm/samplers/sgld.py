@@ -95,7 +95,7 @@ def sgld(
     gradient_noise: float | Tensor = 0.0,
     num_data: int | None = None,
     batch_size: int | None = None,
-) -> Sampler:
+) -> Sampler[SGLDState, Info, SGLDTuning]:
     r"""Stochastic-gradient Langevin dynamics.
 
     .. math:: x' = x - h P \hat g + \sqrt{h (2 T - h V)}\, A \xi, \qquad P = A A^\top, \quad

@@ -10,8 +10,8 @@ from torch import Tensor
 from .. import checks, metrics, tree
 from ..types import Energy, Info, Params, Position, Sampler, Tree
 from .constraints import takes_energy
-from .metropolis import nan_outside, unadjusted_info
-from .sghmc import check_friction
+from .metropolis import nan_outside
+from .sghmc import check_friction, noisy_step
 from .sgld import MinibatchNoise, minibatches
 
 __all__ = ["SGNHTState", "SGNHTTuning", "sgnht"]
@@ -46,7 +46,7 @@ def sgnht(
     temperature: float | Tensor = 1.0,
     num_data: int | None = None,
     batch_size: int | None = None,
-) -> Sampler:
+) -> Sampler[SGNHTState, Info, SGNHTTuning]:
     r"""Stochastic-gradient Nose-Hoover thermostat: noisy gradients whose noise need not be known.
 
     .. math:: x' = x + h M^{-1} p, \qquad
@@ -104,20 +104,13 @@ def sgnht(
         return SGNHTState(position, momentum, tree.first(position).new_zeros(()), is_fresh)
 
     def step(params: Params, tuning: SGNHTTuning, state: SGNHTState, noise: MinibatchNoise) -> tuple[SGNHTState, Info]:
-        h, is_fresh = tuning.step_size, state.is_fresh
-        normal = metrics.momentum(tuning.metric, noise.normal)
-        momentum = tree.where(is_fresh, normal, state.momentum)
-        position = tree.add_scaled(state.position, h, metrics.velocity(tuning.metric, momentum))
-        value, gradient = batches.value_and_gradient(params, position, noise.indices)
-        decay = torch.where(is_fresh, 1, 1 - h * (tuning.friction + state.thermostat))
-        spread = torch.where(is_fresh, 0, torch.sqrt(2 * h * tuning.friction))
-        pull = h / tuning.temperature
-        momentum = tree.map(lambda p, g, z: decay * p - pull * g + spread * z, momentum, gradient, normal)
+        h, friction = tuning.step_size, tuning.friction + state.thermostat
+        injected = 2 * h * tuning.friction
+        position, momentum, info = noisy_step(batches, params, tuning, state, noise, friction, injected)
         size = sum(leaf.numel() for leaf in tree.leaves(position))
         warmth = 2 * metrics.kinetic_energy(tuning.metric, momentum) / size
         thermostat = state.thermostat + h * (warmth - 1)
-        state = SGNHTState(position, momentum, thermostat, torch.zeros_like(is_fresh))
-        return state, unadjusted_info(position, value, num_gradients=1)
+        return SGNHTState(position, momentum, thermostat, torch.zeros_like(state.is_fresh)), info
 
     tuning = SGNHTTuning(torch.as_tensor(step_size), metric, torch.as_tensor(friction), torch.as_tensor(temperature))
     return Sampler(init, batches.draw, step, tuning)

@@ -175,7 +175,7 @@ def single_site(energy: Energy, space: Tree | None, rule: str, scan: str, temper
         )
         return after, DiscreteInfo.of(info, rates.sum())
 
-    return Sampler(init, draw, step, SingleSiteTuning(torch.as_tensor(temperature)))
+    return Sampler(init, draw, step, SingleSiteTuning(torch.as_tensor(temperature)), adaptation="unchanged")
 
 
 # -- the rules: (log weights (V,), current (V,) bool, uniform, test) -> (value, the probability of a move) --------------

@@ -12,8 +12,9 @@ from torch.func import vmap
 from .. import checks, fields, tree
 from ..distributed.mesh import Mesh, own_rows, shared_rows, single
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ._kernel import positive
 from .constraints import takes_energy
-from .metropolis import nan_outside
+from .metropolis import nan_outside, unadjusted_info
 
 __all__ = ["SVGDState", "SVGDTuning", "median_bandwidth", "svgd"]
 
@@ -61,7 +62,7 @@ def svgd(
     step_size: float | Tensor = 0.1,
     bandwidth: float | Tensor | None = None,
     mesh: Mesh = single,
-) -> Sampler:
+) -> Sampler[SVGDState, Info, SVGDTuning]:
     r"""Stein variational gradient descent: particles that go downhill together, and keep apart.
 
     One *chain* is an ensemble of n particles, a position whose leaves lead with the particle axis:
@@ -71,8 +72,8 @@ def svgd(
     .. math:: x_i' = x_i + \epsilon\, \frac1n \sum_{j=1}^n \big[ -k(x_j, x_i) \nabla E(x_j) + \nabla_{x_j} k(x_j, x_i) \big],
               \qquad \nabla_{x_j} k(x_j, x_i) = \frac{x_i - x_j}{h^2}\, k(x_j, x_i).
 
-    Deterministic, and not a sampler of the exact law: the particles tend to a set that represents it as n grows, and their
-    variance is too small in many dimensions. One particle is :func:`~funcebm.samplers.gradient_descent`.
+    Deterministic, and not a sampler of the exact distribution: the particles tend to a set that represents it as n grows, and
+    their variance is too small in many dimensions. One particle is :func:`~funcebm.samplers.gradient_descent`.
 
     Args:
         energy: ``(params, x) -> ()`` of one particle.
@@ -99,9 +100,9 @@ def svgd(
     >>> bool(state.position.mean().abs() < 0.01), bool((state.position.std() - 1).abs() < 0.1)
     (True, True)
     """
-    checks.positive("step_size", step_size, "Try 0.1.")
-    checks.positive("bandwidth", bandwidth, "Leave it out for the median of the distances.")
-    has_bandwidth = bandwidth is not None
+    hint = "Leave it out for the median of the distances."
+    chosen = () if bandwidth is None else positive("bandwidth", bandwidth, hint)
+    tuning = SVGDTuning(positive("step_size", step_size, "Try 0.1."), chosen)
     value_and_gradient = fields.value_and_gradient(energy)
 
     def evaluate(params: Params, position: Position) -> tuple[Tensor, Tree]:
@@ -131,7 +132,7 @@ def svgd(
         mine = own(x)
         difference = mine[:, None] - x  # (n, n, D)
         squared_distances = (difference**2).sum(-1)
-        if has_bandwidth:
+        if bandwidth is not None:
             h = tuning.bandwidth
         else:
             h = median_bandwidth(squared_distances if mesh.size == 1 else ((x[:, None] - x) ** 2).sum(-1))
@@ -142,15 +143,6 @@ def svgd(
         _, back = tree.ravel(tree.map(lambda leaf: leaf[0], state.position))
         mine = vmap(back)(mine)
         position, energies, gradient = shared((mine, *evaluate(params, mine)), x.shape[0])
-        value = energies.mean()
-        info = Info(
-            acceptance_rate=torch.ones_like(value),
-            is_accepted=torch.ones_like(value, dtype=torch.bool),
-            is_divergent=~(torch.isfinite(value) & tree.all_finite(position)),
-            num_gradients=torch.full((), x.shape[0], dtype=torch.int32, device=value.device),
-            energy=value,
-        )
-        return SVGDState(position, gradient), info
+        return SVGDState(position, gradient), unadjusted_info(position, energies.mean(), num_gradients=x.shape[0])
 
-    tuning = SVGDTuning(torch.as_tensor(step_size), torch.as_tensor(bandwidth) if has_bandwidth else ())
     return Sampler(init, draw, step, tuning)

@@ -99,7 +99,7 @@ def swendsen_wang(
         changed = (before != after).to(fresh.dtype).sum()
         return ClusterState(position, value, state.fault), DiscreteInfo.of(info, changed)
 
-    return Sampler(init, draw, step, ClusterTuning(torch.as_tensor(temperature)))
+    return Sampler(init, draw, step, ClusterTuning(torch.as_tensor(temperature)), adaptation="unchanged")
 
 
 def _is_categorical(space: Space | None) -> bool:

@@ -8,18 +8,21 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..types import Sampler, Schedule, Tree
+from ..types import InfoT, Sampler, Schedule, StateT, Tree, TuningT
 from .combinators import check_samplers
 
 __all__ = ["annealed", "tempered"]
 
 
-def tempered(sampler: Sampler, temperature: float | Tensor) -> Sampler:
+def tempered(sampler: Sampler[StateT, InfoT, TuningT], temperature: float | Tensor) -> Sampler[StateT, InfoT, TuningT]:
     r"""The sampler at another temperature: its target is :math:`e^{-E/T}`.
 
     Args:
         sampler: one whose tuning has a ``temperature``, or a :func:`cycle` or :func:`mix` of such.
         temperature: :math:`T > 0`, in units of energy. ``()``.
+
+    Returns:
+        The same :class:`~funcebm.types.Sampler` with another tuning.
 
     Raises:
         ValueError: a temperature that is not positive, or a sampler that has none.

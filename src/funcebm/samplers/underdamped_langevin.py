@@ -44,7 +44,7 @@ def underdamped_langevin(
     splitting: str = "baoab",
     inverse_mass: Tree | None = None,
     temperature: float | Tensor = 1.0,
-) -> Sampler:
+) -> Sampler[UnderdampedState, Info, UnderdampedTuning]:
     r"""Underdamped Langevin dynamics, unadjusted.
 
     .. math:: dx = M^{-1} p \, dt, \qquad dp = -\nabla E(x) / T \, dt - \gamma p \, dt + \sqrt{2 \gamma}\, dW,
@@ -70,7 +70,7 @@ def underdamped_langevin(
         splitting: ``"baoab"`` or ``"obabo"``.
         inverse_mass: :math:`M^{-1}`, as in :func:`~funcebm.samplers.hmc`.
         temperature: :math:`T > 0`, in units of energy. As in :func:`~funcebm.samplers.hmc` it divides the energy and
-            leaves the law of the momentum alone. ``()``.
+            leaves the distribution of the momentum alone. ``()``.
 
     Returns:
         A :class:`~funcebm.types.Sampler` with ``UnderdampedState``, ``Info`` and ``UnderdampedTuning``.

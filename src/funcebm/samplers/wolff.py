@@ -88,4 +88,4 @@ def wolff(
         info = unadjusted_info(position, value, 0)
         return ClusterState(position, value, state.fault), DiscreteInfo.of(info, is_chosen.to(value.dtype).sum())
 
-    return Sampler(init, draw, step, ClusterTuning(torch.as_tensor(temperature)))
+    return Sampler(init, draw, step, ClusterTuning(torch.as_tensor(temperature)), adaptation="unchanged")

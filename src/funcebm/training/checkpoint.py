@@ -56,6 +56,9 @@ def save(fit: Fit | TrainState, path: str | os.PathLike[str]) -> None:
         fit: what :func:`~funcebm.training.fit` returned, also where it ended early; or the state of a loop of your own.
         path: where to; the directory must exist.
 
+    Returns:
+        Nothing; :func:`load` reads the file.
+
     Raises:
         ImportError: without safetensors (``pip install funcebm[checkpoints]``).
         ValueError: no such directory, or ``path`` is one.
@@ -108,6 +111,14 @@ def load(path: str | os.PathLike[str], like: Params | TrainState | Fit) -> Fit:
         ValueError: a file that is truncated, damaged or of something else, or of another model: the message names the leaves
             that are missing, not expected, or of another shape or dtype.
         ImportError: without safetensors (``pip install funcebm[checkpoints]``).
+
+    >>> import tempfile, torch
+    >>> from funcebm import training
+    >>> state = training.TrainState(torch.ones(2), (), (), ())
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     training.save(state, folder + "/run.safetensors")
+    ...     training.load(folder + "/run.safetensors", torch.zeros(2)).params
+    tensor([1., 1.])
     """
     _files.need_safetensors(_WHO)
     must = f"{os.fspath(path)} must be a file of training.save"

@@ -80,10 +80,10 @@ def fit(
             limit), with a warning and a report, and return the last good params: those from before the first of them, or from
             one step earlier if those already fail on the previous batch. None disables the check.
         checkpoint: a file to save the run in from time to time, and at the end; see :func:`~funcebm.training.save`.
-        resume: the result of an earlier call with the same arguments, or of :func:`~funcebm.training.load`, to go on from;
+        resume: the result of an earlier call with the same arguments, or of :func:`~funcebm.training.load`, to continue from;
             bit for bit as if uncut. Of a loader, the batches that this epoch has given already are skipped: exact where an
             epoch can be gone through again in the same order, which a function of the epoch or ``set_epoch`` makes
-            possible with shuffling. An iterator goes on where it is.
+            possible with shuffling. An iterator continues where it is.
         mesh: from :func:`funcebm.distributed.mesh`: every rank makes this call with the same arguments and data, takes its rows
             of each batch and of its noise, and one message a step adds the gradients up. The result is the same on all ranks.
             Of a loss that remembers, such as a buffer of chains, each rank has one of its own. An error, or Ctrl-C, on one rank

@@ -127,7 +127,7 @@ class _Run:
         return largest(sum(leaf.numel() * leaf.element_size() for leaf in leaves), self.key_steps, _WEIGHT)
 
     def rows(self, steps: Tensor) -> Tree:
-        """The rows of the next steps; fewer where something goes wrong, which is told when these are done."""
+        """The rows of the next steps; fewer where something goes wrong, which is raised when these are done."""
         if self.taken.problem is None:
             self.taken = self.source.take(self.step, len(steps))
         if self.taken.problem is not None and not self.taken.places:

@@ -22,7 +22,7 @@ class Validation(NamedTuple):
     """Held-out data, and what :func:`~funcebm.training.fit` does with them: a number every few steps, best params, an early stop.
 
     The number is taken at the averaged params where there are any. The loss is taken with one and the same noise each time,
-    and with a memory that it makes anew, so that the numbers of one run can be compared. Mind that the value of a contrastive
+    and with a memory that it makes again, so that the numbers of one run can be compared. Mind that the value of a contrastive
     loss is no measure of fit; give a metric, or a loss that is, such as denoising score matching.
 
     Attributes:
