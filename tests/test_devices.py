@@ -16,8 +16,8 @@ from .cases import ENERGIES, LOSSES, SAMPLERS, quartic, quartic_params
 
 DEVICE = "meta"
 LOOP_BY_THE_NUMBERS = {
-    "adjusted_mclmc", "dynamic_hmc", "dynamic_hmc_uniform", "elliptical_slice", "nuts", "nuts_dense", "riemannian_hmc",
-    "flow_matching_bridge",
+    "adjusted_mclmc", "dynamic_hmc", "dynamic_hmc_uniform", "elliptical_slice", "hit_and_run_slice", "nuts",
+    "nuts_dense", "riemannian_hmc", "flow_matching_bridge",
 }  # fmt: skip
 """Samplers and couplings that ask numbers, of which there are none, how often to iterate."""
 
