@@ -74,13 +74,13 @@ def refused(mesh, what):
     return "", 0.0
 
 
-def interrupted(mesh, rank):
+def interrupted(mesh, rank, delay=0.5):
     """SIGINT to one rank in the middle of a run; what all of them return, against a run that is not interrupted."""
     positions = random.normal(random.key(1), (6, 2))
     sampler = samplers.mala(energy, step_size=0.1)
     options = {"jit": False, "mesh": mesh, "chunk_size": 20}
     if mesh.rank == rank:
-        timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer = threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGINT))
         timer.start()
     start = time.monotonic()
     samples = ebm.sample(KEY, sampler, torch.tensor(0.5), positions, num_samples=10**6, **options)
