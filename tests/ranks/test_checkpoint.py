@@ -38,6 +38,22 @@ def test_one_writes_what_two_ranks_read(two, tmp_path):
         assert chains in ((0, 4, 7), (4, 7, 7))
 
 
+@pytest.mark.parametrize("writes", [1, 2])
+def test_a_folder_of_ranks_is_read_as_a_file_is(two, tmp_path, writes):
+    """From the sampler alone: params, tuning and the structure of trees are in the folder."""
+    if writes == 1:
+        work.saved(distributed.single, str(tmp_path), 7)
+    else:
+        two.run(work.saved, str(tmp_path), 7)
+    draws, _ = _whole(7, False)
+    found = [work.loaded_plainly(distributed.single, str(tmp_path), 7), *two.run(work.loaded_plainly, str(tmp_path), 7)]
+    for before, after, _ in found:
+        for name in draws:
+            assert torch.equal(before[name], draws[name][:, :4])
+            assert torch.equal(after[name], draws[name][:, 4:])
+    assert [chains for *_, chains in found] == [(0, 7, 7), (0, 4, 7), (4, 7, 7)]
+
+
 @pytest.mark.slow
 def test_two_ranks_write_what_four_read(two, four, tmp_path):
     two.run(work.saved, str(tmp_path), 5)

@@ -13,12 +13,15 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import _files, checks, tree
+from ..distributed.agreement import together
+from ..distributed.mesh import Mesh, single
 from ..types import Sampler, Tree
 from . import _checks, _ranks, reducers
+from ._folders import names_in_rows, read_folder
 from ._run import Run, Samples, collect_position
 from .reducers import Reducer
 
-__all__ = ["load", "save", "with_checkpoints"]
+__all__ = ["load", "save", "with_checkpoints", "write_shared"]
 
 _HEADER, _FORMAT = "funcebm.chains", 1
 _WHO = "funcebm.save and funcebm.load"
@@ -64,6 +67,27 @@ def save(samples: Samples | Any, path: str | os.PathLike[str]) -> None:
         fix = "Call funcebm.sample outside of vmap, grad and jit, and save on one process."
         raise ValueError(checks.message("samples must hold what a run needs to go on", "samples without it", fix))
     _files.check_path(Path(path), "a saved run")
+    _write(path, *_header(samples))
+
+
+def write_shared(path: Path, samples: Samples, parts: tuple[str, ...]) -> None:
+    """The file of a run without what leads with its chains, which is in files of their own, in these parts."""
+    run: Any = samples.run
+    nothing: Any = ()
+    is_gathered = tree.leaves(samples.draws) and tree.batch_size(samples.draws) != run.place.last - run.place.first
+    if run.reducer is not None or is_gathered:
+        samples = samples._replace(draws=nothing, info=nothing)
+    samples = samples._replace(reduced=nothing)
+    header, tensors = _header(samples)
+    known = {"state": samples.state, "draws": samples.draws, "info": samples.info}
+    known |= {"accumulator": run.accumulator, "keys": run.chain_keys}
+    rows = names_in_rows({part: known[part] for part in parts}, tensors)
+    _write(path, {**header, "rows": rows}, {name: leaf for name, leaf in tensors.items() if name not in rows})
+
+
+def _header(samples: Samples) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A run in words, and its tensors by name."""
+    run: Any = samples.run
     tuning = () if callable(run.tuning) else run.tuning
     parts = {name: getattr(samples, name) for name in ("draws", "info", "state", "reduced")}
     parts |= {"params": run.params, "tuning": tuning, "accumulator": run.accumulator, "chain_keys": run.chain_keys}
@@ -72,7 +96,7 @@ def save(samples: Samples | Any, path: str | os.PathLike[str]) -> None:
     header |= {"format": _FORMAT, "trees": {name: _described(value, name, tensors) for name, value in parts.items()}}
     header |= {"is_complete": bool(samples.is_complete), "has_schedule": callable(run.tuning)}
     header |= {"has_reduce": run.reducer is not None, "has_collect": not _is_default(run.collect)}
-    _write(path, header, tensors)
+    return header, tensors
 
 
 def _is_warm_up(value: Any) -> bool:
@@ -93,8 +117,11 @@ def load(
     collect: Callable[[Any, Any], Tree] | None = None,
     reduce: Reducer | dict[str, Reducer] | None = None,
     device: str | torch.device | None = None,
+    mesh: Mesh = single,
 ) -> Samples | Any:
-    """Reads a run from a file of :func:`save`; ``funcebm.resume`` goes on with it, bit for bit as if it had not been cut.
+    """Reads a run from a file of :func:`save`, or a folder of :func:`funcebm.distributed.save`, for ``funcebm.resume``.
+
+    That goes on with it, bit for bit as if it had not been cut.
 
     From the file of a warm-up it gives the ``WarmUp`` again: ``positions``, ``tuning`` and ``report``.
 
@@ -105,6 +132,7 @@ def load(
         collect: what that run collected by, where it was given.
         reduce: the reducers of that run, where it had some.
         device: of all tensors; by default the CPU.
+        mesh: of ranks that share the chains of a folder, whatever the number of those that wrote it.
 
     Returns:
         :class:`Samples`, with the draws that were saved; or a ``WarmUp``.
@@ -126,7 +154,12 @@ def load(
     _files.need_safetensors(_WHO)
     _checks.is_sampler(sampler)
     must = f"{os.fspath(path)} must be a file of funcebm.save"
-    header, tensors = _files.read(path, _HEADER, _FORMAT, must, "training.load reads those of fit.")
+    chains: tuple[int, int, int] | None = None
+    with together(mesh):
+        if os.path.isdir(path):
+            header, tensors, chains = read_folder(Path(path), mesh, _HEADER, _FORMAT)
+        else:
+            header, tensors = _files.read(path, _HEADER, _FORMAT, must, "training.load reads those of fit.")
     if device is not None:
         tensors = {name: leaf.to(device) for name, leaf in tensors.items()}
     if "warm_up" in header:
@@ -151,7 +184,7 @@ def load(
         accumulator=parts["accumulator"],
         collect=collect_position if collect is None else collect,
         reducer=reducer,
-        place=_ranks.alone(num_chains),
+        place=_ranks.alone(num_chains) if chains is None else _ranks.Place(mesh, *chains, policy="summary"),
         **{name: header[name] for name in _NUMBERS if name in header},
     )
     kept = {name: parts[name] for name in ("draws", "info", "state", "reduced")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,14 +19,14 @@ from ..types import Tree
 from .agreement import together
 from .mesh import Mesh, bounds, single
 
-__all__ = ["draws_of", "load", "save"]
+__all__ = ["draws_of", "last_run", "load", "rows_of", "save"]
 
 _FORMAT = 1
 _PARTS = ("state", "draws", "info", "accumulator", "keys")
 
 
 def save(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh | None = None, is_part: bool = False) -> None:
-    """Writes where a run is, so that :func:`load` goes on with it on any number of ranks.
+    """Writes where a run is, so that :func:`load` goes on with it on any number of ranks; :func:`funcebm.load` reads it too.
 
     Makes the folder ``path/run-<steps>`` with one file of safetensors for the chains of each rank, ``meta.json`` with their
     digests, and at last an empty file ``done``; an older run in ``path`` is removed after that. So whenever a rank is killed
@@ -92,6 +93,7 @@ def save(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh | None = None
                 "torch": torch.__version__,
                 "files": files,
             }
+            _write_shared(folder / "shared.safetensors", samples)
             _files.put(folder / "meta.json", json.dumps(meta, indent=1).encode())
             _files.put(folder / "done", b"")
             for other in pathlib.Path(path).glob("run-*"):
@@ -158,7 +160,7 @@ def draws_of(path: str | os.PathLike[str], *, mesh: Mesh | None = None, like: Tr
         for folder in _whole_runs(pathlib.Path(path)):
             meta = json.loads((folder / "meta.json").read_text())
             first, last = bounds(meta["num_chains"], mesh.rank, mesh.size)
-            leaves = _rows(folder, meta["files"], min(first, meta["num_chains"] - 1), max(last, first + 1))
+            leaves = rows_of(folder, meta["files"], min(first, meta["num_chains"] - 1), max(last, first + 1))
             parts.append({name: leaf[: last - first] for name, leaf in leaves.items()})
         joined: dict[str, dict[str, Tensor]] = {"draws": {}, "info": {}}
         for name in parts[0]:
@@ -177,8 +179,13 @@ def _whole_runs(path: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
+def last_run(path: pathlib.Path) -> pathlib.Path:
+    """The folder of the latest run that was written whole."""
+    return _whole_runs(path)[-1]
+
+
 def _loaded(path: pathlib.Path, like: Any, run: Any, mesh: Mesh) -> Any:
-    folder = _whole_runs(path)[-1]
+    folder = last_run(path)
     meta = json.loads((folder / "meta.json").read_text())
     must = f"{folder} must be in format {_FORMAT}"
     checks.require(meta["format"] == _FORMAT, must, meta["format"], "Use the version that wrote it.")
@@ -188,7 +195,7 @@ def _loaded(path: pathlib.Path, like: Any, run: Any, mesh: Mesh) -> Any:
     total = meta["num_chains"]
     first, last = bounds(total, mesh.rank, mesh.size)
     is_spare = first == last
-    leaves = _rows(folder, meta["files"], total - 1 if is_spare else first, total if is_spare else last)
+    leaves = rows_of(folder, meta["files"], total - 1 if is_spare else first, total if is_spare else last)
     device = run.chain_keys.device
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
     for name, leaf in leaves.items():
@@ -205,6 +212,14 @@ def _loaded(path: pathlib.Path, like: Any, run: Any, mesh: Mesh) -> Any:
         draws, info, state = tree.map(lambda leaf: leaf[:0], (draws, info, state))
     made = type(like) if like is not None else _samples_type()
     return made(draws=draws, info=info, state=state, reduced=(), is_complete=True, run=run, chains=place.chains)
+
+
+def _write_shared(path: pathlib.Path, samples: Any) -> None:
+    """What all ranks share, and the words of ``funcebm.load``, where trees are such that a file can name them."""
+    from ..chains.files import write_shared
+
+    with contextlib.suppress(ValueError):  # a class of the user: then distributed.load takes the structure from a run
+        write_shared(path, samples, _PARTS)
 
 
 def _samples_type() -> Any:
@@ -226,7 +241,7 @@ def _leaves(samples: Any, num: int) -> dict[str, Tensor]:
     return found
 
 
-def _rows(folder: pathlib.Path, files: dict[str, str], first: int, last: int) -> dict[str, Tensor]:
+def rows_of(folder: pathlib.Path, files: dict[str, str], first: int, last: int) -> dict[str, Tensor]:
     """The chains ``first`` to before ``last``, from the files that hold some of them."""
     from safetensors.torch import load as of_bytes
 

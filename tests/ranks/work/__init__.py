@@ -16,7 +16,7 @@ from .common import KEY, energy, network
 from .compiled_work import compiled_twice
 from .data_work import _squares, sharded
 from .ensemble_work import ladder_refused, normalizer, stein, tempering
-from .files_work import _of_tree, _part, loaded, refuses_to_load, saved
+from .files_work import _of_tree, _part, loaded, loaded_plainly, refuses_to_load, saved
 from .fit_work import _model, _neural, clipped_inside, fit, fit_interrupted, fit_refused, loss_of, resume_fit
 from .mesh_work import axes, collect, differentiate, scan
 from .parameters_work import cut
@@ -53,6 +53,7 @@ __all__ = [
     "clipped_inside",
     "another_size",
     "cut",
+    "loaded_plainly",
     "pooled",
     "reduced_of_all",
     "network",

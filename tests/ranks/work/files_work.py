@@ -42,3 +42,10 @@ def refuses_to_load(mesh, path, num_chains):
     except ValueError as error:
         return str(error)
     return ""
+
+
+def loaded_plainly(mesh, path, num_chains):
+    """The other half of a run in a folder, by ``funcebm.load`` from the sampler alone."""
+    again = ebm.load(path, samplers.mala(_of_tree, step_size=0.1), mesh=mesh)
+    more = ebm.resume(again, num_samples=3)
+    return mesh.gather(again.draws), mesh.gather(more.draws), more.chains
