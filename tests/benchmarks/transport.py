@@ -1,9 +1,11 @@
-"""Flows beside torchdiffeq and diffrax: ``python -m tests.benchmarks.transport`` prints the table, in Markdown.
+"""Flows beside torchdiffeq, flow_matching, TorchEBM and diffrax: ``python -m tests.benchmarks.transport`` prints the table.
 
-One velocity field, a network of 2 x 64 SiLU on (t, x), for 1,000 particles x 2-D, float32. Each row is the whole of a solve from
-noise to data: 100 steps of RK4; adaptive Dormand-Prince with rtol 1e-4, atol 1e-5 (torchdiffeq takes one step for all particles,
-ours and diffrax under ``vmap`` one for each); 100 steps of Euler-Maruyama with its noise, for the peers a loop
-that their users write. Contenders are processes of their own, one after the other; times are medians after a first call.
+One velocity field, a network of 2 x 64 SiLU on (t, x), for 1,000 particles x 2-D, float32. Three rows are the whole of a solve
+from noise to data: 100 steps of RK4; adaptive Dormand-Prince with rtol 1e-4, atol 1e-5 (torchdiffeq, flow_matching and TorchEBM
+take one step for all particles, ours and diffrax under ``vmap`` one for each); 100 steps of Euler-Maruyama with its noise, for
+the peers a loop that their users write. The last row is 500 steps of flow matching with Adam on batches of 256; the targets of
+torchdiffeq's column are torchcfm's. Contenders are processes of their own, one after the other; times are medians after a first
+call.
 """
 
 from __future__ import annotations
@@ -23,8 +25,14 @@ __all__ = ["main"]
 ROOT = Path(__file__).parents[2]
 NUM, DIM, WIDTH, STEPS = 1_000, 2, 64, 100
 RTOL, ATOL = 1e-4, 1e-5
-ROWS = {"rk4": "RK4, 100 steps", "dopri5": "adaptive Dormand-Prince", "sde": "Euler-Maruyama, 100 steps"}
-CONTENDERS = ("funcebm", "torchdiffeq", "diffrax")
+TRAINING, BATCH = 500, 256
+ROWS = {
+    "rk4": "RK4, 100 steps",
+    "dopri5": "adaptive Dormand-Prince",
+    "sde": "Euler-Maruyama, 100 steps",
+    "train": f"flow matching, {TRAINING} training steps",
+}
+CONTENDERS = ("funcebm", "torchdiffeq", "flow_matching", "torchebm", "diffrax")
 
 
 def _weights() -> list[Any]:
@@ -69,39 +77,116 @@ def _funcebm() -> dict[str, Callable[[], Any]]:
         return vmap(one)(starts, keys)
 
     compiled = ebm.jit(along)
+    data = ebm.random.normal(ebm.random.key(2), (10_000, DIM))
+    loss, optimizer = ebm.losses.flow_matching(field), ebm.optimizers.adam(1e-3)
+    settings = {"optimizer": optimizer, "num_steps": TRAINING, "batch_size": BATCH, "jit": True}
     return {
+        "train": lambda: ebm.fit(ebm.random.key(3), loss, params, data, **settings).metrics["loss"],
         "rk4": lambda: flows.integrate(field, params, starts, solver=solvers.rk4(), num_steps=STEPS, jit=True).value,
         "dopri5": lambda: flows.integrate(field, params, starts, rtol=RTOL, atol=ATOL, jit=True).value,
         "sde": lambda: compiled(params, starts, keys, times),
     }
 
 
-def _torchdiffeq() -> dict[str, Callable[[], Any]]:
+def _torch_parts() -> tuple[Any, Any, Callable[..., Any]]:
+    """Starts, the field ``(t, x)`` of a batch, and the loop that users of torch write, of targets ``x1 -> (t, x, u)``."""
     import torch
-    from torchdiffeq import odeint
 
-    first, second, third = (torch.tensor(layer) for layer in _weights())
+    weights = [torch.tensor(layer) for layer in _weights()]
     starts, silu = torch.randn(NUM, DIM), torch.nn.functional.silu
 
-    def field(t: Any, x: Any) -> Any:
-        inputs = torch.cat([x, t.expand(len(x), 1)], 1)
+    def field(t: Any, x: Any, layers: Any = weights) -> Any:
+        first, second, third = layers
+        inputs = torch.cat([x, t.expand(len(x)).reshape(-1, 1)], 1)
         return silu(silu(inputs @ first.T) @ second.T) @ third.T
 
-    grid, ends = torch.linspace(0, 1, STEPS + 1), torch.tensor([0.0, 1.0])
+    def train(targets: Callable[[Any], Any]) -> Any:
+        layers = [layer.clone().requires_grad_() for layer in weights]
+        optimizer, data = torch.optim.Adam(layers, 1e-3), torch.randn(10_000, DIM)
+        for _ in range(TRAINING):
+            t, x, u = targets(data[torch.randint(len(data), (BATCH,))])
+            optimizer.zero_grad()
+            value = (field(t, x, layers) - u).square().sum(1).mean()
+            value.backward()
+            optimizer.step()
+        return value.detach()
+
+    return starts, field, train
+
+
+def _torch_sde(starts: Any, field: Any) -> Callable[[], Any]:
+    """A loop that users of libraries without SDEs write."""
+    import torch
+
+    grid = torch.linspace(0, 1, STEPS + 1)
 
     @torch.no_grad()
-    def sde() -> Any:  # it has no SDEs: the loop that its users write
+    def sde() -> Any:
         x, h = starts, 1 / STEPS
         for i in range(STEPS):
             x = x + h * field(grid[i], x) + (0.1 * h) ** 0.5 * torch.randn_like(x)
         return x
 
+    return sde
+
+
+def _torchdiffeq() -> dict[str, Callable[[], Any]]:
+    import torch
+    from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
+    from torchdiffeq import odeint
+
+    starts, field, train = _torch_parts()
+    ends, matcher = torch.tensor([0.0, 1.0]), ConditionalFlowMatcher(sigma=0.0)
     fixed = {"method": "rk4", "options": {"step_size": 1 / STEPS}}
     with_no_grad = torch.no_grad()
     return {
         "rk4": with_no_grad(lambda: odeint(field, starts, ends, **fixed)[-1]),
         "dopri5": with_no_grad(lambda: odeint(field, starts, ends, method="dopri5", rtol=RTOL, atol=ATOL)[-1]),
-        "sde": sde,
+        "sde": _torch_sde(starts, field),
+        "train": lambda: train(lambda x: matcher.sample_location_and_conditional_flow(torch.randn_like(x), x)),
+    }
+
+
+def _flow_matching() -> dict[str, Callable[[], Any]]:
+    import torch
+    from flow_matching.path import CondOTProbPath
+    from flow_matching.solver import ODESolver
+    from flow_matching.utils import ModelWrapper
+
+    starts, field, train = _torch_parts()
+
+    class Wrapped(ModelWrapper):
+        def forward(self, x: Any, t: Any, **extras: Any) -> Any:
+            return field(t, x)
+
+    solver, path = ODESolver(Wrapped(torch.nn.Identity())), CondOTProbPath()
+    adaptive = {"method": "dopri5", "step_size": None, "rtol": RTOL, "atol": ATOL}
+
+    def targets(x: Any) -> Any:
+        sample = path.sample(x_0=torch.randn_like(x), x_1=x, t=torch.rand(len(x)))
+        return sample.t, sample.x_t, sample.dx_t
+
+    return {
+        "rk4": lambda: solver.sample(starts, step_size=1 / STEPS, method="rk4"),
+        "dopri5": lambda: solver.sample(starts, **adaptive),
+        "sde": _torch_sde(starts, field),
+        "train": lambda: train(targets),
+    }
+
+
+def _torchebm() -> dict[str, Callable[[], Any]]:
+    import torch
+    from torchebm.integrators import RK4Integrator
+
+    starts, field, _ = _torch_parts()
+    integrator, size = RK4Integrator(), torch.tensor(1 / STEPS)
+    grid = torch.linspace(0, 1, STEPS + 1)
+    with_no_grad = torch.no_grad()
+    return {
+        "rk4": with_no_grad(
+            lambda: integrator.integrate({"x": starts}, size, STEPS, drift=lambda x, t: field(t, x), t=grid)["x"]
+        ),
+        "sde": _torch_sde(starts, field),
     }
 
 
@@ -153,7 +238,32 @@ def _diffrax() -> dict[str, Callable[[], Any]]:
         keys = jax.random.split(jax.random.key(1), NUM)
         return lambda: run(starts, keys, params).block_until_ready()
 
+    def train() -> Callable[[], Any]:
+        data = jax.random.normal(jax.random.key(2), (10_000, DIM))
+
+        def loss(params: Any, t: Any, x0: Any, x1: Any) -> Any:
+            predicted = jax.vmap(field, (0, 0, None))(t, x0 + t[:, None] * (x1 - x0), params)
+            return ((predicted - (x1 - x0)) ** 2).sum(1).mean()
+
+        def body(carry: Any, key: Any) -> Any:
+            params, first, second, step = carry
+            key_rows, key_noise, key_time = jax.random.split(key, 3)
+            x1 = data[jax.random.randint(key_rows, (BATCH,), 0, len(data))]
+            noise, t = jax.random.normal(key_noise, (BATCH, DIM)), jax.random.uniform(key_time, (BATCH,))
+            value, slopes = jax.value_and_grad(loss)(params, t, noise, x1)
+            first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, first, slopes)
+            second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, second, slopes)
+            scale = 1e-3 * jnp.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+            params = jax.tree.map(lambda p, m, v: p - scale * m / (jnp.sqrt(v) + 1e-8), params, first, second)
+            return (params, first, second, step + 1), value
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        run = jax.jit(lambda params, keys: jax.lax.scan(body, (params, zeros, zeros, 1.0), keys)[1])
+        keys = jax.random.split(jax.random.key(3), TRAINING)
+        return lambda: run(params, keys).block_until_ready()
+
     return {
+        "train": train(),
         "rk4": solved(Rk4(), diffrax.ConstantStepSize(), dt0=1 / STEPS, max_steps=STEPS + 8),
         "dopri5": solved(diffrax.Dopri5(), diffrax.PIDController(rtol=RTOL, atol=ATOL), dt0=None),
         "sde": sde(),
@@ -162,7 +272,13 @@ def _diffrax() -> dict[str, Callable[[], Any]]:
 
 def _work(name: str) -> None:
     """One contender: milliseconds of each row, and its mean square at the end."""
-    runs = {"funcebm": _funcebm, "torchdiffeq": _torchdiffeq, "diffrax": _diffrax}[name]()
+    runs = {
+        "funcebm": _funcebm,
+        "torchdiffeq": _torchdiffeq,
+        "flow_matching": _flow_matching,
+        "torchebm": _torchebm,
+        "diffrax": _diffrax,
+    }[name]()
     found = {}
     for row, run in runs.items():
         begin = time.perf_counter()
@@ -181,6 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--worker", choices=CONTENDERS)
     parser.add_argument("--jax-python", default=sys.executable, help="an interpreter with diffrax")
+    parser.add_argument("--peers-python", default=sys.executable, help="an interpreter with the peers on torch")
     parser.add_argument("--peers", nargs="*", default=list(CONTENDERS[1:]), choices=CONTENDERS[1:])
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -191,7 +308,7 @@ def main() -> None:
     environment["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads={options.threads}"
     results = {}
     for name in ("funcebm", *options.peers):
-        python = options.jax_python if name == "diffrax" else sys.executable
+        python = {"funcebm": sys.executable, "diffrax": options.jax_python}.get(name, options.peers_python)
         command = [python, "-m", "tests.benchmarks.transport", "--worker", name]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -200,7 +317,10 @@ def main() -> None:
         results[name] = json.loads(done.stdout.strip().splitlines()[-1])
     print("| milliseconds | " + " | ".join(results) + " |\n|---|" + "---:|" * len(results))
     for row, title in ROWS.items():
-        cells = [f"{found[row]['ms']:.2f} (first {found[row]['first']:.1f} s)" for found in results.values()]
+        cells = [
+            f"{found[row]['ms']:.2f} (first {found[row]['first']:.1f} s)" if row in found else "-"
+            for found in results.values()
+        ]
         print(f"| {title} | " + " | ".join(cells) + " |")
 
 
