@@ -6,6 +6,8 @@ counts all threads, compilers and other children of the process; other work on t
 contains all from the text of the energy to numbers that are there; Python's start is in no cell.
 
 - import: of torch and funcebm, or of JAX and BlackJAX; it is in no other cell.
+- compiler: the import of torch's compiler, which funcebm uses where something is compiled that no cache holds; it is not in
+  cold either. JAX imports its compiler with the rest.
 - cold: the first call of a process whose cache folders are empty. JAX keeps no cache on disk.
 - warm cache: the first call of a second process with the folders of the first.
 - All others follow the cold call in its process, in this order. again: the same call, the median of five. changed energy:
@@ -114,6 +116,7 @@ ROWS = (
 
 COLUMNS = {
     "import": "import",
+    "compiler": "compiler",
     "cold": "cold",
     "warm": "warm cache",
     "energy": "changed energy",
@@ -124,7 +127,7 @@ COLUMNS = {
     "again": "again",
     "eager": "jit=False",
 }
-_FIRST_PROCESS = ("import", "cold", "again", "energy", "comment", "chains", "draws", "thin", "eager")
+_FIRST_PROCESS = ("import", "compiler", "cold", "again", "energy", "comment", "chains", "draws", "thin", "eager")
 _SECOND_PROCESS = ("warm",)
 _NUM_AGAIN = 5
 
@@ -237,6 +240,11 @@ def serve(load: Callable[[], tuple[str, dict[str, Any], Callable[..., Program]]]
         if column == "import":
             answer(**imports)
             continue
+        if column == "compiler":
+            clock = _Clock()
+            namespace["import_compiler"]()
+            answer(**clock.read())
+            continue
         row = next(row for row in ROWS if row.name == name)
         text, content, readings = _text(row, column), {}, []
         signal.alarm(max(1, math.ceil(left)))
@@ -286,7 +294,7 @@ def _ask(worker: Worker, row: Row, column: str, limit: int) -> dict[str, Any]:
 
 def _has(row: Row, name: str, column: str) -> bool:
     """Whether a library has a column in a row."""
-    return row.has_thin if column == "thin" else column != "eager" or name == "funcebm"
+    return row.has_thin if column == "thin" else column not in ("compiler", "eager") or name == "funcebm"
 
 
 def _measure(row: Row, names: list[str], options: argparse.Namespace) -> dict[str, dict[str, dict[str, Any]]]:

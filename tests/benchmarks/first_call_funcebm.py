@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Callable
 
@@ -14,7 +15,12 @@ def load() -> tuple[str, dict[str, Any], Callable[..., first_call.Program]]:
 
     import funcebm as ebm
 
-    namespace: dict[str, Any] = {"xp": torch}
+    def import_compiler() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import torch._inductor.compile_fx  # noqa: F401
+
+    namespace: dict[str, Any] = {"xp": torch, "import_compiler": import_compiler}
 
     def metropolis(row: first_call.Row, energy: Any, collect: Any) -> first_call.Program:
         """``sample`` with MALA or HMC."""
