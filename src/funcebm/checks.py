@@ -146,6 +146,9 @@ def differences(got: dict[str, Tensor], expected: dict[str, Tensor], *, dtypes: 
     return "; ".join(found)
 
 
+_ONE_DTYPE = "must have one floating-point dtype"
+
+
 @contextlib.contextmanager
 def dtypes_explained(**trees: Tree) -> Iterator[None]:
     """Around a user's function of these trees: an error about dtypes, where theirs differ, says which has what.
@@ -164,7 +167,8 @@ def dtypes_explained(**trees: Tree) -> Iterator[None]:
             for name, value in trees.items()
         }
         found = {kind for names in kinds.values() for kind in names}
-        if not ("dtype" in text or "scalar type" in text) or len(found) < 2:
+        is_told = _ONE_DTYPE in text  # by the same, further inside
+        if is_told or not ("dtype" in text or "scalar type" in text) or len(found) < 2:
             raise
         got = ", ".join(f"{name} of {' and '.join(names)}" for name, names in kinds.items() if names)
         name = list(trees)[-1]
@@ -172,6 +176,4 @@ def dtypes_explained(**trees: Tree) -> Iterator[None]:
             f"Convert the one or the other: {name}.to(torch.float32) (integers, such as images, {name}.float() / 255), or "
             "funcebm.tree.map(lambda leaf: leaf.to(torch.float64), params)."
         )
-        raise TypeError(
-            message(f"{' and '.join(trees)} must have one floating-point dtype", f"{got} ({text})", fix)
-        ) from error
+        raise TypeError(message(f"{' and '.join(trees)} {_ONE_DTYPE}", f"{got} ({text})", fix)) from error

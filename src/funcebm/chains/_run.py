@@ -150,7 +150,8 @@ def start(run: Run, positions: Position) -> tuple[Run, _Chains]:
         first = torch.zeros(1, dtype=_index_dtype(run), device=run.chain_keys.device)
         starts = [take_block(positions, block, 0) for block in blocks]
         pairs = zip(starts, program.shared, strict=True)
-        results = [begin((run.params, start), shared, (first, (), ())) for start, shared in pairs]
+        with checks.dtypes_explained(params=run.params, positions=positions):
+            results = [begin((run.params, start), shared, (first, (), ())) for start, shared in pairs]
         if all(bool(is_finite) for _, is_finite in results) and not all(_checks.is_flat(c[0]) for c, _ in results):
             return run, _Chains(axis, blocks, program, [carry for carry, _ in results])
     state = vmap(init, (None, 0))(run.params, tree.map(torch.clone, positions))  # an energy may write into its own
