@@ -70,7 +70,7 @@ def test_only_a_quantity_of_the_data_sees_that_data_were_ignored():
 
 
 def test_p_values_are_uniform_and_ties_broken():
-    """Whole numbers: a Poisson-like truth among draws of the same law; p-values of 400 calibrations at once."""
+    """Whole numbers among draws of the same distribution; p-values of 400 calibrations at once."""
     level = lambda key: random.randint(key, (), 0, 3).double()  # noqa: E731
     draws = lambda key, data: random.randint(key, (9,), 0, 3).double()  # noqa: E731
 
