@@ -31,7 +31,7 @@ LONG = (  # folders and files of tests that take minutes together
     "tests/test_random_laws",
     "notebooks",
 )
-SWEEPS = (  # one test in eight of them is of the fast part
+SWEEPS = (  # one test in eight of them is of the fast part, and of other tests with parameters one in four
     "tests/test_contracts",
     "tests/losses/test_every_loss",
     "tests/samplers/test_discrete",
@@ -44,7 +44,8 @@ SWEEPS = (  # one test in eight of them is of the fast part
 @pytest.hookimpl(tryfirst=True)  # before ``-m`` is looked at
 def pytest_collection_modifyitems(items):
     for item in items:
-        is_swept = item.nodeid.startswith(SWEEPS) and zlib.crc32(item.nodeid.encode()) % 8
+        of = 8 if item.nodeid.startswith(SWEEPS) else 4 if "[" in item.nodeid else 1
+        is_swept = zlib.crc32(item.nodeid.encode()) % of
         if is_swept or item.nodeid.startswith(LONG) or item.get_closest_marker("compiled") is not None:
             item.add_marker(pytest.mark.slow(is_run=True))
 
