@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple, Sequence
 
 import torch
@@ -11,9 +12,10 @@ from torch.func import vmap
 from .. import checks, fields, loops, random, tree
 from ..energies.exact import ExactEnergy
 from ..normalizers import log_mean_exp
-from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
+from ..types import Batch, Energy, Key, Loss, Params, Position, Tree
 from ._contrast import energies_of
 from ._staged import staged
+from ._weighted import Weighted, weighted_objective
 from .maximum_likelihood import maximum_likelihood
 
 __all__ = ["JarzynskiMemory", "JarzynskiNoise", "jarzynski_maximum_likelihood"]
@@ -38,17 +40,6 @@ class JarzynskiNoise(NamedTuple):
 
     normal: Tree
     uniform: Tensor
-
-
-class _Prepared(NamedTuple):
-    """Data, walkers with their weights, the memory after them."""
-
-    positives: Tree
-    walkers: Tree
-    weights: Tensor
-    constant: Tensor
-    memory: JarzynskiMemory
-    metrics: dict[str, Tensor]
 
 
 def jarzynski_maximum_likelihood(
@@ -153,7 +144,7 @@ def jarzynski_maximum_likelihood(
         positions, _, _, log_weights = loops.scan(body, start, noise)[0]
         return positions, log_weights
 
-    def prepare(params: Params, memory: JarzynskiMemory, batch: Batch, noise: JarzynskiNoise) -> _Prepared:
+    def prepare(params: Params, memory: JarzynskiMemory, batch: Batch, noise: JarzynskiNoise) -> Weighted:
         positions, log_weights = walk(params, memory, noise.normal)
         weights = torch.softmax(log_weights, 0)
         log_normalizer, _, size = log_mean_exp(log_weights)
@@ -173,17 +164,6 @@ def jarzynski_maximum_likelihood(
             "effective_sample_size": size,
             "resampled": is_resampled.to(weights.dtype),
         }
-        return _Prepared(batch, positions, weights, constant, after, metrics)
+        return Weighted(batch, positions, weights, constant, after, metrics)
 
-    def objective(params: Params, prepared: _Prepared) -> tuple[Tensor, LossAux]:
-        positive = energies(params, prepared.positives).mean()
-        negative = (prepared.weights * energies(params, prepared.walkers)).sum()
-        metrics = {
-            "positive_energy": positive.detach(),
-            "negative_energy": negative.detach(),
-            "energy_gap": (negative - positive).detach(),
-            **prepared.metrics,
-        }
-        return positive - negative + prepared.constant, LossAux(prepared.memory, metrics)
-
-    return staged(init, draw, prepare, objective)
+    return staged(init, draw, prepare, partial(weighted_objective, energies))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple, Sequence
 
 import torch
-from torch import Tensor
 
 from .. import checks, random, tree
 from ..energies.exact import ExactEnergy
 from ..normalizers import log_mean_exp
 from ..normalizers._path import MakeSampler, Particles, Step, TemperatureLadder, inverse_temperatures, make_annealing
-from ..types import Batch, Energy, Key, Loss, LossAux, Params, Tree
+from ..types import Batch, Energy, Key, Loss, Params, Tree
 from ._contrast import draw_chain, energies_of
 from ._staged import staged, without_memory
+from ._weighted import Weighted, weighted_objective
 
 __all__ = ["LikelihoodNoise", "maximum_likelihood"]
 
@@ -23,16 +24,6 @@ class LikelihoodNoise(NamedTuple):
 
     start: Tree
     chain: Tree
-
-
-class _Prepared(NamedTuple):
-    """Data, weighted particles, and what makes the value an estimate of the likelihood."""
-
-    positives: Tree
-    particles: Tree
-    weights: Tensor
-    constant: Tensor
-    metrics: dict[str, Tensor]
 
 
 def maximum_likelihood(
@@ -98,7 +89,7 @@ def maximum_likelihood(
         start = reference.sample(key_start, tree.cast_like(reference_params, tree.first(batch)), num_particles, *shape)
         return LikelihoodNoise(start, draw_chain(annealing.sampler, key_chain, start, num_steps))
 
-    def prepare(params: Params, memory: Tree, batch: Batch, noise: LikelihoodNoise) -> _Prepared:
+    def prepare(params: Params, memory: Tree, batch: Batch, noise: LikelihoodNoise) -> Weighted:
         first = tree.first(noise.start)
         path, start_params = betas.to(first), tree.cast_like(reference_params, first)
         tuning = tree.cast_like(annealing.sampler.tuning, first)
@@ -116,17 +107,6 @@ def maximum_likelihood(
             "effective_sample_size": size,
             "acceptance_rate": rates.mean(),
         }
-        return _Prepared(batch, particles.positions, weights, constant, metrics)
+        return Weighted(batch, particles.positions, weights, constant, (), metrics)
 
-    def objective(params: Params, prepared: _Prepared) -> tuple[Tensor, LossAux]:
-        positive = energies(params, prepared.positives).mean()
-        negative = (prepared.weights * energies(params, prepared.particles)).sum()
-        metrics = {
-            "positive_energy": positive.detach(),
-            "negative_energy": negative.detach(),
-            "energy_gap": (negative - positive).detach(),
-            **prepared.metrics,
-        }
-        return positive - negative + prepared.constant, LossAux((), metrics)
-
-    return staged(without_memory, draw, prepare, objective)
+    return staged(without_memory, draw, prepare, partial(weighted_objective, energies))
