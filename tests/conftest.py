@@ -11,8 +11,13 @@ import zlib
 import pytest
 
 LONG = (  # folders and files of tests that take minutes together
-    "tests/adaptation/test_posteriors",
+    "tests/adaptation/test_chees",
     "tests/adaptation/test_default",
+    "tests/adaptation/test_mclmc",
+    "tests/adaptation/test_meads",
+    "tests/adaptation/test_posteriors",
+    "tests/adaptation/test_stuck_chains",
+    "tests/adaptation/test_window",
     "tests/benchmarks",
     "tests/diagnostics/test_funnel",
     "tests/energies/test_discrete_exact",
@@ -25,13 +30,14 @@ LONG = (  # folders and files of tests that take minutes together
     "tests/samplers/test_invariance",
     "tests/samplers/test_nuts_laws",
     "tests/samplers/test_riemannian_hmc",
+    "tests/samplers/test_svgd",
     "tests/test_devices",
     "tests/test_main",
     "tests/test_notebooks",
     "tests/test_random_laws",
     "notebooks",
 )
-SWEEPS = (  # one test in eight of them is of the fast part, and of other tests with parameters one in four
+SWEEPS = (  # one test in sixteen of them is of the fast part, and of other tests with parameters one in six
     "tests/test_contracts",
     "tests/losses/test_every_loss",
     "tests/samplers/test_discrete",
@@ -44,7 +50,7 @@ SWEEPS = (  # one test in eight of them is of the fast part, and of other tests 
 @pytest.hookimpl(tryfirst=True)  # before ``-m`` is looked at
 def pytest_collection_modifyitems(items):
     for item in items:
-        of = 8 if item.nodeid.startswith(SWEEPS) else 4 if "[" in item.nodeid else 1
+        of = 16 if item.nodeid.startswith(SWEEPS) else 6 if "[" in item.nodeid else 1
         is_swept = zlib.crc32(item.nodeid.encode()) % of
         if is_swept or item.nodeid.startswith(LONG) or item.get_closest_marker("compiled") is not None:
             item.add_marker(pytest.mark.slow(is_run=True))
