@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, tree
-from ..chains.reducers import merged
+from ..chains._reducer import joined, merged
 from ..distributed.mesh import tree_sum
 from ..distributed.pool import Pool, whole
 from ..types import Position, Tree
@@ -79,22 +79,16 @@ def welford(shape: str = "diagonal") -> Welford:
     checks.require(shape in ("diagonal", "dense"), 'shape must be "diagonal" or "dense"', shape, fix)
     is_dense = shape == "dense"
 
-    def square(vector: Tensor) -> Tensor:
-        return torch.outer(vector, vector) if is_dense else vector**2
+    product = torch.outer if is_dense else torch.mul
 
     def init(position: Position) -> WelfordState:
         mean = tree.ravel(position)[0] if is_dense else position
         mean = tree.zeros_like(mean)
         num = torch.zeros((), dtype=tree.first(mean).dtype, device=tree.first(mean).device)
-        return WelfordState(num, mean, tree.map(square, mean))
+        return WelfordState(num, mean, tree.map(lambda leaf: product(leaf, leaf), mean))
 
     def join(state: WelfordState, num: Tensor, shift: Tree, second: Tree) -> WelfordState:
-        """With ``num`` more draws, whose mean lies ``shift`` from the mean before."""
-        total = state.num + num
-        share = num / total.clamp(min=1)
-        between = tree.map(lambda leaf: state.num * share * square(leaf), shift)
-        second = tree.add(tree.add(state.second, second), between)
-        return WelfordState(total, tree.add_scaled(state.mean, share, shift), second)
+        return WelfordState(*joined(state, num, shift, second, product))
 
     def update(state: WelfordState, positions: Position) -> WelfordState:
         is_finite = torch.isfinite(tree.rows(positions)).all(1)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Callable, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.func import vmap
 
 from .. import tree
 from ..types import Tree
 
-__all__ = ["Reducer", "merged"]
+__all__ = ["Reducer", "joined", "merged", "together"]
 
 
 class Reducer(NamedTuple):
@@ -58,3 +59,25 @@ def merged(merge: Callable[[Any, Any], Any], accumulators: Any, keeps_axis: bool
             both = tree.map(lambda leaf, rest: torch.cat([leaf, rest[-1:]]), both, accumulators)
         accumulators = both
     return accumulators if keeps_axis else tree.map(lambda leaf: leaf[0], accumulators)
+
+
+def together(num: Tensor, more: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """How many draws there are, and the share of the later ones in the dtype of a leaf; 0 where there are none."""
+    count = num + more
+    return count, lambda leaf: more.to(leaf.dtype) / count.clamp(min=1).to(leaf.dtype)
+
+
+def joined(
+    moments: Any, num: Tensor, shift: Tree, second: Tree, product: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tree, Tree]:
+    """Number, mean and sum of products of all draws, of some and ``num`` more, whose mean lies ``shift`` from the mean of those.
+
+    >>> from .reducers import _Moments
+    >>> some = _Moments(torch.tensor(1.0), torch.tensor(1.0), torch.tensor(0.0))
+    >>> joined(some, torch.tensor(1.0), torch.tensor(2.0), torch.tensor(0.0), torch.mul)
+    (tensor(2.), tensor(2.), tensor(2.))
+    """
+    count, share = together(moments.num, num)
+    average = tree.map(lambda m, d: m + d * share(m), moments.mean, shift)
+    between = tree.map(lambda d: product(d, d) * (moments.num * share(d)), shift)
+    return count, average, tree.map(lambda s, t, b: s + t + b, moments.second, second, between)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import tree
 from ..types import Tree
-from ._reducer import Reducer, merged
+from ._reducer import Reducer, joined, merged, together
 from .convergence import Convergence, convergence
 
 __all__ = ["Convergence", "Reducer", "combine", "convergence", "covariance", "mean", "merged", "variance"]
@@ -54,16 +54,10 @@ def mean(*, across_chains: bool = False) -> Reducer:
         return _Moments(count, tree.map(lambda m, x: m + (_as_float(x) - m) / count, moments.mean, value), ())
 
     def merge(a: _Moments, b: _Moments) -> _Moments:
-        count, share = _together(a, b)
+        count, share = together(a.num, b.num)
         return _Moments(count, tree.map(lambda x, y: x + (y - x) * share(x), a.mean, b.mean), ())
 
     return Reducer(init, update, lambda moments: moments.mean, merge, across_chains)
-
-
-def _together(a: _Moments, b: _Moments) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """How many draws both have, and the share of the second in the dtype of a leaf; 0 where there are none."""
-    count = a.num + b.num
-    return count, lambda leaf: b.num.to(leaf.dtype) / count.clamp(min=1).to(leaf.dtype)
 
 
 def variance(*, across_chains: bool = False) -> Reducer:
@@ -130,11 +124,7 @@ def _moments(
         return {"mean": moments.mean, name: tree.map(lambda s: s / (moments.num - 1), moments.second)}
 
     def merge(a: _Moments, b: _Moments) -> _Moments:
-        count, share = _together(a, b)
-        apart = tree.map(lambda x, y: y - x, a.mean, b.mean)
-        average = tree.map(lambda x, d: x + d * share(x), a.mean, apart)
-        second = tree.map(lambda s, t, d: s + t + product(d, d) * (a.num * share(s)), a.second, b.second, apart)
-        return _Moments(count, average, second)
+        return _Moments(*joined(a, b.num, tree.sub(b.mean, a.mean), b.second, product))
 
     return Reducer(init, update, final, merge, is_pooled)
 
