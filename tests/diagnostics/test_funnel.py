@@ -19,7 +19,7 @@ def noncentred(params, x):
     return 0.5 * ((x[0] / params["scale"]) ** 2 + (x[1:] ** 2).sum())
 
 
-@pytest.mark.parametrize("size", [2, 10])
+@pytest.mark.parametrize("size", [2, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize(("num_chains", "seed"), [(4, 0), (100, 2)])
 def test_the_centred_funnel_is_reported(name, size, num_chains, seed):

@@ -51,6 +51,7 @@ def test_map_over_particles_and_params_is_the_loop(name):
             torch.testing.assert_close(tree.map(lambda leaf, i=i, j=j: leaf[i, j], slopes), slope)
 
 
+@pytest.mark.slow
 @pytest.mark.compiled
 def test_all_are_compiled_in_one_function_to_the_same():
     def everything(params, positions):
