@@ -17,7 +17,19 @@ pytest.importorskip("matplotlib")
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 
 
-SLOW = ("01", "02", "03", "04", "05", "06", "08", "09", "10", "12", "13")  # what takes longest; FUNCEBM_SLOW=1 runs them too
+SLOW = (
+    "01",
+    "02",
+    "03",
+    "04",
+    "05",
+    "06",
+    "08",
+    "09",
+    "10",
+    "12",
+    "13",
+)  # what takes longest; FUNCEBM_SLOW=1 runs them too
 
 
 def _marked(path):

@@ -79,7 +79,9 @@ def interrupted(mesh, rank, delay=0.5):
     positions = random.normal(random.key(1), (6, 2))
     sampler = samplers.mala(energy, step_size=0.1)
     options = {"jit": False, "mesh": mesh, "chunk_size": 20}
-    ebm.sample(KEY, sampler, torch.tensor(0.5), positions, num_samples=2, **options)  # torch imports parts of itself late
+    ebm.sample(
+        KEY, sampler, torch.tensor(0.5), positions, num_samples=2, **options
+    )  # torch imports parts of itself late
     if mesh.rank == rank:
         timer = threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGINT))
         timer.start()
