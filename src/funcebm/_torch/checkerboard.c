@@ -99,7 +99,7 @@ int funcebm_checkerboard(const int64_t *a) {
     int failed = 0;
     (void)num_threads;
 #ifdef _OPENMP
-    #pragma omp parallel num_threads(num_threads) if (num_threads > 1 && C > 1)
+    #pragma omp parallel num_threads(num_threads) if (num_threads > 1 && C > 1 && C * H * W >= (1 << 20)) /* some milliseconds */
 #endif
     {
         int8_t *memory = malloc((size_t)(2 * room)), *colours[2] = {memory, memory + room};
