@@ -20,7 +20,7 @@ void funcebm_clusters(int64_t G, int64_t M, int64_t N, const int64_t *edges, con
                       int64_t num_threads) {
     (void)num_threads;
 #ifdef _OPENMP
-    #pragma omp parallel for num_threads((int)num_threads) if (num_threads > 1 && G > 1)
+    #pragma omp parallel for num_threads((int)num_threads) if (num_threads > 1 && G > 1 && G * M >= (1 << 19)) /* milliseconds */
 #endif
     for (int64_t g = 0; g < G; g++) {
         const uint8_t *open = is_open + g * M;
