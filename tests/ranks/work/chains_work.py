@@ -83,6 +83,7 @@ def interrupted(mesh, rank, delay=0.5):
         KEY, sampler, torch.tensor(0.5), positions, num_samples=2, **options
     )  # torch imports parts of itself late
     if mesh.rank == rank:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told its children to ignore it
         timer = threading.Timer(delay, lambda: os.kill(os.getpid(), signal.SIGINT))
         timer.start()
     start = time.monotonic()

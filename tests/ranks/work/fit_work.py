@@ -119,6 +119,7 @@ def fit_refused(mesh, what):
 def fit_interrupted(mesh, rank):
     data = random.normal(random.key(5), (96, 2))
     if mesh.rank == rank:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have told its children to ignore it
         threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     start = time.monotonic()
     options = {"optimizer": ebm.optimizers.sgd(0.01), "batch_size": 32, "chunk_size": 20, "jit": False, "mesh": mesh}
