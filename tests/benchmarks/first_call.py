@@ -25,7 +25,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import shutil
 import signal
 import statistics
@@ -36,6 +35,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
 
+from .clock import Clock
 from .compare import PAUSE, ROOT, Contender, Worker, _line, _names, _positive, _processor
 
 __all__ = ["ROWS", "Program", "Row", "Setting", "main", "serve"]
@@ -168,35 +168,6 @@ def _text(row: Row, column: str) -> str:
 # -- the worker's side --------------------------------------------------------------------------------------------
 
 
-def _cpu_seconds() -> float:
-    """CPU time of this process and its children: those that ended, and (on Linux) those that still live."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    seconds = sum(usage.ru_utime + usage.ru_stime for usage in usages)
-    parents, ticks = {}, {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it has ended meanwhile
-        pid = int(path.parent.name)
-        parents[pid], ticks[pid] = int(fields[1]), sum(map(int, fields[11:15]))
-    family = [os.getpid()]
-    for parent in family:
-        family += [pid for pid in parents if parents[pid] == parent]
-    return seconds + sum(ticks[pid] for pid in family[1:]) / os.sysconf("SC_CLK_TCK")
-
-
-class _Clock:
-    """CPU and wall seconds since it was made."""
-
-    def __init__(self) -> None:
-        self.wall, self.cpu = time.perf_counter(), _cpu_seconds()
-
-    def read(self) -> dict[str, float]:
-        wall = time.perf_counter() - self.wall
-        return {"cpu": _cpu_seconds() - self.cpu, "wall": wall}
-
-
 def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
@@ -224,7 +195,7 @@ def serve(load: Callable[[], tuple[str, dict[str, Any], Callable[..., Program]]]
         print(json.dumps(content), file=answers, flush=True)
 
     signal.alarm(math.ceil(left))  # ends the process, whatever it does; its time while others have their turn is free
-    clock = _Clock()
+    clock = Clock()
     try:
         description, namespace, build = load()
     except ImportError as error:
@@ -241,7 +212,7 @@ def serve(load: Callable[[], tuple[str, dict[str, Any], Callable[..., Program]]]
             answer(**imports)
             continue
         if column == "compiler":
-            clock = _Clock()
+            clock = Clock()
             namespace["import_compiler"]()
             answer(**clock.read())
             continue
@@ -250,7 +221,7 @@ def serve(load: Callable[[], tuple[str, dict[str, Any], Callable[..., Program]]]
         signal.alarm(max(1, math.ceil(left)))
         try:
             for _ in range(_NUM_AGAIN if column == "again" else 1):
-                clock = _Clock()
+                clock = Clock()
                 if text not in programs:
                     cell = _define(text, Path(tempfile.gettempdir(), f"cell_{len(programs)}.py"), namespace)
                     programs[text] = build(row, **cell)

@@ -12,38 +12,17 @@ from funcebm.samplers.gibbs import BlockGibbsNoise
 from funcebm.samplers.single_site import SingleSiteNoise
 
 from .transition import (
+    TARGETS,
     Target,
     assert_kernel,
-    bits,
     categories,
+    every_target,
     is_invariant,
-    ordinals,
+    level_of,
     outcomes,
+    rank_of_change,
     values_by_uniforms,
 )
-
-TARGETS = {"bits": bits(), "spins": bits((-1.0, 1.0)), "categories": categories(), "ordinals": ordinals()}
-every_target = pytest.mark.parametrize("name", list(TARGETS))
-
-
-def _level(target: Target):
-    """The value of each site in each state, ``(S, D)``."""
-    states = target.states
-    if target.space.kind == "categorical":
-        return states.argmax(-1)
-    return ((states - target.space.levels[0]) / (target.space.levels[1] - target.space.levels[0])).long()
-
-
-def _rank_of_change(target: Target):
-    """Of proposals of another value: which of the others it is, ``(site, (n, 2)) -> (n,)``."""
-    level = _level(target)
-
-    def observe(site, ends):
-        before, after = level[ends[:, 0], site], level[ends[:, 1], site]
-        return after - (after > before).long()
-
-    return observe
-
 
 # -- one site at a time -------------------------------------------------------------------------------------------
 
@@ -51,7 +30,7 @@ def _rank_of_change(target: Target):
 def _random_scan(target: Target, make) -> torch.Tensor:
     """The mean over sites of the matrices of one site."""
     sampler = make(target.energy, target.space)
-    level, num_sites = _level(target), target.states.shape[1]
+    level, num_sites = level_of(target), target.states.shape[1]
     num_values = 2 if target.space.kind == "binary" else 3
     matrices = []
     for site in range(num_sites):
@@ -62,7 +41,7 @@ def _random_scan(target: Target, make) -> torch.Tensor:
             observe = lambda _, ends: level[ends[:, 1], site]  # noqa: E731, B023
             matrices.append(values_by_uniforms(sampler, target, noise, observe, [0], num_values))
         else:  # the proposal never is the current value; the test is in the rate
-            rank = _rank_of_change(target)
+            rank = rank_of_change(target)
             observe = lambda _, ends: rank(site, ends)  # noqa: E731, B023
             matrices.append(values_by_uniforms(sampler, target, noise, observe, [0], num_values - 1, is_tested=True))
     return torch.stack(matrices).mean(0)
@@ -90,7 +69,7 @@ def test_one_random_site(name, rule):
 def test_a_sweep_of_single_sites_is_invariant_but_not_reversible(name):
     target = TARGETS[name]
     sampler = samplers.gibbs(target.energy, space=target.space)
-    level, num_sites = _level(target), target.states.shape[1]
+    level, num_sites = level_of(target), target.states.shape[1]
     observe = lambda site, ends: level[ends[:, 1], site]  # noqa: E731
     noise = lambda u: SingleSiteNoise(u, (), ())  # noqa: E731
     num_values = 2 if target.space.kind == "binary" else 3
@@ -101,7 +80,7 @@ def test_a_sweep_of_single_sites_is_invariant_but_not_reversible(name):
 def test_a_metropolis_sweep_is_the_product_of_its_sites():
     target = TARGETS["bits"]
     sampler = samplers.single_site_metropolis(target.energy, target.space, scan="systematic")
-    level = _level(target)
+    level = level_of(target)
     noise = lambda u: SingleSiteNoise(torch.zeros_like(u), u, ())  # noqa: E731
     observe = lambda site, ends: (level[ends[:, 0], site] != level[ends[:, 1], site]).long()  # noqa: E731
     matrix = values_by_uniforms(sampler, target, noise, observe, [0, 1, 2], 2)
@@ -148,7 +127,7 @@ def _chain(levels=(0.0, 1.0)) -> tuple[Target, torch.Tensor]:
 @pytest.mark.parametrize("levels", [(0.0, 1.0), (-1.0, 1.0)])
 def test_colours_of_bits(levels):
     target, blocks = _chain(levels)
-    level = _level(target)
+    level = level_of(target)
     sampler = samplers.gibbs(target.energy, blocks, space=target.space)
     observe = lambda site, ends: level[ends[:, 1], site]  # noqa: E731
     matrix = values_by_uniforms(sampler, target, lambda u: BlockGibbsNoise(u, ()), observe, [0, 2, 1], 2)
@@ -175,7 +154,7 @@ def test_colours_of_bits(levels):
 
 def test_blocks_of_categories_and_given_conditionals():
     target = categories(is_multilinear=True)
-    level = _level(target)
+    level = level_of(target)
     blocks = torch.eye(2).bool()
     by_gradient = samplers.gibbs(target.energy, blocks, space=target.space)
     slope = torch.func.grad(target.energy, argnums=1)
@@ -188,7 +167,7 @@ def test_blocks_of_categories_and_given_conditionals():
 
 def test_all_sites_at_once_is_another_distribution():
     target, _ = _chain()
-    level = _level(target)
+    level = level_of(target)
     slope = torch.func.grad(target.energy, argnums=1)
     wrong = samplers.gibbs(
         blocks=torch.ones(1, 3).bool(), space=target.space, conditional=lambda params, x, block: -slope((), x)

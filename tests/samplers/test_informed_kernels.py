@@ -15,40 +15,19 @@ from funcebm.samplers.path_auxiliary import PathAuxiliaryNoise
 
 from .transition import (
     NEVER,
+    TARGETS,
     Target,
     assert_kernel,
     bits,
-    categories,
     choices,
+    every_target,
     is_invariant,
+    level_of,
     move_targets,
-    ordinals,
     outcomes,
     sequences,
     values_by_uniforms,
 )
-
-TARGETS = {"bits": bits(), "spins": bits((-1.0, 1.0)), "categories": categories(), "ordinals": ordinals()}
-every_target = pytest.mark.parametrize("name", list(TARGETS))
-
-
-def _level(target: Target):
-    """The value of each site in each state, ``(S, D)``."""
-    states = target.states
-    if target.space.kind == "categorical":
-        return states.argmax(-1)
-    return ((states - target.space.levels[0]) / (target.space.levels[1] - target.space.levels[0])).long()
-
-
-def _rank_of_change(target: Target):
-    """Of proposals of another value: which of the others it is, ``(site, (n, 2)) -> (n,)``."""
-    level = _level(target)
-
-    def observe(site, ends):
-        before, after = level[ends[:, 0], site], level[ends[:, 1], site]
-        return after - (after > before).long()
-
-    return observe
 
 
 def _gwg_matrix(target: Target, **options) -> torch.Tensor:
@@ -105,7 +84,7 @@ def test_a_proposal_that_stays_that_of_the_first_state_is_wrong():
 
 def _factorised_matrix(target: Target, sampler) -> torch.Tensor:
     """Of a proposal that chooses the value of every site by itself."""
-    level = _level(target)
+    level = level_of(target)
     if target.space.kind == "binary":
         noise = lambda u: DiscreteLangevinNoise(u, torch.zeros(len(u)).double())  # noqa: E731
         observe = lambda site, ends: (level[ends[:, 0], site] != level[ends[:, 1], site]).long()  # noqa: E731

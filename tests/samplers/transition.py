@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, Callable, NamedTuple
 
+import pytest
 import torch
 from torch import Tensor
 from torch.func import vmap
@@ -18,6 +19,10 @@ from funcebm import spaces, tree
 from funcebm.types import Sampler
 
 __all__ = [
+    "TARGETS",
+    "every_target",
+    "level_of",
+    "rank_of_change",
     "Target",
     "assert_kernel",
     "bits",
@@ -271,3 +276,26 @@ def assert_kernel(matrix: Tensor, probabilities: Tensor, *, is_reversible: bool)
     assert (imbalance < 1e-12) == is_reversible, imbalance
     sizes = torch.linalg.eigvals(matrix).abs().sort(descending=True).values
     assert sizes[1] < 1 - 1e-6, f"eigenvalues {sizes.tolist()}"
+
+
+TARGETS = {"bits": bits(), "spins": bits((-1.0, 1.0)), "categories": categories(), "ordinals": ordinals()}
+every_target = pytest.mark.parametrize("name", list(TARGETS))
+
+
+def level_of(target: Target):
+    """The value of each site in each state, ``(S, D)``."""
+    states = target.states
+    if target.space.kind == "categorical":
+        return states.argmax(-1)
+    return ((states - target.space.levels[0]) / (target.space.levels[1] - target.space.levels[0])).long()
+
+
+def rank_of_change(target: Target):
+    """Of proposals of another value: which of the others it is, ``(site, (n, 2)) -> (n,)``."""
+    level = level_of(target)
+
+    def observe(site, ends):
+        before, after = level[ends[:, 0], site], level[ends[:, 1], site]
+        return after - (after > before).long()
+
+    return observe

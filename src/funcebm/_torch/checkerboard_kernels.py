@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import pathlib
 import struct
-import warnings
 from typing import Any
 
 import torch
@@ -24,13 +22,9 @@ _pack = struct.Struct("12q").pack
 @functools.cache
 def _function() -> Any:
     """The function of the library, compiled at its first use; None where there is none."""
-    if native.why_not("c"):
-        return None
-    source = pathlib.Path(__file__).with_name("checkerboard.c").read_text(encoding="utf-8")
-    try:
-        library = native.load(source, name="checkerboard", flags=_BEST, or_flags=((*_FLAGS, "-fopenmp"), _FLAGS))
-    except native.CompilerError as error:
-        warnings.warn(f"sweeps are made of tensor operations, which are slower: {error}", RuntimeWarning, stacklevel=3)
+    instead = "sweeps are made of tensor operations"
+    library = native.optional("checkerboard.c", flags=_BEST, or_flags=((*_FLAGS, "-fopenmp"), _FLAGS), instead=instead)
+    if library is None:
         return None
     function = library.funcebm_checkerboard
     function.argtypes, function.restype = (ctypes.c_char_p,), ctypes.c_int

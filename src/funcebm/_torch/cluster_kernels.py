@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import pathlib
-import warnings
 from typing import Any
 
 import torch
@@ -21,13 +19,9 @@ _FLAGS = ("-std=gnu11", "-O3")
 @functools.cache
 def _function() -> Any:
     """The function of the library, compiled at its first use; None where there is none."""
-    if native.why_not("c"):
-        return None
-    source = pathlib.Path(__file__).with_name("clusters.c").read_text(encoding="utf-8")
-    try:
-        library = native.load(source, name="clusters", flags=(*_FLAGS, "-fopenmp"), or_flags=(_FLAGS,))
-    except native.CompilerError as error:
-        warnings.warn(f"clusters come from tensor operations, which are slower: {error}", RuntimeWarning, stacklevel=3)
+    instead = "clusters come from tensor operations"
+    library = native.optional("clusters.c", flags=(*_FLAGS, "-fopenmp"), or_flags=(_FLAGS,), instead=instead)
+    if library is None:
         return None
     function = library.funcebm_clusters
     function.argtypes, function.restype = [ctypes.c_int64] * 3 + [ctypes.c_void_p] * 3 + [ctypes.c_int64], None

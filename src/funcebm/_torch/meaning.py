@@ -29,10 +29,10 @@ import types
 import weakref
 from typing import Any, Callable, NamedTuple, TypeVar
 
-import optree
 import torch
 from torch import Tensor
 
+from .. import tree
 from .static_facts import (
     DYNAMIC_IDS,
     DYNAMIC_MODULES,
@@ -344,7 +344,7 @@ def _cached_function(walk: _Walk, value: Any) -> None:
     walk.attributes(value)
 
 
-_PLAIN = {type(None), bool, int, str, bytes, type(...), type(NotImplemented), optree.PyTreeSpec}
+_PLAIN = {type(None), bool, int, str, bytes, type(...), type(NotImplemented), type(tree.structure(()))}
 _PLAIN |= {torch.dtype, torch.device, torch.layout, torch.memory_format}
 
 _FIELD: type = type(collections.namedtuple("_", "x").x)  # type: ignore[attr-defined]

@@ -23,7 +23,18 @@ import warnings
 from ctypes import CDLL
 from typing import Callable
 
-__all__ = ["CompilerError", "cache_dir", "compiler", "digest_of", "load", "processor", "read", "why_not", "write"]
+__all__ = [
+    "CompilerError",
+    "cache_dir",
+    "compiler",
+    "digest_of",
+    "load",
+    "optional",
+    "processor",
+    "read",
+    "why_not",
+    "write",
+]
 
 Flags = tuple[str, ...]
 
@@ -169,6 +180,24 @@ def _compile(source: str, command: list[str], language: str, flags: Flags, path:
         return CDLL(str(path))
     except OSError as error:
         raise CompilerError(f"{path.name} could not be made or loaded: {error}") from error
+
+
+def optional(file: str, *, flags: Flags, or_flags: tuple[Flags, ...] = (), instead: str) -> CDLL | None:
+    """The library of a C source that lies beside this file; None where there is no compiler, or, with a warning, where it fails.
+
+    Args:
+        file: its name, such as ``"clusters.c"``.
+        flags, or_flags: as of :func:`load`.
+        instead: what is done without it, for the warning.
+    """
+    if why_not("c"):
+        return None
+    path = pathlib.Path(__file__).with_name(file)
+    try:
+        return load(path.read_text(encoding="utf-8"), name=path.stem, flags=flags, or_flags=or_flags)
+    except CompilerError as error:
+        warnings.warn(f"{instead}, which is slower: {error}", RuntimeWarning, stacklevel=4)
+        return None
 
 
 def load(

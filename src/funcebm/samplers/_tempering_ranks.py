@@ -12,7 +12,7 @@ from .. import checks, random, tree
 from ..distributed.mesh import Mesh
 from ..types import Key, Params, Position, Sampler, Tree
 
-__all__ = ["SharedTemperingInfo", "SharedTemperingState", "shared_tempering", "target_draws"]
+__all__ = ["SharedTemperingInfo", "SharedTemperingState", "shared_tempering", "swaps", "target_draws"]
 
 
 class SharedTemperingState(NamedTuple):
@@ -66,6 +66,27 @@ class Parts(NamedTuple):
     num_moves: Callable[[Any], int]
 
 
+def swaps(betas: Tensor, difference: Tensor, num_scans: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The swaps of a scan.
+
+    Args:
+        betas: the ladder. ``(K,)``.
+        difference: the energy of the target above that of the reference, on each rung. ``(K,)``.
+        num_scans: so far; even scans swap the pairs (1, 2), (3, 4), ... ``()``.
+        uniform: ``(K - 1,)``.
+
+    Returns:
+        The probability that each pair would swap, and whether it did, ``(K - 1,)``; from which rung each one takes ``(K,)``.
+    """
+    swap_rate = (betas.diff() * difference.diff()).clamp(max=0).exp()
+    order = torch.arange(len(betas), device=betas.device)
+    is_turn = (order[:-1] + num_scans) % 2 == 0
+    is_swapped = is_turn & (uniform < swap_rate)
+    never = torch.zeros_like(is_swapped[:1])
+    source = order + torch.cat([is_swapped, never]).long() - torch.cat([never, is_swapped]).long()
+    return swap_rate, is_swapped, source
+
+
 def shared_tempering(parts: Parts, mesh: Mesh) -> Sampler:
     """The sampler of one rank: it moves its replicas, and one message of five numbers a replica tells all ranks who swaps.
 
@@ -116,12 +137,7 @@ def shared_tempering(parts: Parts, mesh: Mesh) -> Sampler:
         replica = state.rung.argsort()  # on each rung
         by_rung = mesh.gather(told)[replica]
         difference, target, acceptance, accepted, divergent, gradients = by_rung.unbind(-1)
-        swap_rate = (all_betas.diff() * difference.diff()).clamp(max=0).exp()
-        order = torch.arange(num_rungs, device=betas.device)
-        is_turn = (order[:-1] + state.num_scans) % 2 == 0
-        is_swapped = is_turn & (noise.uniform < swap_rate)
-        never = torch.zeros_like(is_swapped[:1])
-        source = order + torch.cat([is_swapped, never]).long() - torch.cat([never, is_swapped]).long()
+        swap_rate, is_swapped, source = swaps(all_betas, difference, state.num_scans, noise.uniform)
         replica = replica[source]
 
         cold = replica[-1:] - first

@@ -12,7 +12,7 @@ from .. import checks, random, tree
 from ..distributed.mesh import Mesh
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from ._relocation import Relocation, carry_over, relocation
-from ._tempering_ranks import Parts, shared_tempering, target_draws
+from ._tempering_ranks import Parts, shared_tempering, swaps, target_draws
 from .constraints import takes_energy
 
 __all__ = [
@@ -240,13 +240,7 @@ def parallel_tempering(
         rungs, infos = vmap(local.step, (in_rungs, 0, 0, 0))(path_params, tuning.rungs, rungs, noise.rungs)
 
         target, difference = differences(params, rungs, infos, betas)
-        swap_rate = (betas.diff() * difference.diff()).clamp(max=0).exp()
-        order = torch.arange(num_rungs, device=betas.device)
-        is_turn = (order[:-1] + state.num_scans) % 2 == 0
-        is_swapped = is_turn & (noise.uniform < swap_rate)
-        never = torch.zeros_like(is_swapped[:1])
-        source = order + torch.cat([is_swapped, never]).long() - torch.cat([never, is_swapped]).long()
-
+        swap_rate, is_swapped, source = swaps(betas, difference, state.num_scans, noise.uniform)
         told = relocation(local._replace(relocation=None)).tell(rungs)  # what belongs to the positions
         moved = tree.map(lambda leaf: leaf[source], told)
         replica = state.replica[source]
