@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import checks, fields, loops, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from ._kernel import Chains, lockstep
+from ._slices import found_or_stayed
 from .constraints import takes_energy
 
 __all__ = [
@@ -192,16 +193,8 @@ def elliptical_slice(
     def finish(
         params: Params, tuning: EllipticalSliceTuning, state: EllipticalSliceState, search: _Search
     ) -> tuple[EllipticalSliceState, EllipticalSliceInfo]:
-        new_state = tree.where(search.is_found, EllipticalSliceState(search.position, search.energy), state)
-        info = EllipticalSliceInfo(
-            acceptance_rate=search.is_found.to(state.energy.dtype),
-            is_accepted=search.is_found,
-            is_divergent=~search.is_found,
-            num_gradients=torch.zeros_like(search.num_tried),
-            energy=new_state.energy,
-            num_evaluations=search.num_tried,
-        )
-        return new_state, info
+        found = EllipticalSliceState(search.position, search.energy)
+        return found_or_stayed(EllipticalSliceInfo, state, found, search.is_found, search.num_tried)
 
     def make_step(chains: Chains) -> Callable[..., tuple[EllipticalSliceState, EllipticalSliceInfo]]:
         def step(

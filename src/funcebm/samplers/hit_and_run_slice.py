@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import checks, fields, loops, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from ._kernel import TEMPERATURE, Chains, lockstep, positive
+from ._slices import found_or_stayed
 from .constraints import takes_energy
 
 __all__ = [
@@ -199,16 +200,8 @@ def hit_and_run_slice(
     def finish(
         params: Params, tuning: HitAndRunSliceTuning, state: HitAndRunSliceState, search: _Search
     ) -> tuple[HitAndRunSliceState, HitAndRunSliceInfo]:
-        new_state = tree.where(search.is_found, HitAndRunSliceState(search.position, search.energy), state)
-        info = HitAndRunSliceInfo(
-            acceptance_rate=search.is_found.to(state.energy.dtype),
-            is_accepted=search.is_found,
-            is_divergent=~search.is_found,
-            num_gradients=torch.zeros_like(search.num_tried),
-            energy=new_state.energy,
-            num_evaluations=search.num_evaluations,
-        )
-        return new_state, info
+        found = HitAndRunSliceState(search.position, search.energy)
+        return found_or_stayed(HitAndRunSliceInfo, state, found, search.is_found, search.num_evaluations)
 
     def make_step(chains: Chains) -> Callable[..., tuple[HitAndRunSliceState, HitAndRunSliceInfo]]:
         def step(
