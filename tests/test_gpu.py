@@ -130,17 +130,12 @@ def test_a_compiled_chunk_does_not_wait_for_the_host(monkeypatch):
     """A run makes the calls of its loops by itself; what is watched here are those calls."""
     calls = []
 
-    def watched(function: Any, **options: Any) -> Any:
-        loop = jit_scan(function, **options)
+    def watched(loop: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append((loop, arguments))
+        return call(loop, *arguments, **options)
 
-        def call(*arguments: Any) -> Any:
-            calls.append((loop, arguments))
-            return loop(*arguments)
-
-        return call
-
-    jit_scan = transforms.jit_scan
-    monkeypatch.setattr(ebm._chunks, "jit_scan", watched)
+    call = transforms.CompiledLoop.__call__
+    monkeypatch.setattr(transforms.CompiledLoop, "__call__", watched)
     positions = torch.zeros(64, 3, device="cuda")
     sampler, params = SAMPLERS["mala"](quartic, positions[0].cpu()), _cuda(quartic_params())
     ebm.sample(random.key(0), sampler, params, positions, num_samples=4, jit=True)

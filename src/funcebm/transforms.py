@@ -175,9 +175,29 @@ def jit_once(make: Callable[..., Callable[..., Any]], *arguments: Any) -> Callab
     return jit(make(*arguments))
 
 
-def jit_scan(
-    body: Callable[[Any, Any, Any], tuple[Any, Any]], *, name: str = "a loop"
-) -> Callable[..., tuple[Any, Any]]:
+class CompiledLoop:
+    """What :func:`jit_scan` returns; what its body means is found out once, since one run is of one meaning."""
+
+    def __init__(self, body: Callable[[Any, Any, Any], tuple[Any, Any]], name: str) -> None:
+        self.body, self.name = body, name
+        self._meaning: Meaning | None = None
+
+    def __call__(self, shared: Any, carry: Any, xs: Any, every: int = 1, is_kept: bool = True) -> tuple[Any, Any]:
+        """See :func:`jit_scan`."""
+        with torch.no_grad():
+            if _is_eager():
+                return _eager_scan(self.body, shared, carry, xs, every, is_kept)
+            known = self.meaning()
+            return jitting.call_scan(self.body, known, shared, carry, xs, every, is_kept, self.name)
+
+    def meaning(self) -> Meaning:
+        """What the body means."""
+        if self._meaning is None:
+            self._meaning = meaning(self.body)
+        return self._meaning
+
+
+def jit_scan(body: Callable[[Any, Any, Any], tuple[Any, Any]], *, name: str = "a loop") -> CompiledLoop:
     """A compiled :func:`funcebm.loops.scan` whose length is no part of the program: other lengths compile nothing.
 
     Args:
@@ -193,18 +213,7 @@ def jit_scan(
     >>> running(torch.tensor(2), torch.tensor(0), torch.arange(4))
     (tensor(12), tensor([0, 0, 2, 6]))
     """
-
-    known: list[Meaning] = []  # one run is of one meaning
-
-    def run(shared: Any, carry: Any, xs: Any, every: int = 1, is_kept: bool = True) -> tuple[Any, Any]:
-        with torch.no_grad():
-            if _is_eager():
-                return _eager_scan(body, shared, carry, xs, every, is_kept)
-            if not known:
-                known.append(meaning(body))
-            return jitting.call_scan(body, known[0], shared, carry, xs, every, is_kept, name)
-
-    return run
+    return CompiledLoop(body, name)
 
 
 def jit_begin(
@@ -214,7 +223,7 @@ def jit_begin(
 
     Args:
         begin: ``(*given) -> (carry, other)``.
-        body: as for :func:`jit_scan`, which later finds it compiled.
+        body: as for :func:`jit_scan`, which later finds it compiled; or the loop that :func:`jit_scan` made of it.
         name: what messages call it.
 
     Returns:
@@ -226,16 +235,16 @@ def jit_begin(
     >>> jit_begin(begin, body)((torch.tensor(1),), torch.tensor(2), torch.arange(3))
     (tensor(2), tensor(1))
     """
-
-    known: list[tuple[Meaning, Meaning]] = []
+    loop = body if isinstance(body, CompiledLoop) else CompiledLoop(body, name)
+    known: list[Meaning] = []
 
     def run(given: Any, shared: Any, xs: Any) -> tuple[Any, Any]:
         with torch.no_grad():
             if _is_eager():
                 return begin(*given)
             if not known:
-                known.append((meaning(begin), meaning(body)))
-            return jitting.call_begin(begin, body, known[0], given, shared, xs, name)
+                known.append(meaning(begin))
+            return jitting.call_begin(begin, loop.body, (known[0], loop.meaning()), given, shared, xs, loop.name)
 
     return run
 

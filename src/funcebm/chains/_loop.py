@@ -96,15 +96,16 @@ def take_block(value: Tree, block: tuple[int, int, int], axis: int) -> Tree:
 
 def join_blocks(values: list[Tree], blocks: list[tuple[int, int, int]], axis: int) -> Tree:
     """All chains again, without what filled the blocks up."""
-    counts = [last - first for first, last, _ in blocks]
-    if len(blocks) == 1 and counts[0] == blocks[0][2]:
+    first, end, size = blocks[-1]
+    count = end - first  # the others are full
+    if len(blocks) == 1 and count == size:
         return values[0]
-    parts = [_first_chains(value, count, axis) for value, count in zip(values, counts, strict=True)]
-    return tree.map(lambda *leaves: torch.cat(leaves, axis), *parts)
 
+    def join(*leaves: Tensor) -> Tensor:
+        last = leaves[-1] if count == size else leaves[-1].narrow(axis, 0, count)
+        return torch.cat([*leaves[:-1], last], axis) if len(leaves) > 1 else last
 
-def _first_chains(value: Tree, count: int, axis: int) -> Tree:
-    return tree.map(lambda leaf: leaf.narrow(axis, 0, count), value)
+    return tree.map(join, *values)
 
 
 def _with(shape: torch.Size, axis: int, size: int) -> list[int]:

@@ -117,10 +117,8 @@ class _Chains(NamedTuple):
 class _Program(NamedTuple):
     """The loop of a run, and what is the same in all its iterations, for each block."""
 
-    body: Callable[..., Any]
     loop: Loop
     shared: list[Tree]
-    name: str
 
 
 def _blocks(run: Run, positions: Position) -> list[tuple[int, int, int]]:
@@ -146,7 +144,7 @@ def start(run: Run, positions: Position) -> tuple[Run, _Chains]:
     init, axis, blocks = run.sampler.init, chain_axis(positions), _blocks(run, positions)
     if run.jit and run.reducer is None:
         program = _program(run, axis, blocks)
-        begin = jit_begin(make_begin(init, axis), program.body, name=program.name)
+        begin = jit_begin(make_begin(init, axis), program.loop)
         first = torch.zeros(1, dtype=_index_dtype(run), device=run.chain_keys.device)
         starts = [take_block(positions, block, 0) for block in blocks]
         pairs = zip(starts, program.shared, strict=True)
@@ -178,7 +176,7 @@ def _program(run: Run, axis: int, blocks: list[tuple[int, int, int]]) -> _Progra
     loop = make_loop(body, draw_inside(run.sampler, axis), jit=run.jit, name=name)
     tuning = () if callable(run.tuning) else run.tuning
     shared = [(run.params, tuning, take_block(run.chain_keys, block, 0)) for block in blocks]
-    return _Program(body, loop, shared, name)
+    return _Program(loop, shared)
 
 
 def _advance(
