@@ -53,7 +53,7 @@ def test_torch_is_as_it_was_after_compiling():
 
 
 def test_patches_are_in_force_inside_only():
-    places = [patch.find() for patch in patches.PATCHES]
+    places = [patch.find() for patch in patches.switched_on()]
     before = [getattr(*place) for place in places]
     with patches.applied():
         inside = [getattr(*place) for place in places]
@@ -62,7 +62,7 @@ def test_patches_are_in_force_inside_only():
 
 
 def test_an_error_inside_takes_them_back():
-    place = patches.PATCHES[0].find()
+    place = patches.switched_on()[0].find()
     before = getattr(*place)
     with pytest.raises(KeyError), patches.applied():
         raise KeyError
@@ -70,15 +70,28 @@ def test_an_error_inside_takes_them_back():
 
 
 def test_the_environment_switches_them(monkeypatch):
-    names = [patch.name for patch in patches.PATCHES]
-    assert [patch.name for patch in patches.switched_on()] == names
+    names = [patch.name for patch in patches.PATCHES if patches.is_needed(patch)]
+    assert names and [patch.name for patch in patches.switched_on()] == names
     monkeypatch.setenv("FUNCEBM_TORCH_PATCHES", "none")
     assert patches.switched_on() == ()
     monkeypatch.setenv("FUNCEBM_TORCH_PATCHES", names[-1])
     assert [patch.name for patch in patches.switched_on()] == names[-1:]
 
 
-# -- canaries: the day torch does it right, these fail, and the patch goes -------------------------------------------
+def test_a_torch_that_does_it_right_is_left_alone(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.14.1+cu130")
+    assert set(patches.switched_on()) == set(patches.PATCHES)
+    monkeypatch.setattr(torch, "__version__", "2.15.0a0+git123")
+    assert {patch.name for patch in patches.switched_on()} == {"no_isa_trials", "plain_indices"}
+
+
+# -- canaries: the day torch does it right, these fail, and the patch says since when ---------------------------------
+
+
+def _canary(name: str) -> pytest.MarkDecorator:
+    """Expected to fail on a torch that needs the patch, and to pass on one that does not."""
+    patch = next(patch for patch in patches.PATCHES if patch.name == name)
+    return pytest.mark.xfail(patches.is_needed(patch), strict=True, reason=f"{name} is needed: {patch.repairs}")
 
 
 def _num_parallel_regions_inside_of_loops() -> int:
@@ -94,7 +107,7 @@ def test_threads_start_outside_of_loops(monkeypatch):
     assert _num_parallel_regions_inside_of_loops() == 0
 
 
-@pytest.mark.xfail(strict=True, reason="torch opens parallel regions inside of loops: threads_outside is needed")
+@_canary("threads_outside")
 def test_canary_threads_outside(monkeypatch):
     monkeypatch.setenv("FUNCEBM_TORCH_PATCHES", "none")
     monkeypatch.setattr(lowering, "SHARED_FROM", 2**13)
@@ -116,9 +129,7 @@ def test_rules_of_dtypes_are_set_up_once():
         assert _is_set_up_once()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="torch sets the rules of a singleton anew at each use: one_dtype_handler is needed"
-)
+@_canary("one_dtype_handler")
 def test_canary_one_dtype_handler():
     assert _is_set_up_once()
 
@@ -142,7 +153,7 @@ def test_plain_indices_are_left_alone(monkeypatch):
         assert _num_searches(monkeypatch) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="torch searches a simpler form of every index: plain_indices is needed")
+@_canary("plain_indices")
 def test_canary_plain_indices(monkeypatch):
     assert _num_searches(monkeypatch) == 0
 

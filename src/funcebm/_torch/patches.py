@@ -13,7 +13,9 @@ import os
 import threading
 from typing import Any, Callable, Iterator, NamedTuple
 
-__all__ = ["PATCHES", "Patch", "applied", "switched_on"]
+import torch
+
+__all__ = ["PATCHES", "Patch", "applied", "is_needed", "switched_on"]
 
 _lock = threading.RLock()
 
@@ -27,6 +29,7 @@ class Patch(NamedTuple):
         repairs: what goes wrong without it.
         upstream: the issue of torch that it is about, or what to report.
         seen_on: the torches on which that was seen.
+        mended_in: the first torch that does it right by itself, on which the patch is not used; ``()`` where none does yet.
         find: the object and the name of its attribute that is replaced, or None where this torch has no such thing.
         wrap: the new attribute, from the old one.
     """
@@ -36,6 +39,7 @@ class Patch(NamedTuple):
     repairs: str
     upstream: str
     seen_on: str
+    mended_in: tuple[int, ...]
     find: Callable[[], tuple[Any, str] | None]
     wrap: Callable[[Any], Any]
 
@@ -126,7 +130,8 @@ PATCHES = (
         repairs="Inductor compiles a trial program for each set of vector instructions, AMX included: 3 s on an empty cache, "
         "also with the option cpp.vec_isa_ok.",
         upstream="none yet: the subclasses of VecISA call check_build whatever the option says",
-        seen_on="2.13",
+        seen_on="2.13, 2.14, 2.15",
+        mended_in=(),
         find=_isa_trial,
         wrap=_believed,
     ),
@@ -136,6 +141,7 @@ PATCHES = (
         repairs="Inductor sets the 300 rules of a singleton anew for each operator that it writes: a seventh of its time.",
         upstream="none yet: DtypePropagationOpsHandler.__new__ gives one object, whose __init__ runs at each call",
         seen_on="2.11, 2.13, 2.14",
+        mended_in=(2, 15),
         find=_dtype_handler,
         wrap=_once,
     ),
@@ -145,7 +151,8 @@ PATCHES = (
         repairs="Inductor asks sympy for a simpler form of each index, also of sums such as 64 x0 + x1, which have none: a third "
         "of its time for a U-Net.",
         upstream="none yet: sizevars.simplify_index_in_vec_range calls sympy.simplify whether or not it has divided",
-        seen_on="2.13",
+        seen_on="2.13, 2.14, 2.15",
+        mended_in=(),
         find=_vector_index,
         wrap=_unless_polynomial,
     ),
@@ -156,19 +163,26 @@ PATCHES = (
         "outer loops: 32 regions for the sums over a batch of the gradients of 32 networks of 8 units.",
         upstream="none yet: LoopNest.max_parallel_depth divides the size by the vector length and rounds down",
         seen_on="2.11, 2.13, 2.14",
+        mended_in=(2, 15),
         find=_loop_nest,
         wrap=_threads_outside,
     ),
 )
 
 
+def is_needed(patch: Patch) -> bool:
+    """Whether this torch does not yet do by itself what a patch makes it do."""
+    return not patch.mended_in or tuple(map(int, torch.__version__.split(".")[:2])) < patch.mended_in
+
+
 def switched_on() -> tuple[Patch, ...]:
-    """The patches that ``FUNCEBM_TORCH_PATCHES`` leaves on: all, ``none``, or those it names, with commas."""
+    """The patches this torch needs, of those that ``FUNCEBM_TORCH_PATCHES`` names, with commas; by default all, or ``none``."""
+    needed = tuple(filter(is_needed, PATCHES))
     names = os.environ.get("FUNCEBM_TORCH_PATCHES", "all")
     if names == "all":
-        return PATCHES
+        return needed
     wanted = {name.strip() for name in names.split(",")}
-    return tuple(patch for patch in PATCHES if patch.name in wanted)
+    return tuple(patch for patch in needed if patch.name in wanted)
 
 
 @contextlib.contextmanager

@@ -171,7 +171,7 @@ def _flags() -> tuple[str, ...]:
     folder = os.path.join(root, "lib")
     macros = instructions.build_macro() if hasattr(instructions, "build_macro") else []
     return (
-        "-std=c++20",
+        "-std=c++17",
         "-O3",
         "-DNDEBUG",
         "-DC10_USING_CUSTOM_GENERATED_MACROS",
