@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, random, tree
-from .._chunks import drive, make_loop, until_interrupted
+from .._chunks import drive, make_loop, until_interrupted, weight_of
 from .._progress import progress_bar
 from ..chains import _checks
 from ..chains._loop import (
@@ -209,8 +209,7 @@ def _warm_up(
     progress: bool,
     mesh: Mesh,
 ) -> WarmUp:
-    weight = 1 if sampler.batched_step is None else 10
-    is_long = is_worth_it(jit, num_steps, weight) and (jit or not checks.is_traced((key, positions)))
+    is_long = is_worth_it(jit, num_steps, weight_of(sampler)) and (jit or not checks.is_traced((key, positions)))
     jit = bool(is_long) and not loops.is_compiling()
     like = tree.first(positions)
     if not loops.is_compiling():

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, random, tree
+from .._chunks import weight_of
 from ..distributed.agreement import together
 from ..distributed.mesh import Mesh, Shard
 from ..transforms import is_worth_it
@@ -66,7 +67,7 @@ def sample(
         reduce: a streaming :class:`~funcebm.chains.reducers.Reducer` of what ``collect`` gives, or a dict of them; then no
             draws are kept and memory does not grow with ``num_samples``.
         jit: compile. With None a run is compiled where that pays, from 2,000 steps on, of which one of a sampler with a loop in
-            it (HMC, NUTS) counts as ten. With ``jit=False`` this is a pure function, which can be used inside ``vmap`` and
+            it (HMC, NUTS) counts as four. With ``jit=False`` this is a pure function, which can be used inside ``vmap`` and
             ``grad``.
         progress: show a bar (tqdm). Ctrl-C then, as always, ends the run and returns what is finished; in the burn-in that is
             a state without draws, and ``resume`` goes through the rest of the burn-in first.
@@ -113,8 +114,7 @@ def sample(
         }
         policy = "summary" if gather == "files" else gather
         options |= {"progress": progress, "chunk_size": chunk_size, "mesh": mesh, "gather": policy}
-        weight = 1 if sampler.batched_step is None else 10
-        options["jit"] = is_worth_it(jit, num_burn_in + num_samples * thin, weight)
+        options["jit"] = is_worth_it(jit, num_burn_in + num_samples * thin, weight_of(sampler))
 
         def begin(num: int) -> Samples:
             return sample(key, sampler, params, positions, num_samples=num, **options)
@@ -132,8 +132,7 @@ def sample(
     counts = (num_samples, num_burn_in, thin)
     given = {"key": key, "params": params, "tuning": tuning, "counts": counts}
     positions, place = _ranks.enter(mesh, gather, positions, given, sampler)
-    weight = 1 if sampler.batched_step is None else 10
-    is_long = is_worth_it(jit, num_burn_in + num_samples * thin, weight) and (
+    is_long = is_worth_it(jit, num_burn_in + num_samples * thin, weight_of(sampler)) and (
         jit or not checks.is_traced((key, positions))
     )
     jit = bool(is_long) and not loops.is_compiling()  # a compiled function is compiled whole

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, random, samplers, tree
-from .._chunks import drive, make_loop
+from .._chunks import drive, make_loop, weight_of
 from ..chains._loop import chunks, draw_noise, draw_step
 from ..fields import require_scalar
 from ..transforms import is_worth_it
@@ -242,8 +242,9 @@ def make_path(
     """A path for particles like these; calls the energies once, eagerly, so that their errors come out as they are."""
     annealing = make_annealing(energy, reference, make_sampler)
     annealing.differences(*both_params, tree.map(lambda leaf: leaf[:1], positions))
-    weight = 1 if annealing.sampler.batched_step is None else 10
-    is_jitted = is_worth_it(jit, len(betas), weight) and not checks.is_traced((both_params, positions))
+    is_jitted = is_worth_it(jit, len(betas), weight_of(annealing.sampler)) and not checks.is_traced(
+        (both_params, positions)
+    )
     return AnnealedPath(annealing, both_params, betas.to(tree.first(positions)), is_jitted)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, metrics, random, tree
+from .._chunks import weight_of
 from ..chains._loop import draw_noise
 from ..distributed.agreement import failing_together
 from ..distributed.mesh import Mesh, single
@@ -140,7 +141,7 @@ def sequential_monte_carlo(
     annealing = make_annealing(energy, reference, sampler)
     pool = make_pool(num_particles, mesh, device=like.device)
     moves, tuning = make_moves(annealing.sampler, pool), tree.cast_like(annealing.sampler.tuning, like)
-    weight = num_moves * (1 if annealing.sampler.batched_step is None else 10)
+    weight = num_moves * weight_of(annealing.sampler)
     run = compiled(moves) if is_worth_it(jit, 20, weight) else moves
     log_step_size = torch.as_tensor(getattr(tuning, "step_size", 1.0)).to(like).log()
     keys = pool.split(key_move)
