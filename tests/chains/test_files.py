@@ -6,6 +6,7 @@ import copy
 import io
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 import funcebm as ebm
-from funcebm import random, samplers, tree
+from funcebm import _chunks, _files, random, samplers, tree
 from funcebm.bijections import constrained, positive
 
 KEY = random.key(3)
@@ -86,6 +87,73 @@ def test_checkpoints_change_nothing_and_go_on(tmp_path):
     )
 
 
+@pytest.mark.parametrize("reduce", [None, {"mean": ebm.reducers.mean()}], ids=["draws", "reduced"])
+def test_each_checkpoint_goes_on_in_the_burn_in_too(reduce, tmp_path, monkeypatch):
+    path, sampler, kept = tmp_path / "run.safetensors", SAMPLERS["ghmc"](), []
+    write = _files.put
+    monkeypatch.setattr(_files, "put", lambda path, content: (write(path, content), kept.append(content)))
+    options = {"num_burn_in": 11, "thin": 2, "reduce": reduce}
+    whole = _run(sampler, 5, **options)
+    _equal(_run(sampler, 5, **options, checkpoint=path, checkpoint_every=2)[:4], whole[:4])
+    left, made = [], []
+    for content in kept:
+        path.write_bytes(content)
+        samples = ebm.load(path, sampler, reduce=reduce)
+        left.append(samples.run.num_burn_in)
+        made.append(max(samples.run.num_steps - 11, 0) // 2)
+        assert samples.is_complete == (made[-1] == 5)
+        if made[-1] < 5:
+            rest = ebm.resume(samples, num_samples=5 - made[-1])
+            _equal(rest.state, whole.state)
+            _equal(rest.reduced, whole.reduced)
+            _equal(rest.draws, tree.map(lambda leaf: leaf[:, made[-1] :], whole.draws))
+    assert left == [7, 3, 0, 0, 0]
+    assert made == [0, 0, 2, 4, 5]
+
+
+def test_resume_too_keeps_checkpoints_with_the_draws_of_before(tmp_path):
+    path, sampler = tmp_path / "run.safetensors", SAMPLERS["mala"]()
+    whole, cut = _run(sampler, 9, num_burn_in=5), _run(sampler, 3, num_burn_in=5)
+    rest = ebm.resume(cut, num_samples=6, checkpoint=path, checkpoint_every=4)
+    _equal((rest.draws, rest.info), tree.map(lambda leaf: leaf[:, 3:], (whole.draws, whole.info)))
+    again = ebm.load(path, sampler)
+    assert rest.is_complete and again.is_complete
+    _equal(again[:4], whole[:4])
+
+
+def test_an_interrupt_of_the_burn_in_ends_a_run_with_checkpoints(tmp_path, monkeypatch):
+    path, sampler = tmp_path / "run.safetensors", SAMPLERS["mala"]()
+    whole = _run(sampler, 6, num_burn_in=20)
+    advance, calls = _chunks.advance, []
+
+    def interrupted(*args, **options):
+        calls.append(args[3])
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return advance(*args, **options)
+
+    monkeypatch.setattr(_chunks, "advance", interrupted)
+    options = {"checkpoint": path, "checkpoint_every": 6, "chunk_size": 3}
+    samples = _run(sampler, 6, num_burn_in=20, **options)
+    assert calls == [(0, 3), (3, 6), (6, 9), (9, 12)]
+    assert not samples.is_complete and samples.draws == () and samples.run.num_burn_in == 11
+    _equal(ebm.resume(ebm.load(path, sampler), num_samples=6)[:4], whole[:4])
+
+
+def test_folders_of_a_burn_in_hold_no_draws(tmp_path):
+    sampler = SAMPLERS["mala"]()
+    whole = _run(sampler, 5, num_burn_in=9)
+    options = {"num_burn_in": 9, "checkpoint": tmp_path, "checkpoint_every": 2, "gather": "files"}
+    _run(sampler, 5, **options)
+    names = sorted(folder.name for folder in tmp_path.iterdir())
+    assert names == [f"run-{steps:012d}" for steps in (8, 11, 13, 14)]
+    _equal(ebm.distributed.draws_of(tmp_path)[0], whole.draws)
+    for name in names[1:]:
+        shutil.rmtree(tmp_path / name)
+    _equal(ebm.resume(ebm.load(tmp_path, sampler), num_samples=5).draws, whole.draws)
+    _equal(ebm.resume(ebm.distributed.load(tmp_path, _run(sampler, 1).run), num_samples=5).draws, whole.draws)
+
+
 @pytest.mark.parametrize("name", ["mala", "hmc_dense", "nuts", "constrained", "cycle"])
 def test_a_warm_up_from_a_file_is_the_same(name, tmp_path):
     path, sampler = tmp_path / "warm.safetensors", SAMPLERS[name]()
@@ -131,31 +199,40 @@ CHILD = """
 import sys, torch, funcebm as ebm
 sampler = ebm.samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.4)
 print("ready", flush=True)
-ebm.sample(ebm.random.key(1), sampler, (), torch.zeros(4, 2), num_samples=100_000, jit=False, chunk_size=50,
-           checkpoint=sys.argv[1], checkpoint_every=50)
+ebm.sample(ebm.random.key(1), sampler, (), torch.zeros(4, 2), num_samples=100_000, num_burn_in=int(sys.argv[2]), jit=False,
+           chunk_size=50, checkpoint=sys.argv[1], checkpoint_every=50)
 """
 
 
 @pytest.mark.slow
-def test_kill_nine_at_ten_moments(tmp_path):
+@pytest.mark.parametrize("num_burn_in", [0, 1000, 100_000])
+def test_kill_nine_at_ten_moments(num_burn_in, tmp_path):
+    """In the draws, in one of the two, and in the burn-in."""
     sampler = samplers.mala(lambda params, x: (x**2).sum() / 2, step_size=0.4)
-    whole = ebm.sample(random.key(1), sampler, (), torch.zeros(4, 2), num_samples=2000, jit=False)
+    whole = ebm.sample(
+        random.key(1), sampler, (), torch.zeros(4, 2), num_samples=4000, jit=False
+    )  # as if all were draws
     for index in range(10):
         path = tmp_path / f"{index}.safetensors"
-        child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, env=dict(os.environ))
+        command = [sys.executable, "-c", CHILD, str(path), str(num_burn_in)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, env=dict(os.environ))
         child.stdout.readline()
         while not path.exists():
             time.sleep(0.01)
-        time.sleep(float(random.uniform(random.key(index))) * 0.3)
+        time.sleep(float(random.uniform(random.key(index))) * (0.3 if num_burn_in != 1000 else 0.8))
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()
         samples = ebm.load(path, sampler)
-        num = min(samples.draws.shape[1], 1900)
-        assert num % 50 == 0 and not samples.is_complete
-        assert torch.equal(samples.draws[:, :num], whole.draws[:, :num])
-        if samples.draws.shape[1] == num:
-            assert torch.equal(ebm.resume(samples, num_samples=100).draws, whole.draws[:, num : num + 100])
+        num_steps = samples.run.num_steps
+        assert num_steps % 50 == 0 and num_steps < 3900 and not samples.is_complete
+        assert samples.run.num_burn_in == max(num_burn_in - num_steps, 0)
+        if num_steps <= num_burn_in:
+            assert samples.draws == () and torch.equal(samples.state.position, whole.draws[:, num_steps - 1])
+            samples = samples._replace(run=samples.run._replace(num_burn_in=0))  # all that is left is seen
+        else:
+            assert torch.equal(samples.draws, whole.draws[:, num_burn_in:num_steps])
+        assert torch.equal(ebm.resume(samples, num_samples=100).draws, whole.draws[:, num_steps : num_steps + 100])
 
 
 def test_messages(tmp_path):

@@ -1,36 +1,64 @@
-"""A run in parts, each of which goes into a folder: draws that no memory need hold, from any number of ranks."""
+"""A run in parts, of which each is saved: whenever it is killed, it goes on from the last one, bit for bit."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
+
+import torch
 
 from .. import checks, tree
-from ..distributed.checkpoint import draws_of, save
-from ..distributed.mesh import Mesh, single
+from ..distributed import checkpoint
+from ..types import Tree
 from ._run import Samples
+from .files import need_file, save
 
-__all__ = ["in_parts"]
+__all__ = ["in_file", "in_folder"]
+
+GoOn = Callable[[Samples, int, int], Samples]  # (samples, num_samples, most): at most so many steps of the burn-in
 
 
-def in_parts(
-    begin: Callable[[int], Samples],
-    go_on: Callable[[Samples, int], Samples],
+def in_file(samples: Samples, go_on: GoOn, num_samples: int, path: str | os.PathLike[str], every: int) -> Samples:
+    """A run whose file holds, after each part, all draws so far.
+
+    Args:
+        samples: where it begins; the file keeps their draws too.
+        go_on: goes on with it.
+        num_samples: how many draws more.
+        path: where to.
+        every: draws in a part.
+    """
+    need_file(path)
+    whole, num_before = samples, tree.leaves(samples.draws)[0].shape[1] if tree.leaves(samples.draws) else 0
+    for part in _parts(samples, go_on, num_samples, every):
+        if part.run.reducer is None:  # type: ignore[union-attr]
+            draws, info = _appended(whole.draws, part.draws), _appended(whole.info, part.info)
+            whole = part._replace(draws=draws, info=info)
+        else:
+            whole = part
+        save(whole, path)
+    if num_before == 0:
+        return whole
+    draws, info = tree.map(lambda leaf: leaf[:, num_before:], (whole.draws, whole.info))
+    return whole._replace(draws=draws, info=info)
+
+
+def in_folder(
+    samples: Samples,
+    go_on: GoOn,
     num_samples: int,
     folder: str | os.PathLike[str] | None,
     every: int,
-    mesh: Mesh | None,
     gather: str,
 ) -> Samples:
-    """A run whose ranks write their draws, and where they are, after each ``every`` of them.
+    """A run whose ranks write their draws, and where they are, after each part: draws that no memory need hold.
 
     Args:
-        begin: makes the first draws.
-        go_on: makes more of them.
-        num_samples: how many all together.
+        samples: where it begins, without draws.
+        go_on: goes on with it.
+        num_samples: how many draws all together.
         folder: where to.
         every: draws in a part.
-        mesh: of the run.
         gather: ``"files"`` keeps nothing else; with ``"summary"`` or ``"none"`` the draws of this rank come back too.
     """
     fix = 'Write sample(..., gather="files", checkpoint=folder).'
@@ -38,22 +66,39 @@ def in_parts(
     fix = "Leave gather out, or read all draws from the folder: funcebm.distributed.draws_of(folder)."
     checks.require(gather != "draws", "a run of ranks with checkpoints must leave draws where they are", gather, fix)
     assert folder is not None
-    mesh = single if mesh is None else mesh
-    done = min(every, num_samples)
-    samples = begin(done)
-    while True:
-        save(folder, samples, mesh=mesh, is_part=True)
-        if not samples.is_complete or done >= num_samples:
-            break
-        size = min(every, num_samples - done)
-        samples = go_on(samples, size)
-        done += size
-    samples = samples._replace(is_complete=bool(samples.is_complete) and done >= num_samples)
+    mesh = samples.run.place.mesh  # type: ignore[union-attr]
+    for samples in _parts(samples, go_on, num_samples, every):  # noqa: B020
+        is_burn_in = samples.run.num_burn_in > 0  # type: ignore[union-attr]
+        checkpoint.save(folder, samples, mesh=mesh, is_part=not is_burn_in)
     has_draws = bool(tree.leaves(samples.draws))
     if gather == "files" or not has_draws:
         nothing: Any = ()
         return samples._replace(draws=nothing, info=nothing) if has_draws else samples
-    draws, info = draws_of(folder, mesh=mesh, like=(samples.draws, samples.info))
+    draws, info = checkpoint.draws_of(folder, mesh=mesh, like=(samples.draws, samples.info))
     device = tree.first(samples.draws).device
     draws, info = tree.map(lambda leaf: leaf.to(device), (draws, info))
     return samples._replace(draws=draws, info=info)
+
+
+def _parts(samples: Samples, go_on: GoOn, num_samples: int, every: int) -> Iterator[Samples]:
+    """The run after each ``every`` draws, and after as many steps of its burn-in, until there are enough, or Ctrl-C."""
+    run: Any = samples.run
+    fix = "Call sample outside of vmap, grad and jit."
+    checks.require(run != (), "a run with checkpoints must not be inside of a transform", "one that is", fix)
+    num_steps, num_done = every * run.thin, 0
+    while num_done < num_samples:
+        num_left, num_draws = run.num_burn_in, min(every, num_samples - num_done)
+        samples = go_on(samples, num_draws, num_steps)
+        run = samples.run
+        is_burnt_in = num_left <= num_steps
+        is_whole = bool(samples.is_complete) if is_burnt_in else run.num_burn_in == num_left - num_steps
+        num_done += num_draws if is_burnt_in else 0
+        yield samples._replace(is_complete=is_whole and num_done >= num_samples)
+        if not is_whole:
+            return
+
+
+def _appended(before: Tree, after: Tree) -> Tree:
+    if not tree.leaves(before):
+        return after
+    return tree.map(lambda a, b: torch.cat([a, b], 1), before, after) if tree.leaves(after) else before

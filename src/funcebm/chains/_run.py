@@ -35,7 +35,7 @@ from ._loop import (
 from ._text import text_of
 from .reducers import Reducer
 
-__all__ = ["Run", "Samples", "collect_position", "finish", "go_on", "start"]
+__all__ = ["Run", "Samples", "begin", "collect_position", "finish", "go_on", "start"]
 
 
 class Run(NamedTuple):
@@ -207,12 +207,13 @@ def _advance(
         yield run, chains, ys, size
 
 
-def _burn_in(run: Run, chains: _Chains) -> tuple[Run, _Chains]:
-    """Steps whose draws and statistics are dropped; after Ctrl-C the run knows how many are missing."""
-    num_burn_in = run.num_burn_in
+def _burn_in(run: Run, chains: _Chains, most: int | None = None) -> tuple[Run, _Chains]:
+    """Steps whose draws and statistics are dropped, at most so many; the run knows how many are missing, also after Ctrl-C."""
+    num_burn_in, end = run.num_burn_in, run.num_steps + run.num_burn_in
     if num_burn_in == 0:
         return run, chains
-    accumulators, end = [carry[1] for carry in chains.carries], run.num_steps + num_burn_in
+    num_burn_in = num_burn_in if most is None else min(most, num_burn_in)
+    accumulators = [carry[1] for carry in chains.carries]
     is_alone = run.place.mesh.size == 1
     with progress_bar(num_burn_in, "burn-in", run.progress) as bar, until_interrupted(is_on=is_alone):
         for run, chains, _, _ in _advance(run, chains, num_burn_in, 1, is_kept=False, bar=bar):  # noqa: B020
@@ -221,10 +222,22 @@ def _burn_in(run: Run, chains: _Chains) -> tuple[Run, _Chains]:
     return run._replace(num_burn_in=end - run.num_steps), chains._replace(carries=carries)
 
 
-def finish(run: Run, chains: _Chains, num_samples: int) -> Samples:
-    """The rest of a run that has started; an error of one rank is one of all."""
+def begin(run: Run, chains: _Chains) -> Samples:
+    """A run before its first step, to be gone on with."""
+    return _samples(run, chains, (), False)
+
+
+def finish(run: Run, chains: _Chains, num_samples: int, most: int | None = None) -> Samples:
+    """The rest of a run that has started; an error of one rank is one of all.
+
+    Args:
+        run: on its way.
+        chains: where they are.
+        num_samples: draws to be made.
+        most: where more steps of the burn-in are left, the run ends after so many of them, without draws.
+    """
     try:
-        run, chains = _burn_in(run, chains)
+        run, chains = _burn_in(run, chains, most)
         if run.num_burn_in > 0:
             return _samples(run, chains, (), False)
         run, chains, buffer, num_done = _sample(run, chains, num_samples)

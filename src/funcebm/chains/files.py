@@ -21,7 +21,7 @@ from ._folders import names_in_rows, read_folder
 from ._run import Run, Samples, collect_position
 from .reducers import Reducer
 
-__all__ = ["load", "save", "with_checkpoints", "write_shared"]
+__all__ = ["load", "need_file", "save", "write_shared"]
 
 _HEADER, _FORMAT = "funcebm.chains", 1
 _WHO = "funcebm.save and funcebm.load"
@@ -66,8 +66,14 @@ def save(samples: Samples | Any, path: str | os.PathLike[str]) -> None:
     if not isinstance(run, Run) or run.place.mesh.size > 1:
         fix = "Call funcebm.sample outside of vmap, grad and jit, and save on one process."
         raise ValueError(checks.message("samples must hold what a run needs to go on", "samples without it", fix))
-    _files.check_path(Path(path), "a saved run")
+    need_file(path)
     _write(path, *_header(samples))
+
+
+def need_file(path: str | os.PathLike[str]) -> None:
+    """An error where no run can be written there."""
+    _files.need_safetensors(_WHO)
+    _files.check_path(Path(path), "a saved run")
 
 
 def write_shared(path: Path, samples: Samples, parts: tuple[str, ...]) -> None:
@@ -191,38 +197,7 @@ def load(
     return Samples(**kept, is_complete=header["is_complete"], run=run, chains=run.place.chains)
 
 
-def with_checkpoints(
-    begin: Callable[[int], Samples],
-    go_on: Callable[[Samples, int], Samples],
-    num_samples: int,
-    path: str | os.PathLike[str],
-    every: int,
-) -> Samples:
-    """A run that is saved after each ``every`` draws, with all so far; ``begin(num)`` and ``go_on(samples, num)`` make them."""
-    done = min(every, num_samples)
-    samples = begin(done)
-    while True:
-        is_last = not samples.is_complete or done >= num_samples
-        samples = samples._replace(is_complete=bool(samples.is_complete) and done >= num_samples)
-        save(samples, path)
-        if is_last:
-            return samples
-        size = min(every, num_samples - done)
-        more = go_on(samples, size)
-        done += size
-        if samples.run.reducer is None:  # type: ignore[union-attr]
-            draws, info = _appended(samples.draws, more.draws), _appended(samples.info, more.info)
-            more = more._replace(draws=draws, info=info)
-        samples = more
-
-
 # -- parts --------------------------------------------------------------------------------------------------------
-
-
-def _appended(before: Tree, after: Tree) -> Tree:
-    if not tree.leaves(before):
-        return after
-    return tree.map(lambda a, b: torch.cat([a, b], 1), before, after) if tree.leaves(after) else before
 
 
 def _is_default(collect: Any) -> bool:

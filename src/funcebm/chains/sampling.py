@@ -23,9 +23,8 @@ from ..distributed.mesh import Mesh, Shard
 from ..transforms import is_worth_it
 from ..types import InfoT, Key, Params, Position, Sampler, StateT, Tree, TuningT
 from . import _checks, _ranks, reducers
-from ._parts import in_parts
-from ._run import Run, Samples, collect_position, finish, go_on, start
-from .files import with_checkpoints
+from ._parts import in_file, in_folder
+from ._run import Run, Samples, begin, collect_position, finish, go_on, start
 from .reducers import Reducer
 
 __all__ = ["Run", "Samples", "resume", "sample"]
@@ -80,9 +79,9 @@ def sample(
             stay where they were made (``mesh.gather(samples.draws)`` has all of them). ``"draws"``: the first rank gets all
             draws. ``"none"``: nothing. ``"files"``: each rank writes its draws into the folder ``checkpoint``, and keeps none;
             :func:`funcebm.distributed.draws_of` reads them.
-        checkpoint: a file in which the run is saved, with :func:`funcebm.save`, after each ``checkpoint_every`` draws and at the
-            end; ``resume(load(path, sampler), num_samples=...)`` makes those that are missing, bit for bit. With several ranks
-            a folder: see :func:`funcebm.distributed.load`.
+        checkpoint: a file in which the run is saved, with :func:`funcebm.save`, after each ``checkpoint_every`` draws, after as
+            many steps of the burn-in, and at the end; ``resume(load(path, sampler), num_samples=...)`` makes the draws that are
+            missing, bit for bit. With several ranks a folder: see :func:`funcebm.distributed.load`.
         checkpoint_every: draws.
 
     Returns:
@@ -105,33 +104,14 @@ def sample(
     checks.positive_int("thin", thin)
     if checkpoint is not None or gather == "files":
         checks.positive_int("checkpoint_every", checkpoint_every)
-        options: Any = {
-            "num_burn_in": num_burn_in,
-            "thin": thin,
-            "tuning": tuning,
-            "collect": collect,
-            "reduce": reduce,
-        }
-        policy = "summary" if gather == "files" else gather
-        options |= {"progress": progress, "chunk_size": chunk_size, "mesh": mesh, "gather": policy}
-        options["jit"] = is_worth_it(jit, num_burn_in + num_samples * thin, weight_of(sampler))
-
-        def begin(num: int) -> Samples:
-            return sample(key, sampler, params, positions, num_samples=num, **options)
-
-        def go_on(samples: Samples, num: int) -> Samples:
-            return resume(samples, num_samples=num)
-
-        if checkpoint is None or gather == "files" or (mesh is not None and mesh.size > 1):
-            return in_parts(begin, go_on, num_samples, checkpoint, checkpoint_every, mesh, gather)
-        return with_checkpoints(begin, go_on, num_samples, checkpoint, checkpoint_every)
     if chunk_size is not None:
         checks.positive_int("chunk_size", chunk_size)
     _checks.is_sampler(sampler)
     tuning = sampler.tuning if tuning is None else tuning
     counts = (num_samples, num_burn_in, thin)
     given = {"key": key, "params": params, "tuning": tuning, "counts": counts}
-    positions, place = _ranks.enter(mesh, gather, positions, given, sampler)
+    policy = "summary" if gather == "files" else gather
+    positions, place = _ranks.enter(mesh, policy, positions, given, sampler)
     is_long = is_worth_it(jit, num_burn_in + num_samples * thin, weight_of(sampler)) and (
         jit or not checks.is_traced((key, positions))
     )
@@ -146,7 +126,7 @@ def sample(
                 like = positions if sampler.bijection is None else vmap(sampler.bijection.inverse)(positions)
                 _checks.tuning(tuning, sampler.tuning, tree.map(lambda leaf: leaf[0], like))
             if reduce is None and collect is None:
-                _ranks.check_memory(place, num_samples, positions)
+                _ranks.check_memory(place, num_samples if checkpoint is None else checkpoint_every, positions)
         like = _checks.float_leaf(positions)
         tuning = tuning if callable(tuning) else tree.cast_like(tuning, like)
 
@@ -171,12 +151,22 @@ def sample(
                 num_burn_in=num_burn_in,
             )
             run, chains = start(run, positions)
-    with _gradients(jit):
-        return finish(run, chains, num_samples)
+    if checkpoint is None and gather != "files":
+        with _gradients(jit):
+            return finish(run, chains, num_samples)
+    begun = begin(run, chains)
+    if checkpoint is None or gather == "files" or place.mesh.size > 1:
+        return in_folder(begun, _go_on, num_samples, checkpoint, checkpoint_every, gather)
+    return in_file(begun, _go_on, num_samples, checkpoint, checkpoint_every)
 
 
 def resume(
-    samples: Samples[StateT, InfoT], *, num_samples: int, sampler: Sampler | None = None
+    samples: Samples[StateT, InfoT],
+    *,
+    num_samples: int,
+    sampler: Sampler | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1000,
 ) -> Samples[StateT, InfoT]:
     """Continues where a run ended, bit for bit as if it had not been cut.
 
@@ -184,13 +174,15 @@ def resume(
         samples: from :func:`sample` or :func:`resume`.
         num_samples: how many draws more.
         sampler: of samples that were pickled, which keep no functions: built as it was for that run.
+        checkpoint: a file in which the run, the draws of ``samples`` included, is saved as :func:`sample` does.
+        checkpoint_every: draws.
 
     Returns:
         :class:`Samples` with the new draws; what ``reduce`` gives covers the whole run.
 
     Raises:
-        ValueError: a count below 1, pickled samples without a sampler, or samples that were made inside of a transform or a
-            compiled function.
+        ValueError: a count below 1, pickled samples without a sampler, a checkpoint of ranks, or samples that were made inside
+            of a transform or a compiled function.
         TypeError: something that is not a sampler.
 
     >>> from funcebm import random, samplers
@@ -208,16 +200,28 @@ def resume(
         )
         got = "samples of a transform, or of a pickle of a run with a schedule, collect or reduce"
         raise ValueError(checks.message("samples must hold what a run needs to go on", got, fix))
-    run = samples.run
     if sampler is not None:
         _checks.is_sampler(sampler)
-        run = run._replace(sampler=sampler)
+        samples = samples._replace(run=samples.run._replace(sampler=sampler))
+    run: Any = samples.run
     must, fix = "samples must have their sampler", "Call resume(samples, num_samples=..., sampler=sampler)."
     checks.require(isinstance(run.sampler, Sampler), must, "samples of a pickle, which keeps no functions", fix)
+    if checkpoint is None:
+        return _go_on(samples, num_samples)
+    checks.positive_int("checkpoint_every", checkpoint_every)
+    fix = "Call resume for some draws at a time, and funcebm.distributed.save(folder, samples, mesh=mesh) after each call."
+    must = "resume with a checkpoint must be of one process"
+    checks.require(run.place.mesh.size == 1, must, f"{run.place.mesh.size} ranks", fix)
+    return in_file(samples, _go_on, num_samples, checkpoint, checkpoint_every)
+
+
+def _go_on(samples: Samples, num_samples: int, most: int | None = None) -> Samples:
+    """The rest of the burn-in, at most so many steps of it, and then draws."""
+    run: Any = samples.run
     state = run.place.spare if tree.leaves(run.place.spare) else samples.state
     _ranks.begin_run(run.place.mesh)
     with _gradients(run.jit):
-        return finish(run, go_on(run, state), num_samples)
+        return finish(run, go_on(run, state), num_samples, most)
 
 
 def _gradients(jit: bool) -> contextlib.AbstractContextManager[Any]:

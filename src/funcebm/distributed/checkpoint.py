@@ -162,6 +162,9 @@ def draws_of(path: str | os.PathLike[str], *, mesh: Mesh | None = None, like: Tr
             first, last = bounds(meta["num_chains"], mesh.rank, mesh.size)
             leaves = rows_of(folder, meta["files"], min(first, meta["num_chains"] - 1), max(last, first + 1))
             parts.append({name: leaf[: last - first] for name, leaf in leaves.items()})
+        parts = [
+            part for part in parts if any(name.startswith("draws/") for name in part)
+        ] or parts  # none in the burn-in
         joined: dict[str, dict[str, Tensor]] = {"draws": {}, "info": {}}
         for name in parts[0]:
             part, _, rest = name.partition("/")

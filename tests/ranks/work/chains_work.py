@@ -144,7 +144,7 @@ def in_files(mesh, path, num_chains, gather):
     """A run whose ranks write their draws."""
     positions = {"x": random.normal(random.key(1), (num_chains, 4))}
     sampler = samplers.mala(lambda params, x: energy(params, x["x"]), step_size=0.1)
-    options = {"num_burn_in": 2, "jit": False, "mesh": mesh, "num_samples": 7, "checkpoint_every": 3}
+    options = {"num_burn_in": 5, "jit": False, "mesh": mesh, "num_samples": 7, "checkpoint_every": 3}
     return ebm.sample(KEY, sampler, torch.tensor(0.5), positions, gather=gather, checkpoint=path, **options)[:4]
 
 
