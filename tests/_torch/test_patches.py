@@ -78,6 +78,11 @@ def test_the_environment_switches_them(monkeypatch):
     assert [patch.name for patch in patches.switched_on()] == names[-1:]
 
 
+def test_every_patch_finds_what_it_changes():
+    """On a torch that funcebm is tested on none is silently off."""
+    assert [patch.name for patch in patches.switched_on() if patch.find() is None] == []
+
+
 def test_a_torch_that_does_it_right_is_left_alone(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.14.1+cu130")
     assert set(patches.switched_on()) == set(patches.PATCHES)
@@ -137,11 +142,11 @@ def test_canary_one_dtype_handler():
 def _num_searches(monkeypatch) -> int:
     """How often a simpler form of an index without divisions is searched for."""
     import sympy
-    from torch._inductor import sizevars
 
+    owner, name = next(patch for patch in patches.PATCHES if patch.name == "plain_indices").find()
     found = []
     x, y = sympy.symbols("x0 x1", integer=True)
-    simplify = sizevars.simplify_index_in_vec_range
+    simplify = getattr(owner, name)
     monkeypatch.setattr(sympy, "simplify", lambda index: found.append(index) or index)
     getattr(simplify, "cache_clear", getattr(simplify, "__wrapped__", simplify).cache_clear)()
     assert simplify(64 * x + y, y, 16) == 64 * x + y

@@ -106,9 +106,11 @@ def _believed(check: Callable[..., bool]) -> Callable[..., bool]:
 def _vector_index() -> tuple[Any, str] | None:
     try:
         from torch._inductor import sizevars
+        from torch._inductor.codegen import cpp  # where it is before torch 2.13
     except ImportError:
         return None
-    return (sizevars, "simplify_index_in_vec_range") if hasattr(sizevars, "simplify_index_in_vec_range") else None
+    name = "simplify_index_in_vec_range"
+    return next(((module, name) for module in (sizevars, cpp) if hasattr(module, name)), None)
 
 
 def _unless_polynomial(simplify: Callable[..., Any]) -> Callable[..., Any]:
@@ -150,8 +152,8 @@ PATCHES = (
         kind="speed",
         repairs="Inductor asks sympy for a simpler form of each index, also of sums such as 64 x0 + x1, which have none: a third "
         "of its time for a U-Net.",
-        upstream="none yet: sizevars.simplify_index_in_vec_range calls sympy.simplify whether or not it has divided",
-        seen_on="2.13, 2.14, 2.15",
+        upstream="none yet: simplify_index_in_vec_range calls sympy.simplify whether or not it has divided",
+        seen_on="2.11, 2.13, 2.14, 2.15",
         mended_in=(),
         find=_vector_index,
         wrap=_unless_polynomial,
