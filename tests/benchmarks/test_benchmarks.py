@@ -47,6 +47,7 @@ def test_peak_bytes_counts_what_is_held_at_one_time():
 
 
 @pytest.mark.compiled
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")  # torch 2.11
 def test_chains_that_keep_nothing_hold_no_noise_of_a_chunk():
     found = memory.langevin_without_draws()
     assert found.peak < found.noise / 4
