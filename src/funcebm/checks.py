@@ -19,11 +19,13 @@ __all__ = [
     "is_concrete",
     "is_traced",
     "message",
+    "one_of",
     "one_structure",
     "positive",
     "positive_int",
     "require",
     "same_device",
+    "same_shapes",
 ]
 
 
@@ -91,6 +93,16 @@ def given_parts(given: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(given[0]) if len(given) == 1 and type(given[0]) in (list, tuple) else given
 
 
+def one_of(name: str, value: Any, known: tuple[str, ...], fix: str = "Write one of them.") -> None:
+    """``value`` must be among the known names.
+
+    >>> one_of("lengths", "long", ("halton", "uniform"))
+    Traceback (most recent call last):
+    ValueError: lengths must be one of ('halton', 'uniform'). Got long. Write one of them.
+    """
+    require(value in known, f"{name} must be one of {known}", value, fix)
+
+
 def one_structure(name: str, got: Tree, expected_name: str, expected: Tree) -> None:
     """Two trees must have one structure; the message names the leaves that differ.
 
@@ -109,6 +121,17 @@ def one_structure(name: str, got: Tree, expected_name: str, expected: Tree) -> N
             f"Start from {expected_name} and change its leaves.",
         )
     )
+
+
+def same_shapes(name: str, got: Tree, expected: Tree, fix: str) -> None:
+    """The leaves of two trees of one structure must have the same shapes.
+
+    >>> same_shapes("mean", torch.zeros(2), torch.zeros(3), "Give one position.")
+    Traceback (most recent call last):
+    ValueError: mean must have the shapes [(3,)]. Got [(2,)]. Give one position.
+    """
+    have, want = ([tuple(leaf.shape) for leaf in tree.leaves(value)] for value in (got, expected))
+    require(have == want, f"{name} must have the shapes {want}", str(have), fix)
 
 
 def same_device(**trees: Tree) -> None:

@@ -136,7 +136,7 @@ def shape_check(metric: Diagonal | Dense, *, name: str = "inverse_mass") -> Call
 
     def check(position: Position) -> None:
         if is_dense:
-            size = sum(leaf.numel() for leaf in tree.leaves(position))
+            size = tree.size(position)
             checks.require(matrix[-2:] == (size, size), f"{name} must be ({size}, {size})", f"shape {matrix}", fix)
         elif not is_free:
             checks.one_structure(name, frame, "one position", position)

@@ -28,6 +28,7 @@ __all__ = [
     "paths",
     "ravel",
     "scale",
+    "size",
     "squared_norm",
     "stack",
     "structure",

@@ -56,7 +56,7 @@ def chunks(
 def chain_axis(positions: Position) -> int:
     """Where the chain axis is inside a run: -1 for small positions, 0 for large ones."""
     num_chains = tree.batch_size(positions)
-    return -1 if sum(leaf.numel() for leaf in tree.leaves(positions)) <= _SMALL_POSITION * num_chains else 0
+    return -1 if tree.size(positions) <= _SMALL_POSITION * num_chains else 0
 
 
 def chain_blocks(num_chains: int) -> list[tuple[int, int, int]]:

@@ -185,7 +185,7 @@ def _advance(
     """Makes draws chunk by chunk: the run and the chains so far, what the chunk emitted ``(n, ...)``, and ``n``."""
     program, first, is_masked = chains.program, run.num_steps, run.thin > 1 and run.reducer is not None
     positions = chains_first(chains.carries[0][0].position, chains.axis)
-    num_values = sum(leaf.numel() for leaf in tree.leaves(chains.carries))
+    num_values = tree.size(chains.carries)
 
     def all_blocks(shared: list[Tree], carries: list[Tree], xs: Tree, **options: Any) -> tuple[list[Tree], Tree]:
         pairs = zip(shared, carries, strict=True)

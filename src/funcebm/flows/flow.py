@@ -153,7 +153,7 @@ def flow_energy(flow: Flow, base: Callable[[Position], Tensor] | None = None) ->
 
 def normal_log_density(x: Position) -> Tensor:
     """The standard normal log density of all numbers of a particle. ``()``."""
-    size = sum(leaf.numel() for leaf in tree.leaves(x))
+    size = tree.size(x)
     return -tree.squared_norm(x) / 2 - size * math.log(2 * math.pi) / 2
 
 

@@ -144,7 +144,7 @@ def log_likelihood(
 
     many = vmap(one, (None, 0, 0, 0, None, None))
     tolerances = tuple(torch.as_tensor(value, dtype=like.dtype, device=like.device) for value in (rtol, atol))
-    size = sum(leaf.numel() for leaf in tree.leaves(positions)) // num
+    size = tree.size(positions) // num
     weight = solver.num_evaluations * (10 if is_adaptive else len(grid)) * (1 + size // 8)
     result = run(many, (params, positions, conditions, probes, grid, tolerances), jit, weight)
     warn_unfinished(result.info, max_steps)

@@ -61,7 +61,7 @@ def isokinetic_kick(time: Tensor, velocity: Tree, gradient: Tree) -> tuple[Tree,
 
     Reference: Ver Steeg and Galstyan (2021), NeurIPS 34; Robnik, De Luca, Silverstein and Seljak (2023), JMLR 24(311).
     """
-    degrees = sum(leaf.numel() for leaf in tree.leaves(velocity)) - 1
+    degrees = tree.size(velocity) - 1
     square = tree.squared_norm(gradient)
     norm = torch.where(square > 0, square, 1).sqrt()  # a square root of zero has no derivative
     downhill = tree.scale(-1 / norm, gradient)

@@ -8,18 +8,31 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, fields, metrics, tree
+from .. import checks, fields, metrics, random, tree
 from ..types import Energy, InfoT, Key, Params, Position, Sampler, StateT, Tree, TuningT
 
-__all__ = ["Chains", "EnergyState", "STEP_SIZE", "TEMPERATURE", "evaluated", "lockstep", "positive", "tempered_field"]
+__all__ = [
+    "Chains",
+    "EnergyState",
+    "ValueState",
+    "evaluated",
+    "lockstep",
+    "no_noise",
+    "normal_and_uniform",
+    "positive",
+    "valued",
+]
 
-STEP_SIZE = "Try 0.1, and smaller where chains diverge."
-TEMPERATURE = "Use 1.0 for the density exp(-E)."
+_HINTS = {
+    "step_size": "Try 0.1, and smaller where chains diverge.",
+    "temperature": "Use 1.0 for the density exp(-E).",
+    "friction": "Try 1.0, one over the time in which the momentum is to be forgotten.",
+}
 
 Evaluate = Callable[[Params, Position], tuple[Tensor, Tree]]
 
 Chains = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""What :func:`lockstep` gives: a function ``(params, tuning, ...)`` of one chain to one of many, or to itself."""
+"""What :func:`lockstep` gives a step: ``vmap``, or a function of one chain as it is."""
 
 
 class EnergyState(NamedTuple):
@@ -30,9 +43,16 @@ class EnergyState(NamedTuple):
     gradient: Tree
 
 
-def positive(name: str, value: float | Tensor, hint: str) -> Tensor:
-    """A number above zero, checked at the door, as a tensor."""
-    checks.positive(name, value, hint)
+class ValueState(NamedTuple):
+    """Where a chain is, with the energy ``()`` there: what samplers without gradients keep for the next step."""
+
+    position: Position
+    energy: Tensor
+
+
+def positive(name: str, value: float | Tensor, hint: str | None = None) -> Tensor:
+    """A number above zero, checked at the door, as a tensor; the usual names have hints of their own."""
+    checks.positive(name, value, _HINTS[name] if hint is None else hint)
     return torch.as_tensor(value)
 
 
@@ -53,10 +73,36 @@ def evaluated(energy: Energy, metric: Any, name: str = "inverse_mass") -> tuple[
     return evaluate, init
 
 
+def valued(energy: Energy, metric: Any, name: str) -> tuple[Energy, Callable[..., ValueState]]:
+    """``(params, x) -> E``, which must be a scalar, and the ``init`` of a sampler whose state is a :class:`ValueState`."""
+    check_shape = metrics.shape_check(metric, name=name)
+
+    def value(params: Params, position: Position) -> Tensor:
+        return fields.require_scalar(energy(params, position), position)
+
+    def init(params: Params, position: Position) -> ValueState:
+        check_shape(position)
+        return ValueState(position, value(params, position))
+
+    return value, init
+
+
+def normal_and_uniform(key: Key, position: Position, num: int = 2, shape: tuple[int, ...] = ()) -> tuple[Any, ...]:
+    """Standard normals like the position, uniforms of its dtype and of the shape, and the other keys of ``num``."""
+    key_normal, key_uniform, *others = random.split(key, num)
+    uniform = random.uniform(key_uniform, shape, dtype=tree.first(position).dtype)
+    return tree.normal_like(key_normal, position), uniform, *others
+
+
+def no_noise(key: Key, position: Position) -> Tree:
+    """The ``draw`` of a sampler that is deterministic."""
+    return ()
+
+
 def lockstep(
     init: Callable[[Params, Position], StateT],
     draw: Callable[[Key, Position], Tree],
-    make_step: Callable[[Chains], Callable[..., tuple[StateT, InfoT]]],
+    step: Callable[..., tuple[StateT, InfoT]],
     tuning: TuningT,
     target_acceptance: float | None = None,
     adaptation: str | None = None,
@@ -66,30 +112,18 @@ def lockstep(
     Args:
         init: as of any sampler.
         draw: as of any sampler.
-        make_step: from ``chains`` to a step. ``chains(function)(params, tuning, *each)`` calls a function of one chain for
-            all of them: ``params`` and ``tuning`` are shared, everything after them has a chain axis.
+        step: ``(chains, params, tuning, state, noise) -> (state, info)``. State and noise are of one chain, or of many, and
+            ``chains(function)(*each)`` calls a function of one chain for all of them.
         tuning: as of any sampler.
         target_acceptance: as of any sampler.
         adaptation: as of any sampler.
     """
 
-    def of_many(function: Callable[..., Any]) -> Callable[..., Any]:
-        def mapped(params: Params, tuning: Tree, *each: Tree) -> Any:
-            return vmap(lambda *one: function(params, tuning, *one))(*each)
+    def alone(params: Params, tuning: Tree, state: StateT, noise: Tree) -> tuple[StateT, InfoT]:
+        return step(lambda function: function, params, tuning, state, noise)
 
-        return mapped
+    def together(params: Params, tuning: Tree, state: StateT, noise: Tree) -> tuple[StateT, InfoT]:
+        return step(vmap, params, tuning, state, noise)
 
-    alone, together = make_step(lambda function: function), make_step(of_many)
+    alone.__qualname__ = together.__qualname__ = step.__qualname__
     return Sampler(init, draw, alone, tuning, together, target_acceptance, adaptation=adaptation)
-
-
-def tempered_field(
-    evaluate: Evaluate, params: Params, temperature: Tensor
-) -> Callable[[Position], tuple[Tensor, Tree]]:
-    """The field that trajectories follow, ``x -> (E(x), grad E(x) / T)``."""
-
-    def field(position: Position) -> tuple[Tensor, Tree]:
-        value, gradient = evaluate(params, position)
-        return value, tree.scale(1 / temperature, gradient)
-
-    return field

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import checks, loops, metrics, random, tree
+from .. import checks, loops, metrics, random
 from ..integrators.microcanonical import MicrocanonicalPoint, microcanonical_step, normalise, num_stages
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from ._kernel import Chains, EnergyState, evaluated, lockstep, positive
+from ._kernel import Chains, EnergyState, evaluated, lockstep, normal_and_uniform, positive
 from .constraints import takes_energy
 from .mclmc import check_dimension
 from .metropolis import metropolis_hastings
@@ -122,50 +122,38 @@ def adjusted_mclmc(
         return begin(params, position)
 
     def draw(key: Key, position: Position) -> AdjustedMCLMCNoise:
-        key_velocity, key_accept, key_length = random.split(key, 3)
-        dtype = tree.first(position).dtype
-        length = random.uniform(key_length, dtype=dtype) if num_steps is None else ()
-        return AdjustedMCLMCNoise(
-            tree.normal_like(key_velocity, position), random.uniform(key_accept, dtype=dtype), length
-        )
+        normal, uniform, key_length = normal_and_uniform(key, position, 3)
+        length = random.uniform(key_length, dtype=uniform.dtype) if num_steps is None else ()
+        return AdjustedMCLMCNoise(normal, uniform, length)
 
-    def start(
-        params: Params, tuning: AdjustedMCLMCTuning, state: EnergyState, noise: AdjustedMCLMCNoise
-    ) -> _Trajectory:
-        point = MicrocanonicalPoint(state.position, normalise(noise.velocity), state.gradient)
-        zero = torch.zeros_like(state.energy)
-        if num_steps is None:
-            length = random_count(tuning.trajectory_length / tuning.step_size, noise.length).clamp(max=max_steps)
-        else:
-            length = zero + num_steps
-        return _Trajectory(point, zero, state.energy, zero, length)
-
-    def advance(params: Params, tuning: AdjustedMCLMCTuning, at: _Trajectory) -> _Trajectory:
-        point, change, value = microcanonical_step(
-            lambda position: evaluate(params, position), tuning.metric, tuning.step_size, at.point, integrator
-        )
-        return _Trajectory(point, at.change + change, value, at.num_done + 1, at.num_steps)
-
-    def accept(
-        params: Params, tuning: AdjustedMCLMCTuning, state: EnergyState, noise: AdjustedMCLMCNoise, end: _Trajectory
+    def step(
+        chains: Chains, params: Params, tuning: AdjustedMCLMCTuning, state: EnergyState, noise: AdjustedMCLMCNoise
     ) -> tuple[EnergyState, Info]:
-        proposal = EnergyState(end.point.position, end.energy, end.point.gradient)
-        log_ratio = state.energy - end.energy - end.change
-        new_state, info = metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients=0)
-        return new_state, info._replace(num_gradients=(gradients_a_step * end.num_done).to(torch.int32))
+        def begin(state: EnergyState, noise: AdjustedMCLMCNoise) -> _Trajectory:
+            point = MicrocanonicalPoint(state.position, normalise(noise.velocity), state.gradient)
+            zero = torch.zeros_like(state.energy)
+            if num_steps is not None:
+                return _Trajectory(point, zero, state.energy, zero, zero + num_steps)
+            length = random_count(tuning.trajectory_length / tuning.step_size, noise.length).clamp(max=max_steps)
+            return _Trajectory(point, zero, state.energy, zero, length)
 
-    def make_step(chains: Chains) -> Callable[..., tuple[EnergyState, Info]]:
-        def step(
-            params: Params, tuning: AdjustedMCLMCTuning, state: EnergyState, noise: AdjustedMCLMCNoise
-        ) -> tuple[EnergyState, Info]:
-            at = chains(start)(params, tuning, state, noise)
-            move = lambda at: chains(advance)(params, tuning, at)  # noqa: E731
-            if num_steps is None:
-                at = loops.while_loop(lambda at: at.num_done < at.num_steps, move, at)
-            else:
-                at = loops.repeat(move, at, num_steps)
-            return chains(accept)(params, tuning, state, noise, at)
+        def advance(at: _Trajectory) -> _Trajectory:
+            point, change, value = microcanonical_step(
+                lambda position: evaluate(params, position), tuning.metric, tuning.step_size, at.point, integrator
+            )
+            return _Trajectory(point, at.change + change, value, at.num_done + 1, at.num_steps)
 
-        return step
+        def finish(state: EnergyState, noise: AdjustedMCLMCNoise, end: _Trajectory) -> tuple[EnergyState, Info]:
+            proposal = EnergyState(end.point.position, end.energy, end.point.gradient)
+            log_ratio = state.energy - end.energy - end.change
+            after, info = metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients=0)
+            return after, info._replace(num_gradients=(gradients_a_step * end.num_done).to(torch.int32))
 
-    return lockstep(init, draw, make_step, tuning, target_acceptance=0.9, adaptation="adjusted_mclmc")
+        at = chains(begin)(state, noise)
+        if num_steps is None:
+            at = loops.while_loop(lambda at: at.num_done < at.num_steps, chains(advance), at)
+        else:
+            at = loops.repeat(chains(advance), at, num_steps)
+        return chains(finish)(state, noise, at)
+
+    return lockstep(init, draw, step, tuning, target_acceptance=0.9, adaptation="adjusted_mclmc")

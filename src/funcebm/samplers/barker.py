@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from .. import metrics, random, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from ._kernel import TEMPERATURE, EnergyState, evaluated
+from ._kernel import EnergyState, evaluated
 from .constraints import takes_energy
 from .langevin import LangevinTuning as BarkerTuning
 from .langevin import langevin_tuning
@@ -66,9 +66,7 @@ def barker(
     >>> bool(info.acceptance_rate <= 1)
     True
     """
-    tuning = langevin_tuning(
-        step_size, preconditioner, temperature, "Try 0.5, and the acceptance rate 0.4.", TEMPERATURE
-    )
+    tuning = langevin_tuning(step_size, preconditioner, temperature, "Try 0.5, and the acceptance rate 0.4.")
     evaluate, init = evaluated(energy, tuning.metric, "preconditioner")
 
     def draw(key: Key, position: Position) -> BarkerNoise:

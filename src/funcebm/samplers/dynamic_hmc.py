@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,8 @@ from torch import Tensor
 from .. import checks, loops, metrics, random, tree
 from ..integrators import PhasePoint, leapfrog
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from ._kernel import STEP_SIZE, TEMPERATURE, Chains, EnergyState, evaluated, lockstep, positive, tempered_field
+from ._hamiltonian import arrived, energy_drop, set_off, tempered_field
+from ._kernel import Chains, EnergyState, evaluated, lockstep, normal_and_uniform, positive
 from .constraints import takes_energy
 from .metropolis import metropolis_hastings
 
@@ -132,13 +133,12 @@ def dynamic_hmc(
     """
     checks.positive_int("max_leapfrog", max_leapfrog)
     tuning = DynamicHMCTuning(
-        positive("step_size", step_size, STEP_SIZE),
+        positive("step_size", step_size),
         positive("trajectory_length", trajectory_length, "Try about the largest scale of the target."),
         metrics.of(inverse_mass),
-        positive("temperature", temperature, TEMPERATURE),
+        positive("temperature", temperature),
     )
-    kinds = ("halton", "uniform")
-    checks.require(lengths in kinds, f"lengths must be one of {kinds}", lengths, "Write one of them.")
+    checks.one_of("lengths", lengths, ("halton", "uniform"))
     evaluate, begin = evaluated(energy, tuning.metric)
 
     def init(params: Params, position: Position) -> DynamicHMCState:
@@ -149,56 +149,39 @@ def dynamic_hmc(
         return DynamicHMCState(position, value, gradient, num_steps, proposal, tree.zeros_like(position), fraction)
 
     def draw(key: Key, position: Position) -> DynamicHMCNoise:
-        key_momentum, key_accept, key_length = random.split(key, 3)
-        dtype = tree.first(position).dtype
-        uniform = random.uniform(key_accept, dtype=dtype)
-        fraction = random.uniform(key_length, dtype=dtype) if lengths == "uniform" else ()
-        return DynamicHMCNoise(tree.normal_like(key_momentum, position), uniform, fraction)
+        normal, uniform, key_length = normal_and_uniform(key, position, 3)
+        fraction = random.uniform(key_length, dtype=uniform.dtype) if lengths == "uniform" else ()
+        return DynamicHMCNoise(normal, uniform, fraction)
 
-    def start(params: Params, tuning: DynamicHMCTuning, state: DynamicHMCState, noise: DynamicHMCNoise) -> _Walk:
-        fraction = van_der_corput(state.num_steps + 1, state.fraction.dtype) if lengths == "halton" else noise.fraction
-        num = torch.ceil(fraction * tuning.trajectory_length / tuning.step_size).clamp(max=max_leapfrog)
-        num = num.to(torch.int32).clamp(min=1)
-        momentum = metrics.momentum(tuning.metric, noise.momentum)
-        point = PhasePoint(state.position, momentum, tree.scale(1 / tuning.temperature, state.gradient))
-        return _Walk(point, state.energy, torch.zeros_like(num), num, fraction)
-
-    def advance(params: Params, tuning: DynamicHMCTuning, walk: _Walk) -> _Walk:
-        field = tempered_field(evaluate, params, tuning.temperature)
-        point, value = leapfrog.step(field, tuning.metric, tuning.step_size, walk.point)
-        goes_on = walk.num_done < walk.num  # others may continue for longer
-        point, value = tree.where(goes_on, (point, value), (walk.point, walk.energy))
-        return walk._replace(point=point, energy=value, num_done=walk.num_done + 1)
-
-    def accept(
-        params: Params,
-        tuning: DynamicHMCTuning,
-        state: DynamicHMCState,
-        noise: DynamicHMCNoise,
-        start: _Walk,
-        end: _Walk,
+    def step(
+        chains: Chains, params: Params, tuning: DynamicHMCTuning, state: DynamicHMCState, noise: DynamicHMCNoise
     ) -> tuple[DynamicHMCState, Info]:
-        before, after, value = start.point, end.point, end.energy
-        kinetic = [metrics.kinetic_energy(tuning.metric, p) for p in (before.momentum, after.momentum)]
-        log_ratio = (state.energy - value) / tuning.temperature + kinetic[0] - kinetic[1]
-        proposal = EnergyState(after.position, value, tree.scale(tuning.temperature, after.gradient))
-        stay = EnergyState(state.position, state.energy, state.gradient)
-        kept, info = metropolis_hastings(log_ratio, noise.uniform, proposal, stay, num_gradients=1)
-        velocity = metrics.velocity(tuning.metric, after.momentum)
-        memory = (state.num_steps + 1, after.position, velocity, end.fraction)
-        new_state = DynamicHMCState(kept.position, kept.energy, kept.gradient, *memory)
-        return new_state, info._replace(num_gradients=end.num)
+        field = tempered_field(evaluate, params, tuning.temperature)
 
-    def make_step(chains: Chains) -> Callable[..., tuple[DynamicHMCState, Info]]:
-        def step(
-            params: Params, tuning: DynamicHMCTuning, state: DynamicHMCState, noise: DynamicHMCNoise
+        def begin(state: DynamicHMCState, noise: DynamicHMCNoise) -> _Walk:
+            is_halton = lengths == "halton"
+            fraction = van_der_corput(state.num_steps + 1, state.fraction.dtype) if is_halton else noise.fraction
+            num = torch.ceil(fraction * tuning.trajectory_length / tuning.step_size).clamp(max=max_leapfrog)
+            num = num.to(torch.int32).clamp(min=1)
+            return _Walk(set_off(tuning, state, noise.momentum), state.energy, torch.zeros_like(num), num, fraction)
+
+        def advance(walk: _Walk) -> _Walk:
+            point, value = leapfrog.step(field, tuning.metric, tuning.step_size, walk.point)
+            return walk._replace(point=point, energy=value, num_done=walk.num_done + 1)
+
+        def finish(
+            state: DynamicHMCState, noise: DynamicHMCNoise, start: PhasePoint, walk: _Walk
         ) -> tuple[DynamicHMCState, Info]:
-            walk = chains(start)(params, tuning, state, noise)
-            end = loops.while_loop(  # it lasts as long as the longest trajectory
-                lambda walk: (walk.num_done < walk.num).any(), lambda walk: chains(advance)(params, tuning, walk), walk
-            )
-            return chains(accept)(params, tuning, state, noise, walk, end)
+            end, proposal = walk.point, arrived(tuning, walk.point, walk.energy)
+            log_ratio = energy_drop(tuning, state, start.momentum, proposal, end.momentum)
+            stay = EnergyState(state.position, state.energy, state.gradient)
+            kept, info = metropolis_hastings(log_ratio, noise.uniform, proposal, stay, num_gradients=1)
+            velocity = metrics.velocity(tuning.metric, end.momentum)
+            memory = (state.num_steps + 1, end.position, velocity, walk.fraction)
+            return DynamicHMCState._make((*kept, *memory)), info._replace(num_gradients=walk.num)
 
-        return step
+        start = chains(begin)(state, noise)
+        end = loops.while_loop(lambda walk: walk.num_done < walk.num, chains(advance), start)
+        return chains(finish)(state, noise, start.point, end)
 
-    return lockstep(init, draw, make_step, tuning, target_acceptance=0.651, adaptation="chees")
+    return lockstep(init, draw, step, tuning, target_acceptance=0.651, adaptation="chees")

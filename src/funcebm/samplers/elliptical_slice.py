@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import checks, fields, loops, metrics, random, tree
+from .. import checks, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
-from ._kernel import Chains, lockstep
-from ._slices import found_or_stayed
+from ._kernel import Chains, ValueState, lockstep, normal_and_uniform, valued
+from ._slices import Search, SliceInfo, begin_search, found_or_stayed, shrink
 from .constraints import takes_energy
 
 __all__ = [
@@ -22,12 +22,11 @@ __all__ = [
     "elliptical_slice",
 ]
 
+EllipticalSliceState = ValueState
+"""The energy is that of the likelihood, without the prior."""
 
-class EllipticalSliceState(NamedTuple):
-    """A position, and the energy of the likelihood there, without the prior. ``()``."""
-
-    position: Position
-    energy: Tensor
+EllipticalSliceInfo = SliceInfo
+"""The energy is that of the likelihood, without the prior."""
 
 
 class EllipticalSliceNoise(NamedTuple):
@@ -45,41 +44,12 @@ class EllipticalSliceTuning(NamedTuple):
     covariance: Any
 
 
-class EllipticalSliceInfo(NamedTuple):
-    """The fields of :class:`~funcebm.types.Info`, and the price of the step.
-
-    ``energy`` is the likelihood's, without the prior; ``acceptance_rate`` is 1, or 0 where no angle was found.
-
-    Attributes:
-        num_evaluations: how many energies the step computed. ``()`` int32.
-    """
-
-    acceptance_rate: Tensor
-    is_accepted: Tensor
-    is_divergent: Tensor
-    num_gradients: Tensor
-    energy: Tensor
-    num_evaluations: Tensor
-
-
 class _Ellipse(NamedTuple):
-    """What a step moves on: the position less the mean, the other axis, the highest energy of the slice, the uniforms."""
+    """What a step moves on: the position less the mean, the other axis, and the highest energy of the slice."""
 
     centred: Tree
     axis: Tree
     bound: Tensor
-    angles: Tensor
-
-
-class _Search(NamedTuple):
-    """What the loop carries: the bracket of angles, the angles tried, and whether the last is on the slice; its point."""
-
-    low: Tensor
-    high: Tensor
-    num_tried: Tensor
-    is_found: Tensor
-    position: Position
-    energy: Tensor
 
 
 @takes_energy
@@ -127,90 +97,53 @@ def elliptical_slice(
     """
     checks.positive_int("max_shrinks", max_shrinks, minimum=0)
     prior_mean = torch.tensor(float(mean)) if isinstance(mean, (int, float)) else mean
-    prior_covariance = metrics.of(covariance, name="covariance")
+    prior = EllipticalSliceTuning(prior_mean, metrics.of(covariance, name="covariance"))
+    value, start = valued(energy, prior.covariance, "covariance")
 
-    def scalar_energy(params: Params, position: Position) -> Tensor:
-        return fields.require_scalar(energy(params, position), position)
-
-    check_shape = metrics.shape_check(prior_covariance, name="covariance")
-
-    def init(params: Params, position: Position) -> EllipticalSliceState:
-        check_shape(position)
+    def init(params: Params, position: Position) -> ValueState:
         if not _is_scalar(prior_mean):
             checks.one_structure("mean", prior_mean, "one position", position)
-            shapes = [[tuple(leaf.shape) for leaf in tree.leaves(value)] for value in (prior_mean, position)]
-            checks.require(
-                shapes[0] == shapes[1], f"mean must have the shapes {shapes[1]}", str(shapes[0]), "Give one position."
-            )
-        return EllipticalSliceState(position, scalar_energy(params, position))
+            checks.same_shapes("mean", prior_mean, position, "Give one position.")
+        return start(params, position)
 
     def draw(key: Key, position: Position) -> EllipticalSliceNoise:
-        key_normal, key_level, key_angles = random.split(key, 3)
-        dtype = tree.first(position).dtype
-        return EllipticalSliceNoise(
-            tree.normal_like(key_normal, position),
-            random.uniform(key_level, dtype=dtype),
-            random.uniform(key_angles, (max_shrinks + 1,), dtype=dtype),
-        )
+        normal, level, key_angles = normal_and_uniform(key, position, 3)
+        return EllipticalSliceNoise(normal, level, random.uniform(key_angles, (max_shrinks + 1,), dtype=level.dtype))
 
-    def over_mean(function: Callable[..., Tensor], tuning: EllipticalSliceTuning, *trees: Tree) -> Tree:
-        if _is_scalar(tuning.mean):
-            return tree.map(lambda *leaves: function(tuning.mean, *leaves), *trees)
-        return tree.map(function, tuning.mean, *trees)
+    def step(
+        chains: Chains, params: Params, tuning: EllipticalSliceTuning, state: ValueState, noise: EllipticalSliceNoise
+    ) -> tuple[ValueState, SliceInfo]:
+        def mean_like(position: Position) -> Position:
+            return tree.map(lambda _: tuning.mean, position) if _is_scalar(tuning.mean) else tuning.mean
 
-    def start(
-        params: Params, tuning: EllipticalSliceTuning, state: EllipticalSliceState, noise: EllipticalSliceNoise
-    ) -> tuple[_Ellipse, _Search]:
-        ellipse = _Ellipse(
-            over_mean(lambda mean, x: x - mean, tuning, state.position),
-            metrics.displacement(tuning.covariance, noise.normal),
-            state.energy - torch.log(noise.level),
-            noise.angles.clone(),  # compiled, the loop does not keep views alive
-        )
-        angle = 2 * math.pi * noise.angles[0]
-        no = torch.zeros_like(state.energy, dtype=torch.bool)
-        count = torch.zeros_like(state.energy, dtype=torch.int32)
-        return ellipse, _Search(angle - 2 * math.pi, angle, count, no, state.position, state.energy)
+        def begin(state: ValueState, noise: EllipticalSliceNoise) -> tuple[_Ellipse, Search]:
+            centred = tree.map(lambda mean, x: x - mean, mean_like(state.position), state.position)
+            axis = metrics.displacement(tuning.covariance, noise.normal)
+            angle = 2 * math.pi * noise.angles[0]
+            ellipse = _Ellipse(centred, axis, state.energy - torch.log(noise.level))
+            return ellipse, begin_search(state, angle - 2 * math.pi, angle)
 
-    def attempt(params: Params, tuning: EllipticalSliceTuning, ellipse: _Ellipse, search: _Search) -> _Search:
-        uniform = ellipse.angles.gather(0, search.num_tried.long().reshape(1)).reshape(())
-        is_first = search.num_tried == 0
-        angle = torch.where(is_first, search.high, search.low + (search.high - search.low) * uniform)
-        cos, sin = torch.cos(angle), torch.sin(angle)
-        move = lambda mean, x, axis: mean + x * cos + axis * sin  # noqa: E731
-        position = over_mean(move, tuning, ellipse.centred, ellipse.axis)
-        value = scalar_energy(params, position)
-        is_found = torch.isfinite(value) & (value <= ellipse.bound)
-        return _Search(
-            torch.where(angle < 0, angle, search.low),
-            torch.where(angle < 0, search.high, angle),
-            search.num_tried + 1,
-            is_found,
-            position,
-            value,
-        )
-
-    def finish(
-        params: Params, tuning: EllipticalSliceTuning, state: EllipticalSliceState, search: _Search
-    ) -> tuple[EllipticalSliceState, EllipticalSliceInfo]:
-        found = EllipticalSliceState(search.position, search.energy)
-        return found_or_stayed(EllipticalSliceInfo, state, found, search.is_found, search.num_tried)
-
-    def make_step(chains: Chains) -> Callable[..., tuple[EllipticalSliceState, EllipticalSliceInfo]]:
-        def step(
-            params: Params, tuning: EllipticalSliceTuning, state: EllipticalSliceState, noise: EllipticalSliceNoise
-        ) -> tuple[EllipticalSliceState, EllipticalSliceInfo]:
-            ellipse, search = chains(start)(params, tuning, state, noise)
-            search = loops.while_loop(
-                lambda search: ~search.is_found & (search.num_tried <= max_shrinks),
-                lambda search: chains(attempt)(params, tuning, ellipse, search),
-                search,
+        def attempt(ellipse: _Ellipse, search: Search, uniform: Tensor) -> tuple[Tensor, Position, Tensor, Tensor]:
+            is_first = search.num_tried == 0
+            angle = torch.where(is_first, search.high, search.low + (search.high - search.low) * uniform)
+            cos, sin = torch.cos(angle), torch.sin(angle)
+            position = tree.map(
+                lambda mean, x, axis: mean + x * cos + axis * sin,
+                mean_like(ellipse.centred),
+                ellipse.centred,
+                ellipse.axis,
             )
-            return chains(finish)(params, tuning, state, search)
+            energy = value(params, position)
+            return angle, position, energy, torch.isfinite(energy) & (energy <= ellipse.bound)
 
-        return step
+        def finish(state: ValueState, search: Search) -> tuple[ValueState, SliceInfo]:
+            return found_or_stayed(state, search, search.num_tried)
 
-    return lockstep(init, draw, make_step, EllipticalSliceTuning(prior_mean, prior_covariance), adaptation="unchanged")
+        ellipse, search = chains(begin)(state, noise)
+        search = shrink(chains, attempt, search, ellipse, noise.angles, max_shrinks)
+        return chains(finish)(state, search)
+
+    return lockstep(init, draw, step, prior, adaptation="unchanged")
 
 
 def _is_scalar(mean: Tree) -> bool:

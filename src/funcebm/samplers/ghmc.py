@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import checks, loops, metrics, random, tree
+from .. import checks, loops, metrics, tree
 from ..integrators import PhasePoint, leapfrog
-from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from ._kernel import STEP_SIZE, TEMPERATURE, Chains, evaluated, lockstep, positive, tempered_field
+from ..types import Energy, Info, Params, Position, Sampler, Tree
+from ._hamiltonian import MomentumNoise, arrived, momentum_noise, set_off, tempered_field
+from ._kernel import Chains, evaluated, lockstep, positive
 from .constraints import takes_energy
 from .metropolis import metropolis_hastings
 
@@ -38,11 +39,8 @@ class GHMCState(NamedTuple):
     fresh: Tensor
 
 
-class GHMCNoise(NamedTuple):
-    """Standard normals like the position, and a uniform on [0, 1), which only the first step uses. ``()``."""
-
-    momentum: Tree
-    uniform: Tensor
+GHMCNoise = MomentumNoise
+"""The uniform is used by the first step only, for the slice."""
 
 
 class GHMCTuning(NamedTuple):
@@ -103,6 +101,7 @@ def ghmc(
     Reference: Horowitz (1991), Physics Letters B 268(2):247-252; the slice: Neal (2020), arXiv:2001.11950; the default of
     ``delta``: Hoffman and Sountsov (2022), AISTATS, PMLR 151:7799-7813.
 
+    >>> from funcebm import random
     >>> sampler = ghmc(lambda params, x: (x**2).sum() / 2, step_size=0.3)
     >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
     >>> int(info.num_gradients)
@@ -110,11 +109,11 @@ def ghmc(
     """
     checks.positive_int("num_leapfrog", num_leapfrog)
     tuning = GHMCTuning(
-        step_size=positive("step_size", step_size, STEP_SIZE),
+        step_size=positive("step_size", step_size),
         alpha=positive("alpha", alpha, "Give a number in (0, 1]."),
         delta=torch.as_tensor(alpha) / 2 if delta is None else torch.as_tensor(delta),
         metric=metrics.of(inverse_mass),
-        temperature=positive("temperature", temperature, TEMPERATURE),
+        temperature=positive("temperature", temperature),
     )
     if not isinstance(alpha, Tensor):
         checks.require(alpha <= 1, "alpha must be at most 1", alpha, "Give a number in (0, 1]; 1 is HMC.")
@@ -127,52 +126,40 @@ def ghmc(
         zero = torch.zeros((), dtype=tree.first(position).dtype, device=value.device)
         return GHMCState(position, tree.zeros_like(position), zero, value, gradient, torch.ones_like(zero))
 
-    def draw(key: Key, position: Position) -> GHMCNoise:
-        key_momentum, key_slice = random.split(key)
-        uniform = random.uniform(key_slice, dtype=tree.first(position).dtype)
-        return GHMCNoise(tree.normal_like(key_momentum, position), uniform)
-
-    def refresh(params: Params, tuning: GHMCTuning, state: GHMCState, noise: GHMCNoise) -> tuple[GHMCState, PhasePoint]:
-        is_first = state.fresh > 0
-        keep = torch.where(is_first, 0.0, torch.sqrt(1 - tuning.alpha))
-        add = torch.where(is_first, 1.0, torch.sqrt(tuning.alpha))
-        momentum = tree.map(lambda z, xi: keep * z + add * xi, state.momentum, noise.momentum)
-        drifted = state.slice + tuning.delta
-        drifted = torch.where(drifted > 1, drifted - 2, drifted)
-        drifted = torch.where(is_first, 2 * noise.uniform - 1, drifted)
-        gradient = tree.scale(1 / tuning.temperature, state.gradient)
-        point = PhasePoint(state.position, metrics.momentum(tuning.metric, momentum), gradient)
-        return state._replace(momentum=momentum, slice=drifted, fresh=torch.zeros_like(state.fresh)), point
-
-    def advance(params: Params, tuning: GHMCTuning, point: PhasePoint) -> tuple[PhasePoint, Tensor]:
-        field = tempered_field(evaluate, params, tuning.temperature)
-        return leapfrog.step(field, tuning.metric, tuning.step_size, point)
-
-    def accept(
-        params: Params, tuning: GHMCTuning, state: GHMCState, refreshed: GHMCState, after: PhasePoint, value: Tensor
+    def step(
+        chains: Chains, params: Params, tuning: GHMCTuning, state: GHMCState, noise: GHMCNoise
     ) -> tuple[GHMCState, Info]:
-        momentum = metrics.whiten(tuning.metric, after.momentum)
-        kinetic = [0.5 * tree.squared_norm(z) for z in (refreshed.momentum, momentum)]
-        log_ratio = (state.energy - value) / tuning.temperature + kinetic[0] - kinetic[1]
-        proposal = refreshed._replace(
-            position=after.position,
-            momentum=momentum,
-            slice=(refreshed.slice * torch.exp(-log_ratio)).to(refreshed.slice.dtype),  # of leaves of several dtypes
-            energy=value,
-            gradient=tree.scale(tuning.temperature, after.gradient),
-        )
-        turned = refreshed._replace(momentum=tree.map(torch.neg, refreshed.momentum))
-        uniform = refreshed.slice.abs()
-        new_state, info = metropolis_hastings(log_ratio, uniform, proposal, turned, num_gradients=num_leapfrog)
-        return tree.where(tuning.step_size == 0, state, new_state), info
+        field = tempered_field(evaluate, params, tuning.temperature)
 
-    def make_step(chains: Chains) -> Callable[..., tuple[GHMCState, Info]]:
-        def step(params: Params, tuning: GHMCTuning, state: GHMCState, noise: GHMCNoise) -> tuple[GHMCState, Info]:
-            refreshed, point = chains(refresh)(params, tuning, state, noise)
-            point = loops.repeat(lambda point: chains(advance)(params, tuning, point)[0], point, num_leapfrog - 1)
-            after, value = chains(advance)(params, tuning, point)  # the last one also wants the energy
-            return chains(accept)(params, tuning, state, refreshed, after, value)
+        def refresh(state: GHMCState, noise: GHMCNoise) -> tuple[GHMCState, PhasePoint]:
+            is_first = state.fresh > 0
+            keep = torch.where(is_first, 0.0, torch.sqrt(1 - tuning.alpha))
+            add = torch.where(is_first, 1.0, torch.sqrt(tuning.alpha))
+            momentum = tree.map(lambda z, xi: keep * z + add * xi, state.momentum, noise.momentum)
+            drifted = state.slice + tuning.delta
+            drifted = torch.where(drifted > 1, drifted - 2, drifted)
+            drifted = torch.where(is_first, 2 * noise.uniform - 1, drifted)
+            refreshed = state._replace(momentum=momentum, slice=drifted, fresh=torch.zeros_like(state.fresh))
+            return refreshed, set_off(tuning, state, momentum)
 
-        return step
+        def advance(point: PhasePoint) -> tuple[PhasePoint, Tensor]:
+            return leapfrog.step(field, tuning.metric, tuning.step_size, point)
 
-    return lockstep(init, draw, make_step, tuning, target_acceptance=0.9, adaptation="meads")
+        def finish(state: GHMCState, refreshed: GHMCState, point: PhasePoint) -> tuple[GHMCState, Info]:
+            point, value = advance(point)
+            momentum = metrics.whiten(tuning.metric, point.momentum)
+            kinetic = [0.5 * tree.squared_norm(z) for z in (refreshed.momentum, momentum)]
+            log_ratio = (state.energy - value) / tuning.temperature + kinetic[0] - kinetic[1]
+            position, energy, gradient = arrived(tuning, point, value)
+            scaled = (refreshed.slice * torch.exp(-log_ratio)).to(refreshed.slice.dtype)  # of leaves of several dtypes
+            proposal = GHMCState(position, momentum, scaled, energy, gradient, refreshed.fresh)
+            turned = refreshed._replace(momentum=tree.map(torch.neg, refreshed.momentum))
+            uniform = refreshed.slice.abs()
+            after, info = metropolis_hastings(log_ratio, uniform, proposal, turned, num_gradients=num_leapfrog)
+            return tree.where(tuning.step_size == 0, state, after), info
+
+        refreshed, point = chains(refresh)(state, noise)
+        point = loops.repeat(lambda point: chains(advance)(point)[0], point, num_leapfrog - 1)
+        return chains(finish)(state, refreshed, point)
+
+    return lockstep(init, momentum_noise, step, tuning, target_acceptance=0.9, adaptation="meads")

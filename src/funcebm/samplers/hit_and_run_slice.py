@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import checks, fields, loops, metrics, random, tree
+from .. import checks, loops, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
-from ._kernel import TEMPERATURE, Chains, lockstep, positive
-from ._slices import found_or_stayed
+from ._kernel import Chains, ValueState, lockstep, normal_and_uniform, positive, valued
+from ._slices import Search, SliceInfo, begin_search, found_or_stayed, shrink
 from .constraints import takes_energy
 
 __all__ = [
@@ -21,12 +21,8 @@ __all__ = [
     "hit_and_run_slice",
 ]
 
-
-class HitAndRunSliceState(NamedTuple):
-    """A position, with the energy ``()`` there."""
-
-    position: Position
-    energy: Tensor
+HitAndRunSliceState = ValueState
+HitAndRunSliceInfo = SliceInfo
 
 
 class HitAndRunSliceNoise(NamedTuple):
@@ -45,43 +41,21 @@ class HitAndRunSliceTuning(NamedTuple):
     temperature: Tensor
 
 
-class HitAndRunSliceInfo(NamedTuple):
-    """The fields of :class:`~funcebm.types.Info`, and the price of the step.
-
-    ``acceptance_rate`` is 1, or 0 where no point of the slice was found.
-
-    Attributes:
-        num_evaluations: how many energies the step computed. ``()`` int32.
-    """
-
-    acceptance_rate: Tensor
-    is_accepted: Tensor
-    is_divergent: Tensor
-    num_gradients: Tensor
-    energy: Tensor
-    num_evaluations: Tensor
-
-
 class _Line(NamedTuple):
-    """What a step moves on: the start, the direction, the highest energy of the slice, the uniforms of the tries."""
+    """What a step moves on: the start, the direction, and the highest energy of the slice."""
 
     start: Position
     direction: Tree
     bound: Tensor
-    tries: Tensor
 
 
-class _Search(NamedTuple):
-    """What the loops carry: the interval, how often each end may still move out, the tries, the last one, what it cost."""
+class _Interval(NamedTuple):
+    """What the first loop carries: the ends, how often each may still move out, and the evaluations so far."""
 
     low: Tensor
     high: Tensor
     left: Tensor
     right: Tensor
-    num_tried: Tensor
-    is_found: Tensor
-    position: Position
-    energy: Tensor
     num_evaluations: Tensor
 
 
@@ -134,92 +108,57 @@ def hit_and_run_slice(
     tuning = HitAndRunSliceTuning(
         positive("step_size", step_size, "Try 1.0, about the width of the target."),
         metrics.of(preconditioner, name="preconditioner"),
-        positive("temperature", temperature, TEMPERATURE),
+        positive("temperature", temperature),
     )
-    check_shape = metrics.shape_check(tuning.metric, name="preconditioner")
-
-    def value(params: Params, position: Position) -> Tensor:
-        return fields.require_scalar(energy(params, position), position)
-
-    def init(params: Params, position: Position) -> HitAndRunSliceState:
-        check_shape(position)
-        return HitAndRunSliceState(position, value(params, position))
+    value, init = valued(energy, tuning.metric, "preconditioner")
 
     def draw(key: Key, position: Position) -> HitAndRunSliceNoise:
-        key_normal, key_uniform, key_tries = random.split(key, 3)
-        dtype = tree.first(position).dtype
-        uniform = random.uniform(key_uniform, (3,), dtype=dtype)
-        tries = random.uniform(key_tries, (max_shrinks + 1,), dtype=dtype)
-        return HitAndRunSliceNoise(tree.normal_like(key_normal, position), uniform, tries)
+        normal, uniform, key_tries = normal_and_uniform(key, position, 3, (3,))
+        return HitAndRunSliceNoise(normal, uniform, random.uniform(key_tries, (max_shrinks + 1,), dtype=uniform.dtype))
 
-    def begin(
-        params: Params, tuning: HitAndRunSliceTuning, state: HitAndRunSliceState, noise: HitAndRunSliceNoise
-    ) -> tuple[_Line, _Search]:
-        level, place, share = noise.uniform.unbind(0)
-        normal = tree.scale(torch.rsqrt(tree.squared_norm(noise.normal)), noise.normal)
-        direction = metrics.displacement(tuning.metric, normal)
-        line = _Line(
-            state.position, direction, state.energy - tuning.temperature * torch.log(level), noise.tries.clone()
-        )
-        low, left = -tuning.step_size * place, torch.floor((max_widenings + 1) * share)
-        none = torch.zeros_like(state.energy, dtype=torch.int32)
-        rest = (none, none > 0, state.position, state.energy, none)
-        return line, _Search(low, low + tuning.step_size, left, max_widenings - left, *rest)
+    def step(
+        chains: Chains, params: Params, tuning: HitAndRunSliceTuning, state: ValueState, noise: HitAndRunSliceNoise
+    ) -> tuple[ValueState, SliceInfo]:
+        def begin(state: ValueState, noise: HitAndRunSliceNoise) -> tuple[_Line, _Interval]:
+            level, place, share = noise.uniform.unbind(0)
+            normal = tree.scale(torch.rsqrt(tree.squared_norm(noise.normal)), noise.normal)
+            direction = metrics.displacement(tuning.metric, normal)
+            line = _Line(state.position, direction, state.energy - tuning.temperature * torch.log(level))
+            low, left = -tuning.step_size * place, torch.floor((max_widenings + 1) * share)
+            none = torch.zeros_like(state.energy, dtype=torch.int32)
+            return line, _Interval(low, low + tuning.step_size, left, max_widenings - left, none)
 
-    def at(params: Params, line: _Line, t: Tensor) -> tuple[Position, Tensor, Tensor]:
-        """A point of the line, its energy, and whether it is on the slice."""
-        position = tree.add_scaled(line.start, t, line.direction)
-        energy = value(params, position)
-        return position, energy, torch.isfinite(energy) & (energy <= line.bound)
+        def at(line: _Line, t: Tensor) -> tuple[Tensor, Position, Tensor, Tensor]:
+            """A point of the line, its energy, and whether it is on the slice."""
+            position = tree.add_scaled(line.start, t, line.direction)
+            energy = value(params, position)
+            return t, position, energy, torch.isfinite(energy) & (energy <= line.bound)
 
-    def widen(params: Params, tuning: HitAndRunSliceTuning, line: _Line, search: _Search) -> _Search:
-        moves_low = (search.left > 0) & at(params, line, search.low)[2]
-        moves_high = (search.right > 0) & at(params, line, search.high)[2]
-        return search._replace(
-            low=torch.where(moves_low, search.low - tuning.step_size, search.low),
-            high=torch.where(moves_high, search.high + tuning.step_size, search.high),
-            left=torch.where(moves_low, search.left - 1, 0),
-            right=torch.where(moves_high, search.right - 1, 0),
-            num_evaluations=search.num_evaluations + 2,
-        )
-
-    def attempt(params: Params, tuning: HitAndRunSliceTuning, line: _Line, search: _Search) -> _Search:
-        uniform = line.tries.gather(0, search.num_tried.long().reshape(1)).reshape(())
-        t = search.low + (search.high - search.low) * uniform
-        position, energy, is_found = at(params, line, t)
-        return search._replace(
-            low=torch.where(t < 0, t, search.low),
-            high=torch.where(t < 0, search.high, t),
-            num_tried=search.num_tried + 1,
-            is_found=is_found,
-            position=position,
-            energy=energy,
-            num_evaluations=search.num_evaluations + 1,
-        )
-
-    def finish(
-        params: Params, tuning: HitAndRunSliceTuning, state: HitAndRunSliceState, search: _Search
-    ) -> tuple[HitAndRunSliceState, HitAndRunSliceInfo]:
-        found = HitAndRunSliceState(search.position, search.energy)
-        return found_or_stayed(HitAndRunSliceInfo, state, found, search.is_found, search.num_evaluations)
-
-    def make_step(chains: Chains) -> Callable[..., tuple[HitAndRunSliceState, HitAndRunSliceInfo]]:
-        def step(
-            params: Params, tuning: HitAndRunSliceTuning, state: HitAndRunSliceState, noise: HitAndRunSliceNoise
-        ) -> tuple[HitAndRunSliceState, HitAndRunSliceInfo]:
-            line, search = chains(begin)(params, tuning, state, noise)
-            search = loops.while_loop(
-                lambda search: (search.left > 0) | (search.right > 0),
-                lambda search: chains(widen)(params, tuning, line, search),
-                search,
+        def widen(line: _Line, interval: _Interval) -> _Interval:
+            low, high, left, right, num_evaluations = interval
+            moves_low, moves_high = (left > 0) & at(line, low)[-1], (right > 0) & at(line, high)[-1]
+            return _Interval(
+                low=torch.where(moves_low, low - tuning.step_size, low),
+                high=torch.where(moves_high, high + tuning.step_size, high),
+                left=torch.where(moves_low, left - 1, 0),
+                right=torch.where(moves_high, right - 1, 0),
+                num_evaluations=num_evaluations + 2,
             )
-            search = loops.while_loop(
-                lambda search: ~search.is_found & (search.num_tried <= max_shrinks),
-                lambda search: chains(attempt)(params, tuning, line, search),
-                search,
-            )
-            return chains(finish)(params, tuning, state, search)
 
-        return step
+        def attempt(line: _Line, search: Search, uniform: Tensor) -> tuple[Tensor, Position, Tensor, Tensor]:
+            return at(line, search.low + (search.high - search.low) * uniform)
 
-    return lockstep(init, draw, make_step, tuning, adaptation="unchanged")
+        def finish(state: ValueState, interval: _Interval, search: Search) -> tuple[ValueState, SliceInfo]:
+            return found_or_stayed(state, search, interval.num_evaluations + search.num_tried)
+
+        line, interval = chains(begin)(state, noise)
+        interval = loops.while_loop(
+            lambda interval: (interval.left > 0) | (interval.right > 0),
+            lambda interval: chains(widen)(line, interval),
+            interval,
+        )
+        search = chains(begin_search)(state, interval.low, interval.high)
+        search = shrink(chains, attempt, search, line, noise.tries, max_shrinks)
+        return chains(finish)(state, interval, search)
+
+    return lockstep(init, draw, step, tuning, adaptation="unchanged")

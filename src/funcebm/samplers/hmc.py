@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import checks, loops, metrics, random, tree
+from .. import checks, loops, metrics, random
 from ..integrators import Integrator, PhasePoint, leapfrog
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from ._kernel import STEP_SIZE, TEMPERATURE, Chains, EnergyState, evaluated, lockstep, positive, tempered_field
+from ._hamiltonian import arrived, energy_drop, set_off, tempered_field
+from ._kernel import Chains, EnergyState, evaluated, lockstep, normal_and_uniform, positive
 from .constraints import takes_energy
 from .metropolis import metropolis_hastings
 from .multinomial_hmc import multinomial_hmc
@@ -92,65 +93,51 @@ def hmc(
     """
     checks.positive_int("num_leapfrog", num_leapfrog)
     tuning = HMCTuning(
-        step_size=positive("step_size", step_size, STEP_SIZE),
+        step_size=positive("step_size", step_size),
         metric=metrics.of(inverse_mass),
-        temperature=positive("temperature", temperature, TEMPERATURE),
+        temperature=positive("temperature", temperature),
         jitter=torch.zeros(()) if jitter is None else positive("jitter", jitter, _JITTER),
     )
     if jitter is not None and not isinstance(jitter, Tensor):
         checks.require(jitter < 1, "jitter must be below 1", jitter, _JITTER)
     fix = "Use one of funcebm.integrators, or make one with funcebm.integrators.splitting."
     checks.require(isinstance(integrator, Integrator), "integrator must be an Integrator", integrator, fix, TypeError)
-    endpoints = ("metropolis", "multinomial")
-    checks.require(endpoint in endpoints, f"endpoint must be one of {endpoints}", endpoint, "Write one of them.")
+    checks.one_of("endpoint", endpoint, ("metropolis", "multinomial"))
     evaluate, init = evaluated(energy, tuning.metric)
     if endpoint == "multinomial":
         return multinomial_hmc(evaluate, init, tuning, num_leapfrog, jitter is not None, integrator)
     num_gradients = num_leapfrog * integrator.num_gradients + (not integrator.ends_on_kick)
 
     def draw(key: Key, position: Position) -> HMCNoise:
-        key_momentum, key_accept, key_jitter = random.split(key, 3)
-        dtype = tree.first(position).dtype
-        jittered = () if jitter is None else random.uniform(key_jitter, low=-1, dtype=dtype)
-        return HMCNoise(tree.normal_like(key_momentum, position), random.uniform(key_accept, dtype=dtype), jittered)
+        normal, uniform, key_jitter = normal_and_uniform(key, position, 3)
+        return HMCNoise(
+            normal, uniform, () if jitter is None else random.uniform(key_jitter, low=-1, dtype=uniform.dtype)
+        )
 
-    def begin(params: Params, tuning: HMCTuning, state: EnergyState, noise: HMCNoise) -> tuple[PhasePoint, Tensor]:
-        """p ~ N(0, M), and the step size of this trajectory."""
-        h = tuning.step_size if jitter is None else tuning.step_size * (1 + tuning.jitter * noise.jitter)
-        momentum = metrics.momentum(tuning.metric, noise.momentum)
-        return PhasePoint(state.position, momentum, tree.scale(1 / tuning.temperature, state.gradient)), h
-
-    def advance(params: Params, tuning: HMCTuning, h: Tensor, point: PhasePoint) -> tuple[PhasePoint, Tensor]:
-        """One step, and the energy where it last looked."""
-        return integrator.step(tempered_field(evaluate, params, tuning.temperature), tuning.metric, h, point)
-
-    def end(params: Params, tuning: HMCTuning, h: Tensor, point: PhasePoint) -> tuple[EnergyState, Tree]:
-        """The last step, to a state: an integrator that ends on a drift has not yet looked at the energy there."""
-        point, value = advance(params, tuning, h, point)
-        if not integrator.ends_on_kick:
-            return EnergyState(point.position, *evaluate(params, point.position)), point.momentum
-        return EnergyState(point.position, value, tree.scale(tuning.temperature, point.gradient)), point.momentum
-
-    def accept(
-        params: Params,
-        tuning: HMCTuning,
-        state: EnergyState,
-        noise: HMCNoise,
-        momentum: Tree,
-        proposal: EnergyState,
-        end: Tree,
+    def step(
+        chains: Chains, params: Params, tuning: HMCTuning, state: EnergyState, noise: HMCNoise
     ) -> tuple[EnergyState, Info]:
-        before, after = (metrics.kinetic_energy(tuning.metric, p) for p in (momentum, end))
-        log_ratio = (state.energy - proposal.energy) / tuning.temperature + before - after
-        return metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients)
+        field = tempered_field(evaluate, params, tuning.temperature)
 
-    def make_step(chains: Chains) -> Callable[..., tuple[EnergyState, Info]]:
-        def step(params: Params, tuning: HMCTuning, state: EnergyState, noise: HMCNoise) -> tuple[EnergyState, Info]:
-            start, h = chains(begin)(params, tuning, state, noise)
-            point = loops.repeat(lambda point: chains(advance)(params, tuning, h, point)[0], start, num_leapfrog - 1)
-            proposal, momentum = chains(end)(params, tuning, h, point)
-            return chains(accept)(params, tuning, state, noise, start.momentum, proposal, momentum)
+        def begin(state: EnergyState, noise: HMCNoise) -> tuple[PhasePoint, Tensor]:
+            h = tuning.step_size if jitter is None else tuning.step_size * (1 + tuning.jitter * noise.jitter)
+            return set_off(tuning, state, noise.momentum), h
 
-        return step
+        def advance(h: Tensor, point: PhasePoint) -> tuple[PhasePoint, Tensor]:
+            return integrator.step(field, tuning.metric, h, point)
 
-    return lockstep(init, draw, make_step, tuning, target_acceptance=0.8)
+        def finish(
+            state: EnergyState, noise: HMCNoise, start: PhasePoint, h: Tensor, point: PhasePoint
+        ) -> tuple[EnergyState, Info]:
+            point, value = advance(h, point)
+            proposal = arrived(tuning, point, value)
+            if not integrator.ends_on_kick:  # it has not yet looked at the energy there
+                proposal = EnergyState(point.position, *evaluate(params, point.position))
+            log_ratio = energy_drop(tuning, state, start.momentum, proposal, point.momentum)
+            return metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients)
+
+        start, h = chains(begin)(state, noise)
+        point = loops.repeat(lambda point: chains(advance)(h, point)[0], start, num_leapfrog - 1)
+        return chains(finish)(state, noise, start, h, point)
+
+    return lockstep(init, draw, step, tuning, target_acceptance=0.8)

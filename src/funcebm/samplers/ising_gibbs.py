@@ -12,7 +12,7 @@ from .._torch import checkerboard_kernels
 from ..energies._discrete import DiscreteEnergy
 from ..types import Key, Params, Position, Sampler
 from ._heat_bath import DiscreteInfo
-from ._kernel import TEMPERATURE, positive
+from ._kernel import positive
 from ._moves import on_levels
 from .metropolis import unadjusted_info
 
@@ -130,4 +130,4 @@ def ising_gibbs(lattice: DiscreteEnergy, *, temperature: float | Tensor = 1.0) -
         pairs = (torch.where(is_even, first, second), torch.where(is_even, second, first))
         return torch.stack(pairs, -1).reshape(height, width)
 
-    return Sampler(init, draw, step, IsingGibbsTuning(positive("temperature", temperature, TEMPERATURE)))
+    return Sampler(init, draw, step, IsingGibbsTuning(positive("temperature", temperature)))

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import fields, metrics, tree
-from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from ._kernel import TEMPERATURE, positive
+from .. import metrics, tree
+from ..types import Energy, Info, Params, Position, Sampler, Tree
+from ._kernel import evaluated, positive
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 
@@ -35,17 +35,14 @@ class LangevinTuning(NamedTuple):
 
 
 def langevin_tuning(
-    step_size: float | Tensor,
-    preconditioner: Tree | None,
-    temperature: float | Tensor,
-    step_hint: str = "Try 0.01, and smaller where chains diverge.",
-    temperature_hint: str = f"{TEMPERATURE[:-1]}, gradient_descent for temperature 0.",
+    step_size: float | Tensor, preconditioner: Tree | None, temperature: float | Tensor, step_hint: str | None = None
 ) -> LangevinTuning:
-    """Checks the numbers and makes tensors of them; the hints say what to try."""
+    """Checks the numbers and makes tensors of them; ``step_hint`` is what others than Langevin dynamics should try."""
+    cold = None if step_hint else "Use 1.0 for the density exp(-E), gradient_descent for temperature 0."
     return LangevinTuning(
-        positive("step_size", step_size, step_hint),
+        positive("step_size", step_size, step_hint or "Try 0.01, and smaller where chains diverge."),
         metrics.of(preconditioner, name="preconditioner"),
-        positive("temperature", temperature, temperature_hint),
+        positive("temperature", temperature, cold),
     )
 
 
@@ -100,19 +97,15 @@ def langevin(
     torch.Size([2])
     """
     tuning = langevin_tuning(step_size, preconditioner, temperature)
-    value_and_gradient = fields.value_and_gradient(energy)
-    check_shape = metrics.shape_check(tuning.metric, name="preconditioner")
+    evaluate, start = evaluated(energy, tuning.metric, "preconditioner")
 
     def init(params: Params, position: Position) -> LangevinState:
-        check_shape(position)
-        return LangevinState(position, nan_outside(*value_and_gradient(params, position)))
-
-    def draw(key: Key, position: Position) -> Tree:
-        return tree.normal_like(key, position)
+        position, value, gradient = start(params, position)
+        return LangevinState(position, nan_outside(value, gradient))
 
     def step(params: Params, tuning: LangevinTuning, state: LangevinState, noise: Tree) -> tuple[LangevinState, Info]:
         position = langevin_proposal(tuning, state.position, state.gradient, noise)
-        value, gradient = value_and_gradient(params, position)
+        value, gradient = evaluate(params, position)
         return LangevinState(position, gradient), unadjusted_info(position, value, num_gradients=1)
 
-    return Sampler(init, draw, step, tuning)
+    return Sampler(init, tree.normal_like, step, tuning)

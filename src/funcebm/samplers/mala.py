@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import metrics, random, tree
+from .. import metrics, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from ._kernel import EnergyState, evaluated
+from ._kernel import EnergyState, evaluated, normal_and_uniform
 from .constraints import takes_energy
 from .langevin import LangevinTuning, langevin_proposal, langevin_tuning
 from .metropolis import metropolis_hastings
@@ -59,6 +59,7 @@ def mala(
     Reference: Roberts and Tweedie (1996), Bernoulli 2(4):341-363; with a preconditioner, Roberts and Stramer
     (2002), Methodology and Computing in Applied Probability 4:337-357.
 
+    >>> from funcebm import random
     >>> sampler = mala(lambda params, x: (x**2).sum() / 2, step_size=0.5)
     >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
     >>> bool(info.acceptance_rate <= 1)
@@ -68,9 +69,7 @@ def mala(
     evaluate, init = evaluated(energy, tuning.metric, "preconditioner")
 
     def draw(key: Key, position: Position) -> MalaNoise:
-        key_normal, key_accept = random.split(key)
-        dtype = tree.first(position).dtype
-        return MalaNoise(tree.normal_like(key_normal, position), random.uniform(key_accept, dtype=dtype))
+        return MalaNoise(*normal_and_uniform(key, position))
 
     def step(params: Params, tuning: LangevinTuning, state: EnergyState, noise: MalaNoise) -> tuple[EnergyState, Info]:
         position = langevin_proposal(tuning, state.position, state.gradient, noise.normal)

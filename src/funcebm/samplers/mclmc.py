@@ -59,7 +59,7 @@ class MCLMCInfo(NamedTuple):
 
 def check_dimension(position: Position) -> None:
     """Raises unless the position has two numbers: on a line a velocity of length one cannot turn."""
-    size = sum(leaf.numel() for leaf in tree.leaves(position))
+    size = tree.size(position)
     fix = "Take another sampler, such as hmc, for one dimension."
     checks.require(size >= 2, "a microcanonical sampler needs at least 2 dimensions", size, fix)
 
@@ -126,7 +126,7 @@ def mclmc(
         return MCLMCNoise(tree.normal_like(key_before, position), tree.normal_like(key_after, position))
 
     def refresh(tuning: MCLMCTuning, velocity: Tree, normal: Tree) -> Tree:
-        size = sum(leaf.numel() for leaf in tree.leaves(velocity))
+        size = tree.size(velocity)
         spread = (torch.expm1(tuning.step_size / tuning.decoherence_length) / size).sqrt()
         return normalise(tree.add_scaled(velocity, spread, normal))  # of a velocity of zero: a uniform direction
 

@@ -5,6 +5,7 @@ The choice is streamed along the trajectory. ``hmc(..., endpoint="multinomial")`
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Callable, NamedTuple
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor
 from .. import loops, metrics, random, tree
 from ..integrators import Integrator, PhasePoint
 from ..types import Info, Key, Params, Position, Sampler, Tree
-from ._kernel import Chains, EnergyState, Evaluate, lockstep, tempered_field
+from ._hamiltonian import arrived, set_off, tempered_field
+from ._kernel import Chains, EnergyState, Evaluate, lockstep, normal_and_uniform
 from .metropolis import DIVERGENCE_THRESHOLD
 
-__all__ = ["MultinomialNoise", "Trajectory", "begin", "choose", "finish", "multinomial_hmc"]
+__all__ = ["MultinomialNoise", "multinomial_hmc"]
 
 
 class MultinomialNoise(NamedTuple):
@@ -29,95 +31,44 @@ class MultinomialNoise(NamedTuple):
     num_backward: Tensor
 
 
-class Trajectory(NamedTuple):
+class _Start(NamedTuple):
+    """Where a trajectory starts.
+
+    Attributes:
+        point: the first point.
+        step_size: of this trajectory. ``()``.
+        num_forward: how many steps go forwards, before the walk returns to the start and goes backwards. ``()`` int64.
+        energy: of the start, 0 outside of the support. ``()``.
+        kinetic: the kinetic energy of the start. ``()``.
+        log_weight: 0, and minus infinity outside of the support: from there any state inside is chosen. ``()``.
+    """
+
+    point: PhasePoint
+    step_size: Tensor
+    num_forward: Tensor
+    energy: Tensor
+    kinetic: Tensor
+    log_weight: Tensor
+
+
+class _Walk(NamedTuple):
     """What a walk along a trajectory remembers.
 
     Attributes:
-        start: the first point.
-        num_forward: how many steps go forwards, before the walk returns to the start and goes backwards. ``()`` int64.
-        energy: of the start. ``()``.
-        kinetic: the kinetic energy of the start. ``()``.
         point: the last point.
         chosen: what was chosen so far.
-        is_moved: whether that is another state than the start, 0 or 1. ``()`` int32.
+        is_moved: whether that is another state than the start. ``()`` bool.
         log_weight: the log of the sum of ``exp(H_0 - H)`` over the states so far. ``()``.
         acceptance: the sum of ``min(1, exp(H_0 - H))`` over the new states. ``()``.
         error: the largest ``H - H_0``, infinite where a state is not finite. ``()``.
     """
 
-    start: PhasePoint
-    num_forward: Tensor
-    energy: Tensor
-    kinetic: Tensor
     point: PhasePoint
     chosen: EnergyState
     is_moved: Tensor
     log_weight: Tensor
     acceptance: Tensor
     error: Tensor
-
-
-def _first_log_weight(energy: Tensor) -> Tensor:
-    """0, and minus infinity outside of the support: from there any state inside is chosen."""
-    return torch.where(energy == torch.inf, -torch.inf, torch.zeros_like(energy))
-
-
-def begin(tuning: Any, state: EnergyState, point: PhasePoint, num_forward: Tensor) -> Trajectory:
-    """The trajectory that is its start alone."""
-    return Trajectory(
-        start=point,
-        num_forward=num_forward,
-        energy=state.energy,
-        kinetic=metrics.kinetic_energy(tuning.metric, point.momentum),
-        point=point,
-        chosen=state,
-        is_moved=torch.zeros_like(num_forward, dtype=torch.int32),
-        log_weight=_first_log_weight(state.energy),
-        acceptance=torch.zeros_like(state.energy),
-        error=torch.zeros_like(state.energy),
-    )
-
-
-def choose(tuning: Any, trajectory: Trajectory, point: PhasePoint, value: Tensor, uniform: Tensor) -> Trajectory:
-    """Adds a state, and chooses it with its weight over the sum so far: in the end each has its weight over the whole.
-
-    Args:
-        tuning: has ``metric`` and ``temperature``.
-        trajectory: so far.
-        point: the new one, with the gradient of ``E / T``.
-        value: its energy. One that is not finite, or a position that is not, has the weight 0. ``()``.
-        uniform: uniform on [0, 1). ``()``.
-    """
-    first = _first_log_weight(trajectory.energy)
-    reference = torch.where(trajectory.energy == torch.inf, torch.zeros_like(value), trajectory.energy)
-    kinetic = metrics.kinetic_energy(tuning.metric, point.momentum)
-    log_weight = (reference - value) / tuning.temperature + trajectory.kinetic - kinetic
-    is_finite = torch.isfinite(value) & tree.all_finite(point.position) & ~torch.isnan(log_weight)
-    log_weight = torch.where(is_finite, log_weight, -torch.inf)
-    total = torch.logaddexp(trajectory.log_weight, log_weight)
-    is_chosen = uniform < torch.exp(log_weight - total)  # never where the weight is 0
-    rate = torch.where(is_finite, (log_weight - first).clamp(max=0).exp(), 0.0)
-    state = EnergyState(point.position, value, tree.scale(tuning.temperature, point.gradient))
-    return trajectory._replace(
-        point=point,
-        chosen=tree.where(is_chosen, state, trajectory.chosen),
-        is_moved=torch.where(is_chosen, 1, trajectory.is_moved).to(torch.int32),
-        log_weight=total,
-        acceptance=trajectory.acceptance + rate,
-        error=torch.maximum(trajectory.error, torch.where(is_finite, first - log_weight, torch.inf)),
-    )
-
-
-def finish(trajectory: Trajectory, num_states: int, num_gradients: int) -> tuple[EnergyState, Info]:
-    """The chosen state; it is divergent where a state of the trajectory was not finite, or had ``H - H_0 > 1000``."""
-    info = Info(
-        acceptance_rate=trajectory.acceptance / num_states,
-        is_accepted=trajectory.is_moved > 0,
-        is_divergent=trajectory.error > DIVERGENCE_THRESHOLD,
-        num_gradients=torch.full((), num_gradients, dtype=torch.int32, device=trajectory.energy.device),
-        energy=trajectory.chosen.energy,
-    )
-    return trajectory.chosen, info
 
 
 def multinomial_hmc(
@@ -141,46 +92,62 @@ def multinomial_hmc(
     num_gradients = num_leapfrog * (integrator.num_gradients + (not integrator.ends_on_kick))
 
     def draw(key: Key, position: Position) -> MultinomialNoise:
-        key_momentum, key_accept, key_jitter, key_backward = random.split(key, 4)
-        dtype = tree.first(position).dtype
-        uniform = random.uniform(key_accept, (num_leapfrog,), dtype=dtype)
-        jittered = random.uniform(key_jitter, low=-1, dtype=dtype) if is_jittered else ()
-        num_backward = random.randint(key_backward, (), 0, num_leapfrog + 1)
-        return MultinomialNoise(tree.normal_like(key_momentum, position), uniform, jittered, num_backward)
+        normal, uniform, key_jitter, key_backward = normal_and_uniform(key, position, 4, (num_leapfrog,))
+        jitter = random.uniform(key_jitter, low=-1, dtype=uniform.dtype) if is_jittered else ()
+        return MultinomialNoise(normal, uniform, jitter, random.randint(key_backward, (), 0, num_leapfrog + 1))
 
-    def start(params: Params, tuning: Any, state: EnergyState, noise: MultinomialNoise) -> tuple[Trajectory, Tensor]:
-        h = tuning.step_size * (1 + tuning.jitter * noise.jitter) if is_jittered else tuning.step_size
-        momentum = metrics.momentum(tuning.metric, noise.momentum)
-        point = PhasePoint(state.position, momentum, tree.scale(1 / tuning.temperature, state.gradient))
-        return begin(tuning, state, point, num_leapfrog - noise.num_backward), h
-
-    def visit(
-        params: Params, tuning: Any, h: Tensor, trajectory: Trajectory, index: Tensor, uniform: Tensor
-    ) -> Trajectory:
+    def step(
+        chains: Chains, params: Params, tuning: Any, state: EnergyState, noise: MultinomialNoise
+    ) -> tuple[EnergyState, Info]:
         field = tempered_field(evaluate, params, tuning.temperature)
-        is_forward = index < trajectory.num_forward
-        origin = tree.where(index == trajectory.num_forward, trajectory.start, trajectory.point)
-        point, value = integrator.step(field, tuning.metric, torch.where(is_forward, h, -h), origin)
-        if not integrator.ends_on_kick:
-            value, gradient = field(point.position)
-            point = point._replace(gradient=gradient)
-        return choose(tuning, trajectory, point, value, uniform)
 
-    def end(params: Params, tuning: Any, trajectory: Trajectory) -> tuple[EnergyState, Info]:
-        return finish(trajectory, num_leapfrog, num_gradients)
+        def begin(state: EnergyState, noise: MultinomialNoise) -> tuple[_Start, _Walk]:
+            h = tuning.step_size * (1 + tuning.jitter * noise.jitter) if is_jittered else tuning.step_size
+            point = set_off(tuning, state, noise.momentum)
+            zero, is_outside = torch.zeros_like(state.energy), state.energy == torch.inf
+            log_weight, energy = torch.where(is_outside, -torch.inf, zero), torch.where(is_outside, zero, state.energy)
+            kinetic = metrics.kinetic_energy(tuning.metric, point.momentum)
+            start = _Start(point, h, num_leapfrog - noise.num_backward, energy, kinetic, log_weight)
+            return start, _Walk(point, state, torch.zeros_like(is_outside), log_weight, zero, zero)
 
-    def make_step(chains: Chains) -> Callable[..., tuple[EnergyState, Info]]:
-        def step(params: Params, tuning: Any, state: EnergyState, noise: MultinomialNoise) -> tuple[EnergyState, Info]:
-            trajectory, h = chains(start)(params, tuning, state, noise)
+        def visit(index: Tensor, start: _Start, walk: _Walk, uniform: Tensor) -> _Walk:
+            time = torch.where(index < start.num_forward, start.step_size, -start.step_size)
+            origin = tree.where(index == start.num_forward, start.point, walk.point)
+            point, value = integrator.step(field, tuning.metric, time, origin)
+            if not integrator.ends_on_kick:
+                value, gradient = field(point.position)
+                point = point._replace(gradient=gradient)
+            kinetic = metrics.kinetic_energy(tuning.metric, point.momentum)
+            log_weight = (start.energy - value) / tuning.temperature + start.kinetic - kinetic
+            is_finite = torch.isfinite(value) & tree.all_finite(point.position) & ~torch.isnan(log_weight)
+            log_weight = torch.where(is_finite, log_weight, -torch.inf)  # which is never chosen
+            total = torch.logaddexp(walk.log_weight, log_weight)
+            is_chosen = uniform < torch.exp(log_weight - total)
+            rate = torch.where(is_finite, (log_weight - start.log_weight).clamp(max=0).exp(), 0.0)
+            error = torch.where(is_finite, start.log_weight - log_weight, torch.inf)
+            return _Walk(
+                point,
+                tree.where(is_chosen, arrived(tuning, point, value), walk.chosen),
+                walk.is_moved | is_chosen,
+                total,
+                walk.acceptance + rate,
+                torch.maximum(walk.error, error),
+            )
 
-            def visit_all(trajectory: Trajectory, x: tuple[Tensor, Tensor]) -> Trajectory:
-                index = x[0].expand(trajectory.energy.shape)  # the same for all chains
-                return chains(visit)(params, tuning, h, trajectory, index, x[1])
+        def finish(walk: _Walk) -> tuple[EnergyState, Info]:
+            return walk.chosen, Info(
+                acceptance_rate=walk.acceptance / num_leapfrog,
+                is_accepted=walk.is_moved,
+                is_divergent=walk.error > DIVERGENCE_THRESHOLD,
+                num_gradients=torch.full_like(walk.is_moved, num_gradients, dtype=torch.int32),
+                energy=walk.chosen.energy,
+            )
 
-            indices = torch.arange(num_leapfrog, device=noise.uniform.device)
-            trajectory = loops.fold(visit_all, trajectory, (indices, noise.uniform.movedim(-1, 0)))
-            return chains(end)(params, tuning, trajectory)
+        def visit_all(walk: _Walk, x: tuple[Tensor, Tensor]) -> _Walk:
+            return chains(partial(visit, x[0]))(start, walk, x[1])
 
-        return step
+        start, walk = chains(begin)(state, noise)
+        indices = torch.arange(num_leapfrog, device=noise.uniform.device)
+        return chains(finish)(loops.fold(visit_all, walk, (indices, noise.uniform.movedim(-1, 0))))
 
-    return lockstep(init, draw, make_step, tuning, target_acceptance=0.8)
+    return lockstep(init, draw, step, tuning, target_acceptance=0.8)

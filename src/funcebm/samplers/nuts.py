@@ -9,7 +9,7 @@ from torch.func import vmap
 
 from .. import checks, loops, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
-from ._kernel import STEP_SIZE, TEMPERATURE, EnergyState, evaluated, positive
+from ._kernel import EnergyState, evaluated, positive
 from ._nuts_trajectory import Dynamics, NUTSNoise, Packed, Point, grow, pack, start, unpack
 from .constraints import takes_energy
 
@@ -101,9 +101,9 @@ def nuts(
     checks.positive_int("max_depth", max_depth)
     checks.require(max_depth <= 24, "max_depth must be at most 24", max_depth, "10 allows 1023 leapfrog steps.")
     tuning = NUTSTuning(
-        positive("step_size", step_size, STEP_SIZE),
+        positive("step_size", step_size),
         metrics.of(inverse_mass),
-        positive("temperature", temperature, TEMPERATURE),
+        positive("temperature", temperature),
     )
     evaluate, init = evaluated(energy, tuning.metric)
 

@@ -6,9 +6,9 @@ from typing import Callable, NamedTuple
 
 from torch import Tensor
 
-from .. import checks, fields, metrics, random, tree
+from .. import checks, metrics, random, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from ._kernel import TEMPERATURE
+from ._kernel import ValueState, valued
 from .constraints import takes_energy
 from .langevin import LangevinTuning as RandomWalkTuning
 from .langevin import langevin_tuning
@@ -16,12 +16,7 @@ from .metropolis import metropolis_hastings
 
 __all__ = ["RandomWalkNoise", "RandomWalkState", "RandomWalkTuning", "random_walk"]
 
-
-class RandomWalkState(NamedTuple):
-    """A position, with the energy ``()`` there."""
-
-    position: Position
-    energy: Tensor
+RandomWalkState = ValueState
 
 
 class RandomWalkNoise(NamedTuple):
@@ -71,35 +66,22 @@ def random_walk(
     >>> int(info.num_gradients)
     0
     """
-    tuning = langevin_tuning(
-        step_size, preconditioner, temperature, "Try 1.0, and the acceptance rate 0.23.", TEMPERATURE
-    )
-    drawn = tree.normal_like if proposal is None else proposal
-
-    def value(params: Params, position: Position) -> Tensor:
-        return fields.require_scalar(energy(params, position), position)
-
-    check_shape = metrics.shape_check(tuning.metric, name="preconditioner")
-
-    def init(params: Params, position: Position) -> RandomWalkState:
-        check_shape(position)
-        return RandomWalkState(position, value(params, position))
+    tuning = langevin_tuning(step_size, preconditioner, temperature, "Try 1.0, and the acceptance rate 0.23.")
+    value, init = valued(energy, tuning.metric, "preconditioner")
 
     def draw(key: Key, position: Position) -> RandomWalkNoise:
         key_increment, key_accept = random.split(key)
-        increment = drawn(key_increment, position)
+        increment = (proposal or tree.normal_like)(key_increment, position)
         checks.one_structure("what proposal returns", increment, "the position", position)
-        shapes = [[tuple(leaf.shape) for leaf in tree.leaves(value)] for value in (increment, position)]
-        must = f"what proposal returns must have the shapes {shapes[1]}"
-        checks.require(shapes[0] == shapes[1], must, str(shapes[0]), "Draw one number for each coordinate.")
+        checks.same_shapes("what proposal returns", increment, position, "Draw one number for each coordinate.")
         return RandomWalkNoise(increment, random.uniform(key_accept, dtype=tree.first(position).dtype))
 
     def step(
-        params: Params, tuning: RandomWalkTuning, state: RandomWalkState, noise: RandomWalkNoise
-    ) -> tuple[RandomWalkState, Info]:
+        params: Params, tuning: RandomWalkTuning, state: ValueState, noise: RandomWalkNoise
+    ) -> tuple[ValueState, Info]:
         move = metrics.displacement(tuning.metric, noise.increment)
         position = tree.add_scaled(state.position, tuning.step_size, move)
-        proposed = RandomWalkState(position, value(params, position))
+        proposed = ValueState(position, value(params, position))
         log_ratio = (state.energy - proposed.energy) / tuning.temperature
         return metropolis_hastings(log_ratio, noise.uniform, proposed, state, num_gradients=0)
 

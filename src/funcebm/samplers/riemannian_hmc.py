@@ -203,7 +203,7 @@ def _tolerance(tuning: RiemannianHMCTuning, position: Position) -> float | Tenso
 
 
 def _check_metric(matrix: Any, position: Position) -> None:
-    size = sum(leaf.numel() for leaf in tree.leaves(position))
+    size = tree.size(position)
     fix = (
         "Return G(x), such as the Fisher information plus the precision of the prior, or use funcebm.samplers.softabs."
     )

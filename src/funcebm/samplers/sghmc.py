@@ -12,6 +12,7 @@ from ..types import Energy, Info, Params, Position, Sampler, Tree
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 from .sgld import Minibatches, MinibatchNoise, check_gradient_noise, minibatches
+from .underdamped_langevin import UnderdampedTuning, underdamped_tuning
 
 __all__ = ["SGHMCState", "SGHMCTuning", "sghmc"]
 
@@ -92,14 +93,8 @@ def sghmc(
     >>> state.momentum.shape
     torch.Size([2])
     """
-    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
-    check_friction(step_size, friction)
     tuning = SGHMCTuning(
-        torch.as_tensor(step_size),
-        metrics.of(inverse_mass),
-        torch.as_tensor(friction),
-        torch.as_tensor(temperature),
-        torch.as_tensor(gradient_noise),
+        *stochastic_tuning(step_size, friction, inverse_mass, temperature), torch.as_tensor(gradient_noise)
     )
     most = 2 * tuning.friction * tuning.temperature**2 / tuning.step_size
     check_gradient_noise(tuning.gradient_noise, most, "2 friction temperature^2 / step_size")
@@ -108,9 +103,7 @@ def sghmc(
 
     def init(params: Params, position: Position) -> SGHMCState:
         check_shape(position)
-        value = batches.value(params, position, batches.first(position))
-        is_fresh = torch.ones((), dtype=torch.bool, device=value.device)
-        return SGHMCState(position, nan_outside(value, tree.zeros_like(position)), is_fresh)
+        return SGHMCState(position, *fresh_momentum(batches, params, position))
 
     def step(params: Params, tuning: SGHMCTuning, state: SGHMCState, noise: MinibatchNoise) -> tuple[SGHMCState, Info]:
         h = tuning.step_size
@@ -143,11 +136,20 @@ def noisy_step(
     return position, momentum, unadjusted_info(position, value, num_gradients=1)
 
 
-def check_friction(step_size: float | Tensor, friction: float | Tensor) -> None:
-    """Both positive, and friction takes only a part of the momentum in one step."""
-    checks.positive("step_size", step_size, "Try 0.01, and smaller where chains diverge.")
-    checks.positive("friction", friction, "Try 1.0, one over the time in which the momentum is to be forgotten.")
-    product = torch.as_tensor(step_size) * torch.as_tensor(friction)
+def fresh_momentum(batches: Minibatches, params: Params, position: Position) -> tuple[Tree, Tensor]:
+    """A momentum that is still to be drawn, NaN outside of the support, and the flag that says so."""
+    value = batches.at_start(params, position)
+    return nan_outside(value, tree.zeros_like(position)), torch.ones_like(value, dtype=torch.bool)
+
+
+def stochastic_tuning(
+    step_size: float | Tensor, friction: float | Tensor, inverse_mass: Tree | None, temperature: float | Tensor
+) -> UnderdampedTuning:
+    """The tuning, where friction takes only a part of the momentum in one step."""
+    hint = "Try 0.01, and smaller where chains diverge."
+    tuning = underdamped_tuning(step_size, friction, inverse_mass, temperature, hint)
+    product = tuning.step_size * tuning.friction
     if checks.is_concrete(product):
         fix = "Take a smaller step_size or less friction."
         checks.require(bool((product < 1).all()), "step_size * friction must be below 1", str(product.tolist()), fix)
+    return tuning

@@ -30,13 +30,13 @@ class Minibatches(NamedTuple):
         value: ``(params, position, indices) -> ()``.
         value_and_gradient: the same, with the gradient in the position.
         draw: ``(key, position) -> MinibatchNoise``.
-        first: ``position -> indices`` of a batch that needs no key, evenly spaced, to look at the start with.
+        at_start: ``(params, position) -> ()``, on a batch that needs no key, evenly spaced.
     """
 
     value: Callable[..., Tensor]
     value_and_gradient: Callable[..., tuple[Tensor, Tree]]
     draw: Callable[[Key, Position], MinibatchNoise]
-    first: Callable[[Position], Any]
+    at_start: Callable[[Params, Position], Tensor]
 
 
 def minibatches(energy: Callable[..., Tensor], num_data: int | None, batch_size: int | None) -> Minibatches:
@@ -62,12 +62,13 @@ def minibatches(energy: Callable[..., Tensor], num_data: int | None, batch_size:
             return MinibatchNoise(normal, ())
         return MinibatchNoise(normal, random.randint(key_batch, (batch_size,), 0, num_data))
 
-    def first(position: Position) -> Any:
+    def at_start(params: Params, position: Position) -> Tensor:
         if num_data is None or batch_size is None:
-            return ()
-        return torch.arange(batch_size, device=tree.first(position).device) * num_data // batch_size
+            return value(params, position, ())
+        indices = torch.arange(batch_size, device=tree.first(position).device) * num_data // batch_size
+        return value(params, position, indices)
 
-    return Minibatches(value, value_and_gradient, draw, first)
+    return Minibatches(value, value_and_gradient, draw, at_start)
 
 
 class SGLDState(NamedTuple):
@@ -140,22 +141,20 @@ def sgld(
     >>> state.position.shape
     torch.Size([])
     """
-    langevin = langevin_tuning(step_size, preconditioner, temperature)
-    tuning = SGLDTuning(*langevin, torch.as_tensor(gradient_noise))
+    tuning = SGLDTuning(*langevin_tuning(step_size, preconditioner, temperature), torch.as_tensor(gradient_noise))
     check_gradient_noise(tuning.gradient_noise, 2 * tuning.temperature / tuning.step_size, "2 temperature / step_size")
     batches = minibatches(energy, num_data, batch_size)
     check_shape = metrics.shape_check(tuning.metric, name="preconditioner")
 
     def init(params: Params, position: Position) -> SGLDState:
         check_shape(position)
-        return SGLDState(nan_outside(batches.value(params, position, batches.first(position)), position))
+        return SGLDState(nan_outside(batches.at_start(params, position), position))
 
     def step(params: Params, tuning: SGLDTuning, state: SGLDState, noise: MinibatchNoise) -> tuple[SGLDState, Info]:
         _, gradient = batches.value_and_gradient(params, state.position, noise.indices)
         injected = tuning.temperature - 0.5 * tuning.step_size * tuning.gradient_noise
-        position = langevin_proposal(
-            LangevinTuning(tuning.step_size, tuning.metric, injected), state.position, gradient, noise.normal
-        )
+        langevin = LangevinTuning(tuning.step_size, tuning.metric, injected)
+        position = langevin_proposal(langevin, state.position, gradient, noise.normal)
         value = batches.value(params, position, noise.indices)
         return SGLDState(position), unadjusted_info(position, value, num_gradients=1)
 

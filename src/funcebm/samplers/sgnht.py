@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import checks, metrics, tree
+from .. import metrics, tree
 from ..types import Energy, Info, Params, Position, Sampler, Tree
 from .constraints import takes_energy
-from .metropolis import nan_outside
-from .sghmc import check_friction, noisy_step
+from .sghmc import fresh_momentum, noisy_step, stochastic_tuning
 from .sgld import MinibatchNoise, minibatches
+from .underdamped_langevin import UnderdampedTuning as SGNHTTuning
 
 __all__ = ["SGNHTState", "SGNHTTuning", "sgnht"]
 
@@ -25,15 +25,6 @@ class SGNHTState(NamedTuple):
     momentum: Tree
     thermostat: Tensor
     is_fresh: Tensor
-
-
-class SGNHTTuning(NamedTuple):
-    """``step_size`` in units of time, the metric, ``friction`` in units of one over time, ``temperature`` of energy."""
-
-    step_size: Tensor
-    metric: Any
-    friction: Tensor
-    temperature: Tensor
 
 
 @takes_energy
@@ -90,27 +81,21 @@ def sgnht(
     >>> state.thermostat.shape
     torch.Size([])
     """
-    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
-    check_friction(step_size, friction)
-    metric = metrics.of(inverse_mass)
+    tuning = stochastic_tuning(step_size, friction, inverse_mass, temperature)
     batches = minibatches(energy, num_data, batch_size)
-    check_shape = metrics.shape_check(metric)
+    check_shape = metrics.shape_check(tuning.metric)
 
     def init(params: Params, position: Position) -> SGNHTState:
         check_shape(position)
-        value = batches.value(params, position, batches.first(position))
-        is_fresh = torch.ones((), dtype=torch.bool, device=value.device)
-        momentum = nan_outside(value, tree.zeros_like(position))
+        momentum, is_fresh = fresh_momentum(batches, params, position)
         return SGNHTState(position, momentum, tree.first(position).new_zeros(()), is_fresh)
 
     def step(params: Params, tuning: SGNHTTuning, state: SGNHTState, noise: MinibatchNoise) -> tuple[SGNHTState, Info]:
         h, friction = tuning.step_size, tuning.friction + state.thermostat
         injected = 2 * h * tuning.friction
         position, momentum, info = noisy_step(batches, params, tuning, state, noise, friction, injected)
-        size = sum(leaf.numel() for leaf in tree.leaves(position))
-        warmth = 2 * metrics.kinetic_energy(tuning.metric, momentum) / size
+        warmth = 2 * metrics.kinetic_energy(tuning.metric, momentum) / tree.size(position)
         thermostat = state.thermostat + h * (warmth - 1)
         return SGNHTState(position, momentum, thermostat, torch.zeros_like(state.is_fresh)), info
 
-    tuning = SGNHTTuning(torch.as_tensor(step_size), metric, torch.as_tensor(friction), torch.as_tensor(temperature))
     return Sampler(init, batches.draw, step, tuning)

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import checks, fields, metrics, random, tree
+from .. import checks, metrics, random, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ._kernel import evaluated, positive
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 
-__all__ = ["UnderdampedState", "UnderdampedTuning", "underdamped_langevin"]
+__all__ = ["UnderdampedState", "UnderdampedTuning", "underdamped_langevin", "underdamped_tuning"]
 
 _NUM_NORMALS = {"baoab": 1, "obabo": 2}
 
@@ -33,6 +34,22 @@ class UnderdampedTuning(NamedTuple):
     metric: Any
     friction: Tensor
     temperature: Tensor
+
+
+def underdamped_tuning(
+    step_size: float | Tensor,
+    friction: float | Tensor,
+    inverse_mass: Tree | None,
+    temperature: float | Tensor,
+    step_hint: str | None = None,
+) -> UnderdampedTuning:
+    """Checks the numbers and makes tensors of them; ``step_hint`` is what others than this sampler should try."""
+    return UnderdampedTuning(
+        positive("step_size", step_size, step_hint),
+        metrics.of(inverse_mass),
+        positive("friction", friction),
+        positive("temperature", temperature),
+    )
 
 
 @takes_energy
@@ -87,19 +104,14 @@ def underdamped_langevin(
     >>> state.momentum.shape
     torch.Size([2])
     """
-    checks.positive("step_size", step_size, "Try 0.1, and smaller where chains diverge.")
-    checks.positive("friction", friction, "Try 1.0, one over the time in which the momentum is to be forgotten.")
-    checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
+    tuning = underdamped_tuning(step_size, friction, inverse_mass, temperature)
     checks.require(splitting in _NUM_NORMALS, "splitting must be 'baoab' or 'obabo'", splitting, "Use 'baoab'.")
-    metric = metrics.of(inverse_mass)
-    value_and_gradient = fields.value_and_gradient(energy)
-    check_shape = metrics.shape_check(metric)
+    evaluate, start = evaluated(energy, tuning.metric)
 
     def init(params: Params, position: Position) -> UnderdampedState:
-        check_shape(position)
-        gradient = nan_outside(*value_and_gradient(params, position))
-        is_fresh = torch.ones((), dtype=torch.bool, device=tree.first(position).device)
-        return UnderdampedState(position, tree.zeros_like(position), gradient, is_fresh)
+        position, value, gradient = start(params, position)
+        is_fresh = torch.ones_like(value, dtype=torch.bool)
+        return UnderdampedState(position, tree.zeros_like(position), nan_outside(value, gradient), is_fresh)
 
     def draw(key: Key, position: Position) -> tuple[Tree, ...]:
         keys = random.split(key, _NUM_NORMALS[splitting])
@@ -108,7 +120,7 @@ def underdamped_langevin(
     def step(
         params: Params, tuning: UnderdampedTuning, state: UnderdampedState, noise: tuple[Tree, ...]
     ) -> tuple[UnderdampedState, Info]:
-        h = tuning.step_size
+        h, half = tuning.step_size, 0.5 * tuning.step_size
         normals = [metrics.momentum(tuning.metric, normal) for normal in noise]
 
         def drift(position: Position, momentum: Tree, time: Tensor) -> Position:
@@ -117,34 +129,27 @@ def underdamped_langevin(
         def kick(momentum: Tree, gradient: Tree) -> Tree:
             return tree.add_scaled(momentum, -0.5 * h / tuning.temperature, gradient)
 
-        def forgetting(time: Tensor) -> tuple[Tensor, Tensor]:
-            return torch.exp(-tuning.friction * time), torch.sqrt(-torch.expm1(-2 * tuning.friction * time))
-
-        def mix(decay: Tensor, spread: Tensor, momentum: Tree, normal: Tree) -> Tree:
+        def refresh(momentum: Tree, normal: Tree, time: Tensor, if_fresh: tuple[int, int] | None = None) -> Tree:
+            decay, spread = torch.exp(-tuning.friction * time), torch.sqrt(-torch.expm1(-2 * tuning.friction * time))
+            if if_fresh is not None:
+                decay = torch.where(state.is_fresh, if_fresh[0], decay)
+                spread = torch.where(state.is_fresh, if_fresh[1], spread)
             return tree.map(lambda p, z: decay * p + spread * z, momentum, normal)
 
         if splitting == "baoab":
-            decay, spread = forgetting(h)
             momentum = kick(tree.where(state.is_fresh, normals[0], state.momentum), state.gradient)
-            position = drift(state.position, momentum, 0.5 * h)
-            decay, spread = torch.where(state.is_fresh, 1, decay), torch.where(state.is_fresh, 0, spread)
-            momentum = mix(decay, spread, momentum, normals[0])
-            position = drift(position, momentum, 0.5 * h)
-            value, gradient = value_and_gradient(params, position)
-            momentum = kick(momentum, gradient)
+            position = drift(state.position, momentum, half)
+            momentum = refresh(momentum, normals[0], h, if_fresh=(1, 0))  # it has just been drawn
+            position = drift(position, momentum, half)
         else:
-            decay, spread = forgetting(0.5 * h)
-            momentum = mix(
-                decay, torch.where(state.is_fresh, 1, spread), state.momentum, normals[0]
-            )  # fresh: from zero
+            momentum = refresh(state.momentum, normals[0], half, if_fresh=(1, 1))  # of a momentum of zero
             momentum = kick(momentum, state.gradient)
             position = drift(state.position, momentum, h)
-            value, gradient = value_and_gradient(params, position)
-            momentum = mix(decay, spread, kick(momentum, gradient), normals[1])
-        state = UnderdampedState(position, momentum, gradient, torch.zeros_like(state.is_fresh))
-        return state, unadjusted_info(position, value, num_gradients=1)
+        value, gradient = evaluate(params, position)
+        momentum = kick(momentum, gradient)
+        if splitting == "obabo":
+            momentum = refresh(momentum, normals[1], half)
+        after = UnderdampedState(position, momentum, gradient, torch.zeros_like(state.is_fresh))
+        return after, unadjusted_info(position, value, num_gradients=1)
 
-    tuning = UnderdampedTuning(
-        torch.as_tensor(step_size), metric, torch.as_tensor(friction), torch.as_tensor(temperature)
-    )
     return Sampler(init, draw, step, tuning)

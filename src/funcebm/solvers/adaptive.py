@@ -208,7 +208,7 @@ def first_step(
 
 
 def _root_mean_square(value: Tree) -> Tensor:
-    size = sum(leaf.numel() for leaf in tree.leaves(value))
+    size = tree.size(value)
     return torch.sqrt(tree.squared_norm(value) / size)
 
 
