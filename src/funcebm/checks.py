@@ -22,6 +22,7 @@ __all__ = [
     "one_of",
     "one_structure",
     "positive",
+    "positive_definite",
     "positive_int",
     "require",
     "same_device",
@@ -66,6 +67,22 @@ def is_traced(value: Tree) -> bool:
     """Whether a compiler, or a transform such as ``vmap``, is at work on these tensors."""
     tensors = [leaf for leaf in tree.leaves(value) if isinstance(leaf, Tensor)]
     return is_tracing() or not all(leaf.is_meta or is_concrete(leaf) for leaf in tensors)
+
+
+def positive_definite(name: str, matrix: Tensor, fix: str) -> None:
+    """A matrix ``(D, D)`` must be finite, symmetric and positive definite; where its numbers cannot be seen it passes.
+
+    >>> positive_definite("metric", torch.eye(2), "Take the identity.")
+    """
+    if is_concrete(matrix):
+        got, scale = (
+            "a matrix that is not",
+            matrix.diagonal().abs().sqrt(),
+        )  # each entry on the scale of its coordinates
+        require(bool(torch.isfinite(matrix).all()), f"{name} must be finite", got, fix)
+        is_symmetric = ((matrix - matrix.mT).abs() <= 1e-4 * scale[:, None] * scale).all()
+        require(bool(is_symmetric), f"{name} must be symmetric", got, fix)
+        require(int(torch.linalg.cholesky_ex(matrix)[1]) == 0, f"{name} must be positive definite", got, fix)
 
 
 def positive_int(name: str, value: int, minimum: int = 1) -> None:

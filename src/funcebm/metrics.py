@@ -82,14 +82,8 @@ def dense(inverse_mass: Tensor, *, name: str = "inverse_mass") -> Dense:
     shape = f"shape {tuple(inverse_mass.shape)}"
     fix = "The covariance of the target is a good choice; for a diagonal use funcebm.metrics.diagonal."
     checks.require(square, f"a dense {name} must have the shape (D, D)", shape, fix)
-    factor, failed = torch.linalg.cholesky_ex(inverse_mass)
-    if checks.is_concrete(inverse_mass):
-        finite = bool(torch.isfinite(inverse_mass).all())
-        checks.require(finite, f"{name} must be finite", "a matrix that is not", fix)
-        scale = inverse_mass.diagonal().abs().sqrt()  # each entry on the scale of its own two coordinates
-        symmetric = bool(((inverse_mass - inverse_mass.mT).abs() <= 1e-4 * scale[:, None] * scale).all())
-        checks.require(symmetric, f"{name} must be symmetric", "a matrix that is not", fix)
-        checks.require(int(failed) == 0, f"{name} must be positive definite", "a matrix that is not", fix)
+    checks.positive_definite(name, inverse_mass, fix)
+    factor = torch.linalg.cholesky_ex(inverse_mass)[0]
     eye = torch.eye(inverse_mass.shape[0], dtype=inverse_mass.dtype, device=inverse_mass.device)
     mass_root = torch.linalg.solve_triangular(factor, eye, upper=False).mT.contiguous()
     return Dense(inverse_mass, mass_root, factor)

@@ -25,7 +25,7 @@ __all__ = [
 Metric = Callable[[Position], Tensor]
 """``position -> (D, D)``, symmetric and positive definite over the ravelled position."""
 
-OverChains = Callable[[Callable[..., Any], Any], Callable[..., Any]]
+OverChains = Callable[[Callable[..., Any]], Callable[..., Any]]
 """``vmap``, or :func:`one_chain`: how a loop that is outside of ``vmap`` calls what is inside."""
 
 
@@ -38,7 +38,7 @@ class Solution(NamedTuple):
     given: Tree
 
 
-def one_chain(function: Callable[..., Any], in_dims: Any) -> Callable[..., Any]:
+def one_chain(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function as it is: the place of ``vmap`` where there is no chain axis."""
     return function
 
@@ -115,8 +115,8 @@ def fixed_point(
 
     return loops.while_loop(
         lambda now: (now.error > tolerance) & (now.num_iterations < max_iterations),
-        over_chains(iterate, (0,)),
-        over_chains(begin, (0, 0))(start, given),
+        over_chains(iterate),
+        over_chains(begin)(start, given),
     )
 
 
@@ -171,9 +171,9 @@ def generalised_leapfrog(
         return end._replace(momentum=kick(momentum, end)), aux
 
     momentum, kick_error, num_kicks, _ = fixed_point(kick, point.momentum, point, **limits)
-    velocity = over_chains(lambda position, momentum: _velocity(metric, position, momentum), (0, 0))
+    velocity = over_chains(lambda position, momentum: _velocity(metric, position, momentum))
     given = (point.position, velocity(point.position, momentum), momentum)
     position, drift_error, num_drifts, _ = fixed_point(drift, point.position, given, **limits)
-    end, aux = over_chains(finish, (0, 0))(position, momentum)
+    end, aux = over_chains(finish)(position, momentum)
     is_converged = (kick_error <= tolerance) & (drift_error <= tolerance)
     return end, aux, is_converged, num_kicks + num_drifts

@@ -132,33 +132,32 @@ class Packed(NamedTuple):
         return self.counts[..., _COUNTS.index("goes_on")] > 0
 
 
-_ENDS = tuple(f"{end}/{field}" for end in ("front", "far") for field in End._fields)
-_CHOSEN = tuple(f"{point}/{field}" for point in ("selected", "candidate") for field in ("position", "gradient"))
-_VECTORS = (*_ENDS, "total", *_CHOSEN)
-_NUMBERS = tuple(f"{point}/{field}" for point in ("selected", "candidate") for field in ("energy", "total_energy"))
-_NUMBERS += ("log_weight", "subtree_log_weight", "uniform", "acceptance")
-_COUNTS = ("num_leaves", "pair", "slot", "depth", "is_moved", "is_divergent", "is_turning", "goes_on")
 _PARTS: Any = {"front": End, "far": End, "selected": Point, "candidate": Point}
 _PARTS = {name: kind._make(range(len(kind._fields))) for name, kind in _PARTS.items()}
 _EXAMPLE = Trajectory._make(_PARTS.get(name, 0) for name in Trajectory._fields)
 _NAMES, _STRUCTURE = tree.paths(_EXAMPLE), tree.structure(_EXAMPLE)
+_SLOTS = ("firsts", "sums", "lasts")
+_FLAGS = ("is_moved", "is_divergent", "is_turning", "goes_on")
+_COUNTS = ("num_leaves", "pair", "slot", "depth", *_FLAGS)
+_VECTORS = tuple(name for name in _NAMES if name.endswith(("position", "momentum", "gradient", "total")))
+_NUMBERS = tuple(name for name in _NAMES if name not in _SLOTS + _COUNTS + _VECTORS)
 
 
 def pack(t: Trajectory) -> Packed:
     """The small tensors of a kind in one, in the order of ``_VECTORS``, ``_NUMBERS`` and ``_COUNTS``."""
     leaf = dict(zip(_NAMES, tree.leaves(t), strict=True))
-    groups = [[leaf[name] for name in names] for names in (_VECTORS, _NUMBERS, _COUNTS)]
-    groups[2] = [value.to(torch.int32) for value in groups[2]]
-    return Packed(t.firsts, t.sums, t.lasts, *(torch.stack(group) for group in groups))
+    leaf.update({name: leaf[name].to(torch.int32) for name in _COUNTS})
+    groups = (torch.stack([leaf[name] for name in names]) for names in (_VECTORS, _NUMBERS, _COUNTS))
+    return Packed(t.firsts, t.sums, t.lasts, *groups)
 
 
 def unpack(packed: Packed) -> Trajectory:
     """The inverse of :func:`pack`."""
-    leaf = {"firsts": packed.firsts, "sums": packed.sums, "lasts": packed.lasts}
-    for names, stack in ((_VECTORS, packed.vectors), (_NUMBERS, packed.numbers), (_COUNTS, packed.counts)):
+    leaf = dict(zip(_SLOTS, packed[:3], strict=True))
+    for names, stack in zip((_VECTORS, _NUMBERS, _COUNTS), packed[3:], strict=True):
         leaf.update(zip(names, stack.unbind(0), strict=True))
-    flags = {name: leaf[name] > 0 for name in _COUNTS if name.startswith("is_") or name == "goes_on"}
-    return tree.unflatten(_STRUCTURE, [{**leaf, **flags}[name] for name in _NAMES])
+    leaf.update({name: leaf[name] > 0 for name in _FLAGS})
+    return tree.unflatten(_STRUCTURE, [leaf[name] for name in _NAMES])
 
 
 def _leapfrog(dynamics: Dynamics, end: End) -> tuple[End, Point]:
@@ -185,17 +184,13 @@ def _turns(first: Tensor, last: Tensor, total: Tensor) -> Tensor:
     return ~(((first * total).sum(-1) > 0) & ((last * total).sum(-1) > 0))
 
 
-def _choose(condition: Tensor, a: Tree, b: Tree) -> Tree:
-    return tree.where(condition, a, b)
-
-
 def _set_out(is_back: Tensor, t: Trajectory) -> Trajectory:
     """Turns the trajectory around where ``is_back`` holds; one that has ended goes to its far end to stay there."""
     is_back = is_back & t.goes_on
     front, far = (end._replace(momentum=-end.momentum) for end in (t.front, t.far))
     return t._replace(
-        front=_choose(is_back | ~t.goes_on, far, t.front),
-        far=_choose(is_back, front, t.far),
+        front=tree.where(is_back | ~t.goes_on, far, t.front),
+        far=tree.where(is_back, front, t.far),
         total=torch.where(is_back, -t.total, t.total),
     )
 
@@ -227,7 +222,7 @@ def start(dynamics: Dynamics, uniforms: Tensor, momentum: Tensor, point: Point) 
         firsts=slots,
         sums=slots,
         lasts=slots,
-        selected=_choose(is_taken, leaf, point),
+        selected=tree.where(is_taken, leaf, point),
         candidate=leaf,
         log_weight=torch.logaddexp(zero, log_weight),
         subtree_log_weight=torch.full_like(zero, -torch.inf),
@@ -284,7 +279,7 @@ def grow(dynamics: Dynamics, uniforms: Tensor, initial: Tensor, t: Trajectory) -
     is_one = ~is_two & ((uniform < both) | (pair == 0))
     left = torch.where(is_one, (uniform - share_two) / share, (uniform - both) / (1 - both))
     left = torch.where(is_two, uniform / share_two, left).clamp(0, 1 - torch.finfo(uniform.dtype).eps)
-    candidate = _choose(is_two, two, _choose(is_one, one, t.candidate))
+    candidate = tree.where(is_two, two, tree.where(is_one, one, t.candidate))
 
     # a span must not turn as a whole, nor each half with the nearest leaf of the other
     is_written = (number == t.slot)[:, None]
@@ -314,7 +309,7 @@ def grow(dynamics: Dynamics, uniforms: Tensor, initial: Tensor, t: Trajectory) -
         firsts=firsts,
         sums=sums,
         lasts=lasts,
-        selected=_choose(is_taken, candidate, t.selected),
+        selected=tree.where(is_taken, candidate, t.selected),
         candidate=candidate,
         log_weight=torch.where(is_merged, torch.logaddexp(t.log_weight, subtree_log_weight), t.log_weight),
         subtree_log_weight=torch.where(is_complete, -torch.inf, subtree_log_weight),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
-from torch.func import vmap
 
 from .. import checks, loops, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
-from ._kernel import EnergyState, evaluated, positive
+from ._kernel import Chains, EnergyState, evaluated, lockstep, positive
 from ._nuts_trajectory import Dynamics, NUTSNoise, Packed, Point, grow, pack, start, unpack
 from .constraints import takes_energy
 
@@ -112,61 +111,52 @@ def nuts(
         uniforms = random.uniform(key_uniform, (3, max_depth), dtype=tree.first(position).dtype)
         return NUTSNoise(tree.normal_like(key_momentum, position), uniforms)
 
-    def dynamics(params: Params, tuning: NUTSTuning, position: Position) -> Dynamics:
-        """On ravelled vectors; of ``position``, one chain's, only the shapes are kept."""
-        _, back = tree.ravel(position)
+    def step(
+        chains: Chains, params: Params, tuning: NUTSTuning, state: EnergyState, noise: NUTSNoise
+    ) -> tuple[EnergyState, NUTSInfo]:
+        metric = tuning.metric  # of ravelled positions, as all that follows
+        if not isinstance(metric, metrics.Dense) and not metrics.is_scalar(metric):
+            metric = metrics.Diagonal(tree.ravel(metric.inverse_mass)[0])
 
-        def field(vector: Tensor) -> tuple[Tensor, Tensor]:
-            value, gradient = evaluate(params, back(vector))
-            return value, tree.ravel(gradient)[0]
+        def dynamics(position: Position) -> Dynamics:
+            """Of the position only the shapes are kept."""
+            _, back = tree.ravel(position)
 
-        flat = tuning.metric
-        if not isinstance(flat, metrics.Dense) and not metrics.is_scalar(flat):
-            flat = metrics.Diagonal(tree.ravel(flat.inverse_mass)[0])
-        return Dynamics(field, flat, tuning.step_size, tuning.temperature)
+            def field(vector: Tensor) -> tuple[Tensor, Tensor]:
+                value, gradient = evaluate(params, back(vector))
+                return value, tree.ravel(gradient)[0]
 
-    def begin(move: Dynamics, state: EnergyState, noise: NUTSNoise) -> tuple[Tensor, Packed]:
-        momentum = tree.ravel(noise.momentum)[0]
-        initial = state.energy / move.temperature + (momentum * momentum).sum() / 2
-        point = Point(tree.ravel(state.position)[0], tree.ravel(state.gradient)[0], state.energy, initial)
-        return initial, pack(start(move, noise.uniforms, momentum, point))
+            return Dynamics(field, metric, tuning.step_size, tuning.temperature)
 
-    def finish(state: EnergyState, packed: Packed) -> tuple[EnergyState, NUTSInfo]:
-        t = unpack(packed)
-        _, back = tree.ravel(state.position)
-        after = EnergyState(back(t.selected.position), t.selected.energy, back(t.selected.gradient))
-        info = NUTSInfo(
-            acceptance_rate=t.acceptance / t.num_leaves,
-            is_accepted=t.is_moved,
-            is_divergent=t.is_divergent,
-            num_gradients=t.num_leaves,
-            energy=t.selected.energy,
-            total_energy=t.selected.total_energy,
-            tree_depth=t.depth,
-            is_max_depth=~t.is_turning & ~t.is_divergent,
-            is_turning=t.is_turning,
-        )
-        return after, info
+        def begin(state: EnergyState, noise: NUTSNoise) -> tuple[Tensor, Packed]:
+            momentum = tree.ravel(noise.momentum)[0]
+            initial = state.energy / tuning.temperature + (momentum * momentum).sum() / 2
+            point = Point(tree.ravel(state.position)[0], tree.ravel(state.gradient)[0], state.energy, initial)
+            return initial, pack(start(dynamics(state.position), noise.uniforms, momentum, point))
 
-    def make_step(
-        over_chains: Callable[..., Any], one_of: Callable[[Position], Position]
-    ) -> Callable[..., tuple[EnergyState, NUTSInfo]]:
-        """The step, of one chain or of many: the loop is outside of ``vmap``."""
+        def double(position: Position, uniforms: Tensor, initial: Tensor, packed: Packed) -> Packed:
+            return pack(grow(dynamics(position), uniforms, initial, unpack(packed)))
 
-        def step(
-            params: Params, tuning: NUTSTuning, state: EnergyState, noise: NUTSNoise
-        ) -> tuple[EnergyState, NUTSInfo]:
-            move = dynamics(params, tuning, one_of(state.position))
-            initial, last = over_chains(lambda *x: begin(move, *x))(state, noise)
-            if max_depth > 1:
-                tick = over_chains(lambda uniforms, initial, t: pack(grow(move, uniforms, initial, unpack(t))))
-                last = loops.while_loop(
-                    lambda t: t.goes_on.any(), lambda t: tick(noise.uniforms, initial, t), last, is_masked=False
-                )
-            return over_chains(finish)(state, last)
+        def finish(state: EnergyState, packed: Packed) -> tuple[EnergyState, NUTSInfo]:
+            t = unpack(packed)
+            _, back = tree.ravel(state.position)
+            after = EnergyState(back(t.selected.position), t.selected.energy, back(t.selected.gradient))
+            return after, NUTSInfo(
+                acceptance_rate=t.acceptance / t.num_leaves,
+                is_accepted=t.is_moved,
+                is_divergent=t.is_divergent,
+                num_gradients=t.num_leaves,
+                energy=t.selected.energy,
+                total_energy=t.selected.total_energy,
+                tree_depth=t.depth,
+                is_max_depth=~t.is_turning & ~t.is_divergent,
+                is_turning=t.is_turning,
+            )
 
-        return step
+        initial, last = chains(begin)(state, noise)
+        if max_depth > 1:
+            grown = lambda t: chains(double)(state.position, noise.uniforms, initial, t)  # noqa: E731
+            last = loops.while_loop(lambda t: t.goes_on.any(), grown, last, is_masked=False)
+        return chains(finish)(state, last)
 
-    alone = make_step(lambda function: function, lambda position: position)
-    together = make_step(vmap, lambda position: tree.map(lambda leaf: leaf[0], position))
-    return Sampler(init, draw, alone, tuning, together, target_acceptance=0.9, adaptation="harmonic_window")
+    return lockstep(init, draw, step, tuning, target_acceptance=0.9, adaptation="harmonic_window")

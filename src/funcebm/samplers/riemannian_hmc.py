@@ -6,24 +6,19 @@ from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
-from .. import checks, fields, loops, random, tree
-from ..integrators.riemannian import OverChains, distance, generalised_leapfrog, kinetic_energy, metric_root, one_chain
+from .. import checks, fields, loops, tree
+from ..integrators.riemannian import distance, generalised_leapfrog, kinetic_energy, metric_root
 from ..integrators.symplectic import PhasePoint
-from ..types import Energy, Key, Params, Position, Sampler, Tree
-from ._kernel import EnergyState, positive
+from ..types import Energy, Params, Position, Sampler
+from ._hamiltonian import MomentumNoise, momentum_noise
+from ._kernel import Chains, EnergyState, lockstep, positive
 from .constraints import takes_energy
 from .metropolis import metropolis_hastings
 
 __all__ = ["RiemannianHMCInfo", "RiemannianHMCNoise", "RiemannianHMCTuning", "riemannian_hmc"]
 
-
-class RiemannianHMCNoise(NamedTuple):
-    """Standard normals like the position, and a uniform ``()`` for the test."""
-
-    momentum: Tree
-    uniform: Tensor
+RiemannianHMCNoise = MomentumNoise
 
 
 class RiemannianHMCTuning(NamedTuple):
@@ -110,6 +105,7 @@ def riemannian_hmc(
     Reference: Girolami and Calderhead (2011), Journal of the Royal Statistical Society B 73(2):123-214. The
     check is that of Zappa, Holmes-Cerfon and Goodman (2018), Communications on Pure and Applied Mathematics 71(12).
 
+    >>> from funcebm import random
     >>> metric = lambda params, x: torch.diag(1 + x**2)
     >>> sampler = riemannian_hmc(lambda params, x: (x**4).sum(), metric, step_size=0.2, num_leapfrog=3)
     >>> state, info = sampler(random.key(0), (), sampler.init((), torch.ones(2)))
@@ -118,12 +114,12 @@ def riemannian_hmc(
     """
     checks.positive_int("num_leapfrog", num_leapfrog)
     checks.positive_int("num_fixed_point", num_fixed_point)
+    limit = "Try 1e-5 in float32, 1e-10 in float64, or None."
     tuning = RiemannianHMCTuning(
         positive("step_size", step_size, "Try 0.1, and smaller where fixed points do not converge."),
-        ()
-        if tolerance is None
-        else positive("tolerance", tolerance, "Try 1e-5 in float32, 1e-10 in float64, or None."),
+        () if tolerance is None else positive("tolerance", tolerance, limit),
     )
+    num_gradients = num_leapfrog * (2 if check_reversibility else 1)
     value_and_gradient = fields.value_and_gradient(energy)
 
     def init(params: Params, position: Position) -> EnergyState:
@@ -134,72 +130,56 @@ def riemannian_hmc(
         gradient = tree.map(lambda leaf: torch.where(is_metric, leaf, torch.nan), gradient)
         return EnergyState(position, value, gradient)
 
-    def draw(key: Key, position: Position) -> RiemannianHMCNoise:
-        key_momentum, key_accept = random.split(key)
-        uniform = random.uniform(key_accept, dtype=tree.first(position).dtype)
-        return RiemannianHMCNoise(tree.normal_like(key_momentum, position), uniform)
-
-    def start(params: Params, state: EnergyState, noise: RiemannianHMCNoise) -> _Trajectory:
-        normal, back = tree.ravel(noise.momentum)
-        momentum = back(metric_root(metric(params, state.position)) @ normal)
-        zero = torch.zeros_like(state.energy)
-        point = PhasePoint(state.position, momentum, state.gradient)
-        return _Trajectory(point, state.energy, zero == 0, zero.to(torch.int32))
-
-    def accept(
-        params: Params, state: EnergyState, noise: RiemannianHMCNoise, before: PhasePoint, end: _Trajectory
+    def step(
+        chains: Chains, params: Params, tuning: RiemannianHMCTuning, state: EnergyState, noise: MomentumNoise
     ) -> tuple[EnergyState, RiemannianHMCInfo]:
-        kinetic = [kinetic_energy(metric(params, at.position), at.momentum) for at in (before, end.point)]
-        log_ratio = state.energy - end.energy + kinetic[0] - kinetic[1]
-        log_ratio = torch.where(end.is_converged, log_ratio, torch.nan)  # a rejection with its flag
-        proposal = EnergyState(end.point.position, end.energy, end.point.gradient)
-        new_state, info = metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients)
-        return new_state, RiemannianHMCInfo(*info, end.is_converged, end.num_iterations)
+        epsilon = torch.finfo(tree.first(state.position).dtype).eps
+        limit = tuning.tolerance if isinstance(tuning.tolerance, Tensor) else epsilon ** (2 / 3)
 
-    def make_step(over_chains: OverChains) -> Callable[..., tuple[EnergyState, RiemannianHMCInfo]]:
-        """The step, of one chain or of many: the loops are outside of ``vmap``, which compiles to better code."""
-        start_all = over_chains(start, (None, 0, 0))
-        turn_all = over_chains(lambda at: at._replace(momentum=tree.scale(-1, at.momentum)), (0,))
-        distance_all = over_chains(distance, (0, 0))
-        accept_all = over_chains(accept, (None, 0, 0, 0, 0))
+        def begin(state: EnergyState, noise: MomentumNoise) -> _Trajectory:
+            normal, back = tree.ravel(noise.momentum)
+            momentum = back(metric_root(metric(params, state.position)) @ normal)
+            zero = torch.zeros_like(state.energy)
+            point = PhasePoint(state.position, momentum, state.gradient)
+            return _Trajectory(point, state.energy, zero == 0, zero.to(torch.int32))
 
-        def advance(params: Params, tuning: RiemannianHMCTuning, at: _Trajectory) -> _Trajectory:
-            def leapfrog(point: PhasePoint) -> tuple[PhasePoint, Any, Tensor, Tensor]:
-                return generalised_leapfrog(
-                    lambda position: value_and_gradient(params, position),
-                    lambda position: metric(params, position),
-                    tuning.step_size,
-                    point,
-                    tolerance=limit,
-                    max_iterations=num_fixed_point,
-                    over_chains=over_chains,
-                )
+        def leapfrog(point: PhasePoint) -> tuple[PhasePoint, Any, Tensor, Tensor]:
+            """Of one chain or of many: it has loops of its own."""
+            return generalised_leapfrog(
+                lambda position: value_and_gradient(params, position),
+                lambda position: metric(params, position),
+                tuning.step_size,
+                point,
+                tolerance=limit,
+                max_iterations=num_fixed_point,
+                over_chains=chains,
+            )
 
-            limit = _tolerance(tuning, at.point.position)
+        def turned(point: PhasePoint) -> PhasePoint:
+            return point._replace(momentum=tree.scale(-1, point.momentum))
+
+        def advance(at: _Trajectory) -> _Trajectory:
             point, value, is_converged, count = leapfrog(at.point)
             if check_reversibility:
-                back, _, can_return, back_count = leapfrog(turn_all(point))
-                returns = distance_all(back.position, at.point.position) <= 10 * limit
+                back, _, can_return, back_count = leapfrog(chains(turned)(point))
+                returns = chains(distance)(back.position, at.point.position) <= 10 * limit
                 is_converged, count = is_converged & can_return & returns, count + back_count
             return _Trajectory(point, value, at.is_converged & is_converged, at.num_iterations + count)
 
-        def step(
-            params: Params, tuning: RiemannianHMCTuning, state: EnergyState, noise: RiemannianHMCNoise
+        def finish(
+            state: EnergyState, noise: MomentumNoise, start: PhasePoint, end: _Trajectory
         ) -> tuple[EnergyState, RiemannianHMCInfo]:
-            before = start_all(params, state, noise)
-            end = loops.repeat(lambda at: advance(params, tuning, at), before, num_leapfrog)
-            return accept_all(params, state, noise, before.point, end)
+            kinetic = [kinetic_energy(metric(params, at.position), at.momentum) for at in (start, end.point)]
+            log_ratio = state.energy - end.energy + kinetic[0] - kinetic[1]
+            log_ratio = torch.where(end.is_converged, log_ratio, torch.nan)  # a rejection with its flag
+            proposal = EnergyState(end.point.position, end.energy, end.point.gradient)
+            after, info = metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients)
+            return after, RiemannianHMCInfo(*info, end.is_converged, end.num_iterations)
 
-        return step
+        start = chains(begin)(state, noise)
+        return chains(finish)(state, noise, start.point, loops.repeat(advance, start, num_leapfrog))
 
-    num_gradients = num_leapfrog * (2 if check_reversibility else 1)
-    return Sampler(init, draw, make_step(one_chain), tuning, make_step(vmap), target_acceptance=0.8)
-
-
-def _tolerance(tuning: RiemannianHMCTuning, position: Position) -> float | Tensor:
-    if isinstance(tuning.tolerance, Tensor):
-        return tuning.tolerance
-    return torch.finfo(tree.first(position).dtype).eps ** (2 / 3)
+    return lockstep(init, momentum_noise, step, tuning, target_acceptance=0.8)
 
 
 def _check_metric(matrix: Any, position: Position) -> None:
@@ -210,9 +190,4 @@ def _check_metric(matrix: Any, position: Position) -> None:
     got = f"shape {tuple(matrix.shape)}" if isinstance(matrix, Tensor) else repr(matrix)
     is_square = isinstance(matrix, Tensor) and matrix.shape == (size, size)
     checks.require(is_square, f"metric must return a ({size}, {size}) tensor", got, fix)
-    if checks.is_concrete(matrix):
-        checks.require(bool(torch.isfinite(matrix).all()), "metric must be finite", "a matrix that is not", fix)
-        symmetric = torch.allclose(matrix, matrix.mT, rtol=1e-4, atol=1e-6 * float(matrix.abs().max()))
-        checks.require(symmetric, "metric must be symmetric", "a matrix that is not", fix)
-        definite = int(torch.linalg.cholesky_ex(matrix)[1]) == 0
-        checks.require(definite, "metric must be positive definite", "a matrix that is not", fix)
+    checks.positive_definite("metric", matrix, fix)
