@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Callable, NamedTuple, Sequence
 
 import torch
@@ -10,19 +11,10 @@ from torch.func import vmap
 
 from .. import checks, loops, random, tree
 from ..types import Info, InfoT, Key, Params, Position, Sampler, StateT, Tree, TuningT, step_of_chains
+from ._kernel import Chains, lockstep
 from ._relocation import Known, Relocation, carry_over, relocation
 
-__all__ = [
-    "CompositeInfo",
-    "CompositeState",
-    "MixNoise",
-    "check_samplers",
-    "cycle",
-    "mix",
-    "thin",
-]
-
-Step = Callable[[Params, Tree, Any, Tree], tuple[Any, Any]]
+__all__ = ["CompositeInfo", "CompositeState", "MixNoise", "check_samplers", "cycle", "mix", "thin"]
 
 
 class CompositeState(NamedTuple):
@@ -56,27 +48,6 @@ class MixNoise(NamedTuple):
 
     choice: Tensor
     noises: tuple[Tree, ...]
-
-
-# -- what parts tell each other -----------------------------------------------------------------------------------
-
-
-def _known(member: Sampler, state: Any, info: Any | None, same_energy: bool) -> Known:
-    """What one sampler can tell another of the position where it is."""
-    if not same_energy:
-        return {"position": state.position}
-    energy = {} if info is None else {"energy": info.energy}
-    return {**energy, **relocation(member).tell(state), "position": state.position}
-
-
-def _of_members(members: Sequence[Sampler], init: Callable[[Params, Position], Any]) -> Relocation:
-    """The relocation of a composite: by that of each part."""
-    parts = [relocation(member) for member in members]
-    return Relocation(
-        lambda params, state, known: carry_over(state, init(params, known["position"])),
-        lambda state, known: sum(part.num_gradients(s, {}) for part, s in zip(parts, state.states, strict=True)),
-        lambda state: {**parts[-1].tell(state.states[-1]), "position": state.position},
-    )
 
 
 # -- combinators --------------------------------------------------------------------------------------------------
@@ -114,38 +85,29 @@ def cycle(
     >>> int(info.num_gradients)
     4
     """
-    samplers = check_samplers("cycle", checks.given_parts(samplers))
-    tunings = tuple(sampler.tuning for sampler in samplers)
-    members = tuple(sampler._replace(tuning=(), unconstrained=None) for sampler in samplers)
-
-    def init(params: Params, position: Position) -> CompositeState:
-        return CompositeState(position, tuple(member.init(params, position) for member in members))
+    members, tunings = _members("cycle", checks.given_parts(samplers))
 
     def draw(key: Key, position: Position) -> tuple[Tree, ...]:
-        keys = random.split(key, len(members)).unbind(0)
-        return tuple(member.draw(k, position) for member, k in zip(members, keys, strict=True))
+        return _draw_each(members, random.split(key, len(members)), position)
 
-    def make_step(is_batched: bool) -> Step:
-        def step(
-            params: Params, tuning: tuple[Tree, ...], state: CompositeState, noise: tuple[Tree, ...]
-        ) -> tuple[CompositeState, CompositeInfo]:
-            states, infos, num_moves = [], [], 0
-            known = _known(members[-1], state.states[-1], None, same_energy)
-            for index, member in enumerate(members):
-                current = state.states[index]
-                if len(members) > 1:
-                    num_moves += relocation(member).num_gradients(current, known)
-                    current = _to(member, is_batched)(params, current, known)
-                current, info = _step_of(member, is_batched)(params, tuning[index], current, noise[index])
-                known = _known(member, current, info, same_energy)
-                states.append(current)
-                infos.append(info)
-            joined = _joined(tree.stack(_standard(infos)), num_moves)
-            return CompositeState(states[-1].position, tuple(states)), CompositeInfo(*joined, _rates(infos))
+    def step(
+        chains: Chains, params: Params, tuning: tuple[Tree, ...], state: CompositeState, noise: tuple[Tree, ...]
+    ) -> tuple[CompositeState, CompositeInfo]:
+        states, infos, num_moves = [], [], 0
+        known = _known(members[-1], state.states[-1], None, same_energy)
+        for member, numbers, current, drawn in zip(members, tuning, state.states, noise, strict=True):
+            if len(members) > 1:
+                follow = relocation(member)
+                num_moves += follow.num_gradients(current, known)
+                current = chains(partial(follow.to, params))(current, known)
+            current, info = _step_of(member, chains)(params, numbers, current, drawn)
+            known = _known(member, current, info, same_energy)
+            states.append(current)
+            infos.append(info)
+        joined = _joined(tree.stack(_standard(infos)), num_moves)
+        return CompositeState(states[-1].position, tuple(states)), CompositeInfo(*joined, _rates(infos))
 
-        return step
-
-    return _composite(members, init, draw, make_step, tunings)
+    return _composite(members, draw, step, tunings)
 
 
 def mix(
@@ -182,24 +144,19 @@ def mix(
     given: Any = samplers
     if len(given) == 2 and weights is None and type(given[0]) in (list, tuple):
         given, weights = given[:1], given[1]  # mix(samplers, weights), the order of version 0.1
-    samplers = check_samplers("mix", checks.given_parts(given))
-    shares = (1.0,) * len(samplers) if weights is None else tuple(float(weight) for weight in weights)
-    right = len(shares) == len(samplers)
-    checks.require(right, "weights must be one for each sampler", f"{len(shares)} for {len(samplers)}", "One for each.")
+    members, tunings = _members("mix", checks.given_parts(given))
+    shares = (1.0,) * len(members) if weights is None else tuple(float(weight) for weight in weights)
+    right = len(shares) == len(members)
+    checks.require(right, "weights must be one for each sampler", f"{len(shares)} for {len(members)}", "One for each.")
     for share in shares:
         checks.positive("each of weights", share, "Leave out a sampler that is never chosen.")
-    ends = tuple(sum(shares[: index + 1]) / sum(shares) for index in range(len(shares) - 1))
-    tunings = tuple(sampler.tuning for sampler in samplers)
-    members = tuple(sampler._replace(tuning=(), unconstrained=None) for sampler in samplers)
-
-    def init(params: Params, position: Position) -> CompositeState:
-        return CompositeState(position, tuple(member.init(params, position) for member in members))
+    bounds = tuple(sum(shares[: index + 1]) / sum(shares) for index in range(len(shares) - 1))
 
     def draw(key: Key, position: Position) -> MixNoise:
-        key_choice, *keys = random.split(key, len(members) + 1).unbind(0)
-        uniform = random.uniform(key_choice, dtype=torch.float32)
-        choice = sum(((uniform >= end).long() for end in ends), torch.zeros_like(uniform, dtype=torch.int64))
-        return MixNoise(choice, tuple(member.draw(k, position) for member, k in zip(members, keys, strict=True)))
+        keys = random.split(key, len(members) + 1)
+        uniform = random.uniform(keys[0], dtype=torch.float32)
+        choice = sum(((uniform >= bound).long() for bound in bounds), torch.zeros_like(uniform, dtype=torch.int64))
+        return MixNoise(choice, _draw_each(members, keys[1:], position))
 
     def choose(index: Tensor, values: Sequence[Tree]) -> Tree:
         chosen = values[0]
@@ -207,44 +164,33 @@ def mix(
             chosen = tree.where(index == i, value, chosen)
         return chosen
 
-    def finish(
-        params: Params, index: Tensor, before: tuple[Any, ...], after: tuple[Any, ...], infos: tuple[Any, ...]
+    def step(
+        chains: Chains, params: Params, tuning: tuple[Tree, ...], state: CompositeState, noise: MixNoise
     ) -> tuple[CompositeState, CompositeInfo]:
-        """Takes the step of one sampler, and moves the others to where it ends."""
-        own = zip(members, after, infos, strict=True)
-        all_known = [_known(member, state, info, same_energy) for member, state, info in own]
-        names = [name for name in ("position", "energy", "gradient") if all(name in known for known in all_known)]
-        known = {name: choose(index, [known[name] for known in all_known]) for name in names}
-        states, num_moves = [], 0
-        for i, member in enumerate(members):
-            state = after[i]
-            if len(members) > 1:
-                follow = relocation(member)
-                num_moves += follow.num_gradients(state, known)
-                state = tree.where(index == i, state, follow.to(params, before[i], known))
-            states.append(state)
-        info = choose(index, _standard(infos))
-        num_gradients = sum(info.num_gradients for info in infos) + num_moves
-        info = info._replace(num_gradients=num_gradients)
-        return CompositeState(known["position"], tuple(states)), CompositeInfo(
-            **info._asdict(), acceptance_rates=_rates(infos)
-        )
-
-    def make_step(is_batched: bool) -> Step:
-        def step(
-            params: Params, tuning: tuple[Tree, ...], state: CompositeState, noise: MixNoise
+        def finish(
+            index: Tensor, before: tuple[Any, ...], ends: tuple[Any, ...]
         ) -> tuple[CompositeState, CompositeInfo]:
-            ends = [
-                _step_of(member, is_batched)(params, tuning[i], state.states[i], noise.noises[i])
-                for i, member in enumerate(members)
-            ]
-            after, infos = zip(*ends, strict=True)
-            finish_all = vmap(finish, (None, 0, 0, 0, 0)) if is_batched else finish
-            return finish_all(params, noise.choice, state.states, after, infos)
+            """Takes the step of one sampler, and moves the others to where it ends."""
+            infos = [info for _, info in ends]
+            all_known = [_known(member, s, info, same_energy) for member, (s, info) in zip(members, ends, strict=True)]
+            names = [name for name in ("position", "energy", "gradient") if all(name in known for known in all_known)]
+            known = {name: choose(index, [known[name] for known in all_known]) for name in names}
+            states, num_moves = [], 0
+            for i, (member, old, (new, _)) in enumerate(zip(members, before, ends, strict=True)):
+                if len(members) > 1:
+                    follow = relocation(member)
+                    num_moves += follow.num_gradients(new, known)
+                    new = tree.where(index == i, new, follow.to(params, old, known))
+                states.append(new)
+            info: Info = choose(index, _standard(infos))
+            info = info._replace(num_gradients=sum(info.num_gradients for info in infos) + num_moves)
+            return CompositeState(known["position"], tuple(states)), CompositeInfo(*info, _rates(infos))
 
-        return step
+        each = zip(members, tuning, state.states, noise.noises, strict=True)
+        ends = tuple(_step_of(member, chains)(params, *its) for member, *its in each)
+        return chains(finish)(noise.choice, state.states, ends)
 
-    return _composite(members, init, draw, make_step, tunings)
+    return _composite(members, draw, step, tunings)
 
 
 def thin(sampler: Sampler[StateT, InfoT, TuningT], num: int) -> Sampler[StateT, InfoT, TuningT]:
@@ -278,28 +224,19 @@ def thin(sampler: Sampler[StateT, InfoT, TuningT], num: int) -> Sampler[StateT, 
     def draw(key: Key, position: Position) -> Tree:
         return vmap(member.draw, (0, None))(random.split(key, num), position)
 
-    def make_step(is_batched: bool) -> Step:
-        def step(params: Params, tuning: Tree, state: Any, noise: Tree) -> tuple[Any, Any]:
-            if is_batched:
-                noise = tree.map(lambda leaf: leaf.movedim(1, 0), noise)
-            # the index is there for samplers without noise; the tuning is carried, not closed over
-            xs = (torch.arange(num, device=tree.first(state).device), noise)
+    def step(chains: Chains, params: Params, tuning: Tree, state: Any, noise: Tree) -> tuple[Any, Any]:
+        noise = tree.map(lambda leaf: leaf.movedim(1, 0), noise) if chains is vmap else noise
+        xs = (torch.arange(num, device=tree.first(state).device), noise)  # the index is for samplers without noise
+        one = _step_of(member, chains)
+        state, infos = loops.scan(lambda state, x: one(params, tuning, state, x[1]), state, xs)
+        last = tree.map(lambda leaf: leaf[-1], infos)
+        return state, last._replace(**_joined(infos, 0)._asdict())
 
-            def one(carry: Tree, x: Tree) -> tuple[Tree, Any]:
-                state, info = _step_of(member, is_batched)(params, carry[1], carry[0], x[1])
-                return (state, carry[1]), info
-
-            (state, _), infos = loops.scan(one, (state, tuning), xs)
-            last = tree.map(lambda leaf: leaf[-1], infos)
-            return state, last._replace(**_joined(infos, 0)._asdict())
-
-        return step
-
-    step, batched_step = make_step(False), make_step(True)
+    power = lockstep(whole.init, draw, step, whole.tuning)
     unconstrained = None if sampler.unconstrained is None else thin(sampler.unconstrained, num)
     adaptation = None if sampler.adaptation == "part" else sampler.adaptation
     rest: Any = {"unconstrained": unconstrained, "adaptation": adaptation}
-    return sampler._replace(draw=draw, step=step, batched_step=batched_step, **rest)
+    return sampler._replace(draw=draw, step=power.step, batched_step=power.batched_step, **rest)
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
@@ -318,19 +255,44 @@ def check_samplers(name: str, samplers: Sequence[Any]) -> tuple[Sampler, ...]:
     return tuple(samplers)
 
 
-def _step_of(member: Sampler, is_batched: bool) -> Step:
-    return step_of_chains(member) if is_batched else member.step
+def _members(name: str, samplers: Sequence[Any]) -> tuple[tuple[Sampler, ...], tuple[Tree, ...]]:
+    """The kernels of what a combinator is given, and their tunings."""
+    samplers = check_samplers(name, samplers)
+    kernels = tuple(sampler._replace(tuning=(), unconstrained=None) for sampler in samplers)
+    return kernels, tuple(sampler.tuning for sampler in samplers)
 
 
-def _to(member: Sampler, is_batched: bool) -> Callable[..., Any]:
-    return vmap(relocation(member).to, (None, 0, 0)) if is_batched else relocation(member).to
+def _draw_each(members: Sequence[Sampler], keys: Key, position: Position) -> tuple[Tree, ...]:
+    return tuple(member.draw(key, position) for member, key in zip(members, keys.unbind(0), strict=True))
 
 
-def _composite(members: tuple[Sampler, ...], init: Any, draw: Any, make_step: Any, tunings: Tree) -> Sampler:
-    """With a batched step, where one of the members has one."""
-    batched = make_step(True) if any(member.batched_step is not None for member in members) else None
-    rest: Any = {"parts": members, "adaptation": "parts", "relocation": _of_members(members, init)}
-    return Sampler(init, draw, make_step(False), tunings, batched, **rest)
+def _step_of(member: Sampler, chains: Chains) -> Callable[..., tuple[Any, Any]]:
+    return step_of_chains(member) if chains is vmap else member.step
+
+
+def _known(member: Sampler, state: Any, info: Any | None, same_energy: bool) -> Known:
+    """What one sampler can tell another of the position where it is."""
+    if not same_energy:
+        return {"position": state.position}
+    energy = {} if info is None else {"energy": info.energy}
+    return {**energy, **relocation(member).tell(state), "position": state.position}
+
+
+def _composite(members: tuple[Sampler, ...], draw: Any, step: Any, tunings: Tree) -> Sampler:
+    """With a batched step, where one of the members has one; relocated by the relocation of each part."""
+    parts = [relocation(member) for member in members]
+
+    def init(params: Params, position: Position) -> CompositeState:
+        return CompositeState(position, tuple(member.init(params, position) for member in members))
+
+    follow = Relocation(
+        lambda params, state, known: carry_over(state, init(params, known["position"])),
+        lambda state, known: sum(part.num_gradients(s, {}) for part, s in zip(parts, state.states, strict=True)),
+        lambda state: {**parts[-1].tell(state.states[-1]), "position": state.position},
+    )
+    sampler = lockstep(init, draw, step, tunings, adaptation="parts")
+    batched = sampler.batched_step if any(member.batched_step is not None for member in members) else None
+    return sampler._replace(batched_step=batched, parts=members, relocation=follow)
 
 
 def _standard(infos: Sequence[Any]) -> list[Info]:
