@@ -14,12 +14,14 @@ from ..types import Energy, InfoT, Key, Params, Position, Sampler, StateT, Tree,
 __all__ = [
     "Chains",
     "EnergyState",
+    "StepTuning",
     "ValueState",
     "evaluated",
     "lockstep",
     "no_noise",
     "normal_and_uniform",
     "positive",
+    "step_tuning",
     "valued",
 ]
 
@@ -54,6 +56,30 @@ def positive(name: str, value: float | Tensor, hint: str | None = None) -> Tenso
     """A number above zero, checked at the door, as a tensor; the usual names have hints of their own."""
     checks.positive(name, value, _HINTS[name] if hint is None else hint)
     return torch.as_tensor(value)
+
+
+class StepTuning(NamedTuple):
+    """``step_size`` ``()``, the metric, and ``temperature`` ``()`` in units of energy."""
+
+    step_size: Tensor
+    metric: Any
+    temperature: Tensor
+
+
+def step_tuning(
+    step_size: float | Tensor,
+    metric: Any,
+    temperature: float | Tensor,
+    name: str = "inverse_mass",
+    step_hint: str | None = None,
+    temperature_hint: str | None = None,
+) -> StepTuning:
+    """Checks the numbers and makes tensors of them; ``name`` is what messages call the metric."""
+    return StepTuning(
+        positive("step_size", step_size, step_hint),
+        metrics.of(metric, name=name),
+        positive("temperature", temperature, temperature_hint),
+    )
 
 
 def evaluated(energy: Energy, metric: Any, name: str = "inverse_mass") -> tuple[Evaluate, Callable[..., EnergyState]]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import checks, fields, tree
-from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from ._kernel import positive
+from ..types import Energy, Info, Params, Position, Sampler, Tree
+from ._kernel import no_noise, positive
 from .constraints import takes_energy
 from .langevin import LangevinState as DescentState
 from .metropolis import nan_outside, unadjusted_info
@@ -35,10 +35,6 @@ class NesterovTuning(NamedTuple):
 
     step_size: Tensor
     momentum: Tensor
-
-
-def _no_noise(key: Key, position: Position) -> Tree:
-    return ()
 
 
 @takes_energy
@@ -71,7 +67,7 @@ def gradient_descent(energy: Energy, *, step_size: float | Tensor = 0.01) -> Sam
         value, gradient = value_and_gradient(params, position)
         return DescentState(position, gradient), unadjusted_info(position, value, num_gradients=1)
 
-    return Sampler(init, _no_noise, step, tuning)
+    return Sampler(init, no_noise, step, tuning)
 
 
 @takes_energy
@@ -116,4 +112,4 @@ def nesterov(
         position = tree.add(state.position, velocity)
         return NesterovState(position, velocity), unadjusted_info(position, energy(params, position), num_gradients=1)
 
-    return Sampler(init, _no_noise, step, tuning)
+    return Sampler(init, no_noise, step, tuning)

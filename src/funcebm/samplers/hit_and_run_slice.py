@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import checks, loops, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
-from ._kernel import Chains, ValueState, lockstep, normal_and_uniform, positive, valued
+from ._kernel import Chains, StepTuning, ValueState, lockstep, normal_and_uniform, step_tuning, valued
 from ._slices import Search, SliceInfo, begin_search, found_or_stayed, shrink
 from .constraints import takes_energy
 
@@ -23,6 +23,8 @@ __all__ = [
 
 HitAndRunSliceState = ValueState
 HitAndRunSliceInfo = SliceInfo
+HitAndRunSliceTuning = StepTuning
+"""The step size is the width of the first interval, the metric that of the directions."""
 
 
 class HitAndRunSliceNoise(NamedTuple):
@@ -31,14 +33,6 @@ class HitAndRunSliceNoise(NamedTuple):
     normal: Tree
     uniform: Tensor
     tries: Tensor
-
-
-class HitAndRunSliceTuning(NamedTuple):
-    """``step_size`` ``()``, the width of the first interval; the metric of the directions; ``temperature`` ``()``."""
-
-    step_size: Tensor
-    metric: Any
-    temperature: Tensor
 
 
 class _Line(NamedTuple):
@@ -105,11 +99,8 @@ def hit_and_run_slice(
     """
     checks.positive_int("max_widenings", max_widenings, minimum=0)
     checks.positive_int("max_shrinks", max_shrinks, minimum=0)
-    tuning = HitAndRunSliceTuning(
-        positive("step_size", step_size, "Try 1.0, about the width of the target."),
-        metrics.of(preconditioner, name="preconditioner"),
-        positive("temperature", temperature),
-    )
+    hint = "Try 1.0, about the width of the target."
+    tuning = step_tuning(step_size, preconditioner, temperature, "preconditioner", hint)
     value, init = valued(energy, tuning.metric, "preconditioner")
 
     def draw(key: Key, position: Position) -> HitAndRunSliceNoise:

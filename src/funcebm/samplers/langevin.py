@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import metrics, tree
 from ..types import Energy, Info, Params, Position, Sampler, Tree
-from ._kernel import evaluated, positive
+from ._kernel import StepTuning, evaluated, step_tuning
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 
 __all__ = ["LangevinState", "LangevinTuning", "langevin", "langevin_proposal", "langevin_tuning"]
+
+LangevinTuning = StepTuning
+"""The step size is in squared units of the position over those of the metric, which is the preconditioner."""
 
 
 class LangevinState(NamedTuple):
@@ -23,27 +26,13 @@ class LangevinState(NamedTuple):
     gradient: Tree
 
 
-class LangevinTuning(NamedTuple):
-    """``step_size`` ``()``, the metric whose inverse mass is the preconditioner, ``temperature`` ``()`` in units of energy.
-
-    The step size is in squared units of the position over those of the preconditioner.
-    """
-
-    step_size: Tensor
-    metric: Any
-    temperature: Tensor
-
-
 def langevin_tuning(
     step_size: float | Tensor, preconditioner: Tree | None, temperature: float | Tensor, step_hint: str | None = None
 ) -> LangevinTuning:
     """Checks the numbers and makes tensors of them; ``step_hint`` is what others than Langevin dynamics should try."""
     cold = None if step_hint else "Use 1.0 for the density exp(-E), gradient_descent for temperature 0."
-    return LangevinTuning(
-        positive("step_size", step_size, step_hint or "Try 0.01, and smaller where chains diverge."),
-        metrics.of(preconditioner, name="preconditioner"),
-        positive("temperature", temperature, cold),
-    )
+    hint = step_hint or "Try 0.01, and smaller where chains diverge."
+    return step_tuning(step_size, preconditioner, temperature, "preconditioner", hint, cold)
 
 
 def langevin_proposal(tuning: LangevinTuning, position: Position, gradient: Tree, noise: Tree) -> Position:

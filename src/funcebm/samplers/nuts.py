@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from .. import checks, loops, metrics, random, tree
 from ..types import Energy, Key, Params, Position, Sampler, Tree
-from ._kernel import Chains, EnergyState, evaluated, lockstep, positive
+from ._kernel import Chains, EnergyState, StepTuning, evaluated, lockstep, step_tuning
 from ._nuts_trajectory import Dynamics, NUTSNoise, Packed, Point, grow, pack, start, unpack
 from .constraints import takes_energy
 
 __all__ = ["NUTSInfo", "NUTSNoise", "NUTSTuning", "nuts"]
 
-
-class NUTSTuning(NamedTuple):
-    """``step_size`` in units of time, the metric, and ``temperature``."""
-
-    step_size: Tensor
-    metric: Any
-    temperature: Tensor
+NUTSTuning = StepTuning
+"""The step size is in units of time."""
 
 
 class NUTSInfo(NamedTuple):
@@ -99,11 +94,7 @@ def nuts(
     """
     checks.positive_int("max_depth", max_depth)
     checks.require(max_depth <= 24, "max_depth must be at most 24", max_depth, "10 allows 1023 leapfrog steps.")
-    tuning = NUTSTuning(
-        positive("step_size", step_size),
-        metrics.of(inverse_mass),
-        positive("temperature", temperature),
-    )
+    tuning = step_tuning(step_size, inverse_mass, temperature)
     evaluate, init = evaluated(energy, tuning.metric)
 
     def draw(key: Key, position: Position) -> NUTSNoise:

@@ -11,8 +11,8 @@ from torch.func import vmap
 
 from .. import checks, fields, tree
 from ..distributed.mesh import Mesh, own_rows, shared_rows, single
-from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from ._kernel import positive
+from ..types import Energy, Info, Params, Position, Sampler, Tree
+from ._kernel import no_noise, positive
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 
@@ -103,10 +103,7 @@ def svgd(
     hint = "Leave it out for the median of the distances."
     chosen = () if bandwidth is None else positive("bandwidth", bandwidth, hint)
     tuning = SVGDTuning(positive("step_size", step_size, "Try 0.1."), chosen)
-    value_and_gradient = fields.value_and_gradient(energy)
-
-    def evaluate(params: Params, position: Position) -> tuple[Tensor, Tree]:
-        return vmap(value_and_gradient, (None, 0))(params, position)
+    evaluate = vmap(fields.value_and_gradient(energy), (None, 0))
 
     def own(value: Tree) -> Tree:
         return value if mesh.size == 1 else own_rows(value, mesh)
@@ -121,9 +118,6 @@ def svgd(
         checks.require(right, "every leaf of a position must lead with one particle axis", f"shapes {shapes}", fix)
         energies, gradient = evaluate(params, position)
         return SVGDState(position, nan_outside(energies.mean(), gradient))
-
-    def draw(key: Key, position: Position) -> Tree:
-        return ()
 
     def step(params: Params, tuning: SVGDTuning, state: SVGDState, noise: Tree) -> tuple[SVGDState, Info]:
         x, gradient = (
@@ -145,4 +139,4 @@ def svgd(
         position, energies, gradient = shared((mine, *evaluate(params, mine)), x.shape[0])
         return SVGDState(position, gradient), unadjusted_info(position, energies.mean(), num_gradients=x.shape[0])
 
-    return Sampler(init, draw, step, tuning)
+    return Sampler(init, no_noise, step, tuning)
