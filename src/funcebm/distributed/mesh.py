@@ -230,6 +230,8 @@ def _device(name: str) -> torch.device:
 
 def own_rows(value: Tree, mesh: Mesh) -> Tree:
     """The rows of this rank, ``(ceil(C / W), ...)`` on every rank: where there are too few, the last one again."""
+    if mesh.size == 1:
+        return value
 
     def take(leaf: Tensor) -> Tensor:
         num = leaf.shape[0]
@@ -245,6 +247,8 @@ def own_rows(value: Tree, mesh: Mesh) -> Tree:
 
 def shared_rows(value: Tree, mesh: Mesh, num: int) -> Tree:
     """What every rank has made of its :func:`own_rows`, as all ``(C, ...)`` rows, on all ranks; by one message."""
+    if mesh.size == 1:
+        return value
     leaves, structure = tree.flatten(value)
     return tree.unflatten(structure, [leaf.flatten(0, 1)[:num] for leaf in stacked(leaves, mesh.size, mesh.name)])
 

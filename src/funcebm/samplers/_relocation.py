@@ -6,7 +6,7 @@ from typing import Any, Callable, NamedTuple
 
 from ..types import Params, Position, Sampler, Tree
 
-__all__ = ["Known", "Relocation", "carry_over", "relocation"]
+__all__ = ["Known", "Relocation", "by_its_init", "carry_over", "relocation"]
 
 Known = dict[str, Tree]
 """The ``position``, and the ``energy`` and the ``gradient`` there as far as they are known."""
@@ -45,6 +45,20 @@ def carry_over(old: Any, fresh: Any) -> Any:
     if hasattr(old, "carry_over"):
         return old.carry_over(fresh)
     return old._replace(**{name: getattr(fresh, name) for name in ("position", *_caches(old))})
+
+
+def by_its_init(init: Callable[[Params, Position], Any], num_gradients: Callable[[Any], int]) -> Relocation:
+    """The relocation of a sampler that can use, and tell, the position alone.
+
+    Args:
+        init: of the sampler, which is called.
+        num_gradients: of a state, how many gradients that costs.
+    """
+    return Relocation(
+        lambda params, state, known: carry_over(state, init(params, known["position"])),
+        lambda state, known: num_gradients(state),
+        lambda state: {"position": state.position},
+    )
 
 
 def _by_init(init: Callable[[Params, Position], Any]) -> Relocation:

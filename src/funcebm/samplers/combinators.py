@@ -12,7 +12,7 @@ from torch.func import vmap
 from .. import checks, loops, random, tree
 from ..types import Info, InfoT, Key, Params, Position, Sampler, StateT, Tree, TuningT, step_of_chains
 from ._kernel import Chains, lockstep
-from ._relocation import Known, Relocation, carry_over, relocation
+from ._relocation import Known, by_its_init, carry_over, relocation
 
 __all__ = ["CompositeInfo", "CompositeState", "MixNoise", "check_samplers", "cycle", "mix", "thin"]
 
@@ -285,11 +285,13 @@ def _composite(members: tuple[Sampler, ...], draw: Any, step: Any, tunings: Tree
     def init(params: Params, position: Position) -> CompositeState:
         return CompositeState(position, tuple(member.init(params, position) for member in members))
 
-    follow = Relocation(
-        lambda params, state, known: carry_over(state, init(params, known["position"])),
-        lambda state, known: sum(part.num_gradients(s, {}) for part, s in zip(parts, state.states, strict=True)),
-        lambda state: {**parts[-1].tell(state.states[-1]), "position": state.position},
-    )
+    def num_gradients(state: CompositeState) -> int:
+        return sum(part.num_gradients(s, {}) for part, s in zip(parts, state.states, strict=True))
+
+    def tell(state: CompositeState) -> Known:
+        return {**parts[-1].tell(state.states[-1]), "position": state.position}
+
+    follow = by_its_init(init, num_gradients)._replace(tell=tell)
     sampler = lockstep(init, draw, step, tunings, adaptation="parts")
     batched = sampler.batched_step if any(member.batched_step is not None for member in members) else None
     return sampler._replace(batched_step=batched, parts=members, relocation=follow)

@@ -15,7 +15,7 @@ from ..bijections import Bijection, Constrained, constrained
 from ..energies._guarded import guarded
 from ..spaces.space import Space
 from ..types import Key, Params, Position, Sampler, Tree
-from ._relocation import Relocation, carry_over, relocation
+from ._relocation import by_its_init, carry_over, relocation
 
 __all__ = ["ConstrainedState", "constrained_sampler", "takes_energy"]
 
@@ -64,11 +64,6 @@ def constrained_sampler(sampler: Sampler, bijection: Bijection) -> Sampler[Const
         return ConstrainedState(tree.map(torch.clone, vmap(apply)(inner.position)[0]), inner), info
 
     step.__qualname__ = batched.__qualname__ = sampler.step.__qualname__
-    follow = Relocation(
-        lambda params, state, known: carry_over(state, init(params, known["position"])),
-        lambda state, known: relocation(free).num_gradients(state.free, {}),
-        lambda state: {"position": state.position},
-    )
     return sampler._replace(
         init=init,
         draw=draw,
@@ -77,7 +72,7 @@ def constrained_sampler(sampler: Sampler, bijection: Bijection) -> Sampler[Const
         unconstrained=sampler,
         bijection=bijection,
         parts=(),
-        relocation=follow,
+        relocation=by_its_init(init, lambda state: relocation(free).num_gradients(state.free, {})),
     )
 
 

@@ -11,7 +11,7 @@ from torch.func import vmap
 from .. import checks, random, tree
 from ..distributed.mesh import Mesh
 from ..types import Energy, Key, Params, Position, Sampler, Tree
-from ._relocation import Relocation, carry_over, relocation
+from ._relocation import by_its_init, carry_over, relocation
 from ._tempering_ranks import Parts, shared_tempering, swaps, target_draws
 from .constraints import takes_energy
 
@@ -204,9 +204,8 @@ def parallel_tempering(
     def draw(key: Key, position: Position) -> ParallelTemperingNoise:
         key_rungs, key_swap = random.split(key)
         noise = vmap(local.draw, (0, None))(random.split(key_rungs, num_rungs), position)
-        return ParallelTemperingNoise(
-            noise, random.uniform(key_swap, (num_rungs - 1,), dtype=tree.first(position).dtype)
-        )
+        uniform = random.uniform(key_swap, (num_rungs - 1,), dtype=tree.first(position).dtype)
+        return ParallelTemperingNoise(noise, uniform)
 
     def at_ladder(path_params: tuple[Params, Tensor], state: Any, factor: Tensor) -> Any:
         """The state of a rung with the energy and the gradient of its own beta."""
@@ -264,11 +263,7 @@ def parallel_tempering(
         )
         return after, info
 
-    follow = Relocation(
-        lambda params, state, known: carry_over(state, init(params, known["position"])),
-        lambda state, known: num_rungs * relocation(local).num_gradients(state.rungs, {}),
-        lambda state: {"position": state.position},
-    )
+    follow = by_its_init(init, lambda state: num_rungs * relocation(local).num_gradients(state.rungs, {}))
     return Sampler(init, draw, step, tuning, relocation=follow)
 
 

@@ -6,7 +6,7 @@ from typing import Any, Callable, NamedTuple, Sequence
 
 from .. import checks, tree
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from ._relocation import Relocation, carry_over, relocation
+from ._relocation import by_its_init, carry_over, relocation
 
 __all__ = ["Frozen", "PartState", "on"]
 
@@ -116,11 +116,7 @@ def on(
         return PartState(put(state.position, inner.position), inner), info
 
     inner = relocation(member)
-    follow = Relocation(
-        lambda params, state, known: carry_over(state, init(params, known["position"])),
-        lambda state, known: inner.num_gradients(state.inner, {}),
-        lambda state: {"position": state.position},
-    )
+    follow = by_its_init(init, lambda state: inner.num_gradients(state.inner, {}))
     rest: Any = {"target_acceptance": sampler.target_acceptance, "parts": (member,)}
     return Sampler(init, draw, step, sampler.tuning, **rest, adaptation="part", relocation=follow)
 

@@ -105,12 +105,6 @@ def svgd(
     tuning = SVGDTuning(positive("step_size", step_size, "Try 0.1."), chosen)
     evaluate = vmap(fields.value_and_gradient(energy), (None, 0))
 
-    def own(value: Tree) -> Tree:
-        return value if mesh.size == 1 else own_rows(value, mesh)
-
-    def shared(value: Tree, num: int) -> Tree:
-        return value if mesh.size == 1 else shared_rows(value, mesh, num)
-
     def init(params: Params, position: Position) -> SVGDState:
         shapes = [tuple(leaf.shape) for leaf in tree.leaves(position)]
         right = all(shapes) and len({shape[0] for shape in shapes}) == 1
@@ -120,10 +114,8 @@ def svgd(
         return SVGDState(position, nan_outside(energies.mean(), gradient))
 
     def step(params: Params, tuning: SVGDTuning, state: SVGDState, noise: Tree) -> tuple[SVGDState, Info]:
-        x, gradient = (
-            vmap(lambda particle: tree.ravel(particle)[0])(value) for value in (state.position, state.gradient)
-        )
-        mine = own(x)
+        x, gradient = (tree.rows(value) for value in (state.position, state.gradient))
+        mine = own_rows(x, mesh)
         difference = mine[:, None] - x  # (n, n, D)
         squared_distances = (difference**2).sum(-1)
         if bandwidth is not None:
@@ -136,7 +128,7 @@ def svgd(
 
         _, back = tree.ravel(tree.map(lambda leaf: leaf[0], state.position))
         mine = vmap(back)(mine)
-        position, energies, gradient = shared((mine, *evaluate(params, mine)), x.shape[0])
+        position, energies, gradient = shared_rows((mine, *evaluate(params, mine)), mesh, x.shape[0])
         return SVGDState(position, gradient), unadjusted_info(position, energies.mean(), num_gradients=x.shape[0])
 
     return Sampler(init, no_noise, step, tuning)
