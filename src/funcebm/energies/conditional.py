@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, random
-from ..networks._layers import event, widths_of
+from ..networks._layers import shaped, widths_of
 from ..types import Energy, Key, Params, Tree
 
 __all__ = ["fourier_features", "given"]
@@ -82,7 +82,7 @@ def fourier_features(
     frequencies = 2 * math.pi * scale * random.normal(key, (num, math.prod(shape)), dtype=dtype)
 
     def features(x: Tensor) -> Tensor:
-        phases = event(x, shape).reshape(-1) @ frequencies.to(x).t()
+        phases = shaped(x, shape).reshape(-1) @ frequencies.to(x).t()
         return torch.cat([torch.cos(phases), torch.sin(phases)])
 
     return features

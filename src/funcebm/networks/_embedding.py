@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import checks, random
 from ..types import Key, Params
-from ._layers import Layer, affine
+from ._layers import Layer, affine_layer
 
 __all__ = [
     "check_labels",
@@ -92,8 +92,8 @@ def embedding(params: Params, t: Tensor, condition: tuple[Tensor, ...], num_freq
     must = "this network is a function of (params, t, x, label)" if expected else "of (params, t, x), without a label"
     checks.require(len(condition) == expected, must, f"{len(condition)} labels", "See num_labels.", TypeError)
     time = torch.as_tensor(t, dtype=like.dtype, device=like.device)
-    hidden = torch.nn.functional.silu(affine(params["first"], time_features(time, num_frequencies)))
-    told = affine(params["second"], hidden)
+    hidden = torch.nn.functional.silu(affine_layer(params["first"], time_features(time, num_frequencies)))
+    told = affine_layer(params["second"], hidden)
     return told + row_of(params["table"], condition[0]) if condition else told
 
 

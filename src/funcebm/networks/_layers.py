@@ -16,15 +16,15 @@ __all__ = [
     "Activation",
     "Layer",
     "Network",
-    "affine",
-    "dense",
-    "event",
+    "affine_layer",
+    "dense_layers",
     "first_layer",
+    "flat_of_size",
     "image_shape",
     "network_of",
     "outputs_of",
+    "shaped",
     "stack_widths",
-    "whole",
     "widths_of",
 ]
 
@@ -61,15 +61,15 @@ def stack_widths(keys: Tensor, widths: Sequence[int], dtype: torch.dtype | None)
     return tuple(first_layer(keys[i], (widths[i + 1], widths[i]), dtype) for i in range(len(widths) - 1))
 
 
-def affine(layer: Layer, features: Tensor) -> Tensor:
+def affine_layer(layer: Layer, features: Tensor) -> Tensor:
     """``(in,) -> (out,)``. Written so that a compiler fuses the bias and what comes after it."""
     return features @ layer["weight"].t() + layer["bias"]
 
 
-def dense(layers: Sequence[Layer], activation: Activation, features: Tensor) -> Tensor:
+def dense_layers(layers: Sequence[Layer], activation: Activation, features: Tensor) -> Tensor:
     """Fully connected layers, each with its activation. ``(D,) -> (F,)``."""
     for layer in layers:
-        features = activation(affine(layer, features))
+        features = activation(affine_layer(layer, features))
     return features
 
 
@@ -101,11 +101,13 @@ def network_of(
         weights = params if spectral_bound is None else spectral_normalised(params, spectral_bound)
         if condition_size is None:
             return features(weights, x, None), head(weights)
-        return features(weights, x, whole("the condition", condition[0], condition_size).to(x.dtype)), head(weights)
+        return features(weights, x, flat_of_size("the condition", condition[0], condition_size).to(x.dtype)), head(
+            weights
+        )
 
     def network(params: Params, x: Position, *condition: Tensor) -> Tensor:
         hidden, layer = parts(params, x, *condition)
-        outputs = affine(layer, hidden)
+        outputs = affine_layer(layer, hidden)
         return outputs.reshape(x.shape) if is_like_input else outputs
 
     network.parts = parts  # type: ignore[attr-defined]
@@ -120,7 +122,7 @@ def outputs_of(num_outputs: int | None, size: int) -> int:
     return size if num_outputs is None else num_outputs
 
 
-def whole(name: str, value: Any, size: int) -> Tensor:
+def flat_of_size(name: str, value: Any, size: int) -> Tensor:
     """A tensor of ``size`` numbers, flattened; or an error."""
     if isinstance(value, Tensor) and value.numel() == size:
         return value.reshape(-1)
@@ -129,9 +131,9 @@ def whole(name: str, value: Any, size: int) -> Tensor:
     raise ValueError(checks.message(f"{name} must be a tensor of {size} numbers for this network", got, fix))
 
 
-def event(x: Any, shape: Sequence[int]) -> Tensor:
+def shaped(x: Any, shape: Sequence[int]) -> Tensor:
     """A position of as many numbers as ``shape`` has, in that shape; or an error."""
-    return whole("a position", x, math.prod(shape)).reshape(tuple(shape))
+    return flat_of_size("a position", x, math.prod(shape)).reshape(tuple(shape))
 
 
 def widths_of(name: str, widths: int | Sequence[int]) -> tuple[int, ...]:

@@ -12,13 +12,13 @@ from ..types import Key, Params, Position
 from ._layers import (
     Activation,
     Network,
-    affine,
-    dense,
-    event,
+    affine_layer,
+    dense_layers,
     first_layer,
     image_shape,
     network_of,
     outputs_of,
+    shaped,
     stack_widths,
     widths_of,
 )
@@ -94,17 +94,17 @@ def conv(
         )
 
     def features(params: Params, x: Position, condition: Tensor | None) -> Tensor:
-        planes_now: Any = event(x, (1, planes, height, width))
+        planes_now: Any = shaped(x, (1, planes, height, width))
         for i, layer in enumerate(params["conv"]):
             stride = 1 if i == 0 else 2
             planes_now = torch.nn.functional.conv2d(
                 planes_now, layer["weight"], layer["bias"], stride=stride, padding=1
             )
             if condition is not None:
-                gain, shift = affine(params["condition"][i], condition).reshape(2, -1, 1, 1)
+                gain, shift = affine_layer(params["condition"][i], condition).reshape(2, -1, 1, 1)
                 planes_now = (1 + gain) * planes_now + shift
             planes_now = activation(planes_now)
-        return dense(params["dense"][:-1], activation, planes_now.reshape(-1))
+        return dense_layers(params["dense"][:-1], activation, planes_now.reshape(-1))
 
     network = network_of(
         features,

@@ -13,10 +13,10 @@ from ..types import Key, Params, Position
 from ._layers import (
     Activation,
     Network,
-    dense,
-    event,
+    dense_layers,
     network_of,
     outputs_of,
+    shaped,
     stack_widths,
     widths_of,
 )
@@ -75,11 +75,11 @@ def mlp(
     params = stack_widths(random.split(key, len(widths) - 1), widths, dtype)
 
     def features(params: Params, x: Position, condition: Tensor | None) -> Tensor:
-        seen = event(x, shape)
+        seen = shaped(x, shape)
         seen = seen.reshape(-1) if embed is None else embed(seen).reshape(-1)
         if condition is not None:
             seen = torch.cat([seen, condition])
-        return dense(params[:-1], activation, seen)
+        return dense_layers(params[:-1], activation, seen)
 
     network = network_of(
         features,

@@ -13,13 +13,13 @@ from ..types import Key, Params, Position
 from ._layers import (
     Activation,
     Network,
-    affine,
-    dense,
-    event,
+    affine_layer,
+    dense_layers,
     first_layer,
     image_shape,
     network_of,
     outputs_of,
+    shaped,
     stack_widths,
     widths_of,
 )
@@ -100,12 +100,12 @@ def resnet(
     }
 
     def features(params: Params, x: Position, condition: Tensor | None) -> Tensor:
-        h = event(x, (1, planes, height, width))
+        h = shaped(x, (1, planes, height, width))
         for i, (enter, blocks) in enumerate(zip(params["enter"], params["blocks"], strict=True)):
             h = conv2d(h if i == 0 else avg_pool2d(h, 2), enter["weight"], enter["bias"], padding=1 if i == 0 else 0)
             for block in blocks:
                 h = h + _residual(block, activation, h, condition)
-        return dense(params["dense"][:-1], activation, activation(h).reshape(-1))
+        return dense_layers(params["dense"][:-1], activation, activation(h).reshape(-1))
 
     network = network_of(
         features,
@@ -140,6 +140,6 @@ def _block(key: Key, wide: int, condition_size: int | None, dtype: torch.dtype |
 def _residual(block: dict[str, Any], activation: Activation, h: Tensor, condition: Tensor | None) -> Tensor:
     inner = conv2d(activation(h), block["first"]["weight"], block["first"]["bias"], padding=1)
     if condition is not None:
-        gain, shift = affine(block["condition"], condition).reshape(2, -1, 1, 1)
+        gain, shift = affine_layer(block["condition"], condition).reshape(2, -1, 1, 1)
         inner = (1 + gain) * inner + shift
     return conv2d(activation(inner), block["second"]["weight"], block["second"]["bias"], padding=1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import random
 from ..types import Key, Params
 from ._embedding import check_labels, row_of, time_features, zeros
-from ._layers import Activation, affine, dense, event, outputs_of, stack_widths, widths_of
+from ._layers import Activation, affine_layer, dense_layers, outputs_of, shaped, stack_widths, widths_of
 
 __all__ = ["time_mlp"]
 
@@ -72,10 +72,10 @@ def time_mlp(
             takes = "(params, t, x)" if num_labels is None else "(params, t, x, label)"
             raise TypeError(f"this network is a function of {takes}, and was given {3 + len(label)} arguments")
         time = torch.as_tensor(t, dtype=x.dtype, device=x.device)
-        seen = [event(x, shape).reshape(-1), time_features(time, num_frequencies)]
+        seen = [shaped(x, shape).reshape(-1), time_features(time, num_frequencies)]
         if label:
             seen.append(row_of(params["table"], label[0]))
-        outputs = affine(params["layers"][-1], dense(params["layers"][:-1], activation, torch.cat(seen)))
+        outputs = affine_layer(params["layers"][-1], dense_layers(params["layers"][:-1], activation, torch.cat(seen)))
         if num_outputs is None:
             return outputs.reshape(x.shape)
         return outputs.squeeze(0) if num_outputs == 1 else outputs

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import checks, random
 from ..types import Key, Params
 from ._embedding import check_labels, embedding, embedding_params, layer_norm, modulated, xavier, zeros
-from ._layers import affine, event, widths_of
+from ._layers import affine_layer, shaped, widths_of
 
 __all__ = ["transformer"]
 
@@ -50,11 +50,11 @@ def _rotated(x: Tensor, angles: Tensor) -> Tensor:
 def _attention(params: Params, x: Tensor, num_heads: int, angles: Tensor | None) -> Tensor:
     """Softmax attention in plain operations, which can be differentiated as often as one likes. ``(N, width)``."""
     num = x.shape[0]
-    query, key, value = affine(params["qkv"], x).reshape(num, 3, num_heads, -1).permute(1, 2, 0, 3)
+    query, key, value = affine_layer(params["qkv"], x).reshape(num, 3, num_heads, -1).permute(1, 2, 0, 3)
     if angles is not None:
         query, key = _rotated(query, angles), _rotated(key, angles)
     weights = torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), -1)
-    return affine(params["out"], (weights @ value).transpose(0, 1).reshape(num, -1))
+    return affine_layer(params["out"], (weights @ value).transpose(0, 1).reshape(num, -1))
 
 
 def transformer(
@@ -147,22 +147,22 @@ def transformer(
     table = _sine_table(rows, columns, width) if is_sine else _angles(rows, columns, width // num_heads)
 
     def network(params: Params, t: Tensor, x: Tensor, *label: Tensor) -> Tensor:
-        image = event(x, (planes, rows, patch_size, columns, patch_size))
+        image = shaped(x, (planes, rows, patch_size, columns, patch_size))
         patches = image.permute(1, 3, 2, 4, 0).reshape(rows * columns, of_patch)
         told = torch.nn.functional.silu(embedding(params["embedding"], t, label, num_frequencies, x))
         where = table.to(x)
-        h = affine(params["enter"], patches)
+        h = affine_layer(params["enter"], patches)
         h = h + where if is_sine else h
         for part in params["blocks"]:
-            numbers = affine(part["modulation"], told).chunk(6)
+            numbers = affine_layer(part["modulation"], told).chunk(6)
             inside = modulated(h, numbers[0], numbers[1])
             h = h + numbers[2] * _attention(part, inside, num_heads, None if is_sine else where)
             inside = torch.nn.functional.gelu(
-                affine(part["up"], modulated(h, numbers[3], numbers[4])), approximate="tanh"
+                affine_layer(part["up"], modulated(h, numbers[3], numbers[4])), approximate="tanh"
             )
-            h = h + numbers[5] * affine(part["down"], inside)
-        shift, scale = affine(params["modulation"], told).chunk(2)
-        out = affine(params["leave"], layer_norm(h) * (1 + scale) + shift)
+            h = h + numbers[5] * affine_layer(part["down"], inside)
+        shift, scale = affine_layer(params["modulation"], told).chunk(2)
+        out = affine_layer(params["leave"], layer_norm(h) * (1 + scale) + shift)
         image = out.reshape(rows, columns, patch_size, patch_size, planes).permute(4, 0, 2, 1, 3)
         return image.reshape(x.shape)
 

@@ -12,7 +12,7 @@ from torch.nn.functional import conv2d, silu
 from .. import checks, random
 from ..types import Key, Params
 from ._embedding import check_labels, embedding, embedding_params, xavier, zeros
-from ._layers import Layer, affine, event, first_layer, image_shape, widths_of
+from ._layers import Layer, affine_layer, first_layer, image_shape, shaped, widths_of
 
 __all__ = ["unet"]
 
@@ -152,20 +152,20 @@ def unet(
 
     def residual(part: Params, x: Tensor, told: Tensor) -> Tensor:
         h = _convolved(part["first"], silu(_group_norm(part["norm_first"], x, num_groups)))
-        scale, shift = affine(part["told"], told).reshape(2, -1, 1, 1)
+        scale, shift = affine_layer(part["told"], told).reshape(2, -1, 1, 1)
         h = silu(_group_norm(part["norm_second"], h, num_groups) * (1 + scale) + shift)
         return (_convolved(part["skip"], x) if "skip" in part else x) + _convolved(part["second"], h)
 
     def attended(part: Params, x: Tensor) -> Tensor:
         tokens = _group_norm(part["norm"], x, num_groups).flatten(1).T
-        query, key, value = affine(part["qkv"], tokens).reshape(len(tokens), 3, num_heads, -1).permute(1, 2, 0, 3)
+        query, key, value = affine_layer(part["qkv"], tokens).reshape(len(tokens), 3, num_heads, -1).permute(1, 2, 0, 3)
         weights = torch.softmax(query @ key.mT / math.sqrt(query.shape[-1]), -1)
         mixed = (weights @ value).transpose(0, 1).reshape(len(tokens), -1)
-        return x + affine(part["out"], mixed).T.reshape(x.shape)
+        return x + affine_layer(part["out"], mixed).T.reshape(x.shape)
 
     def network(params: Params, t: Tensor, x: Tensor, *label: Tensor) -> Tensor:
         told = silu(embedding(params["embedding"], t, label, num_frequencies, x))
-        h = _convolved(params["enter"], event(x, (planes, height, breadth)))
+        h = _convolved(params["enter"], shaped(x, (planes, height, breadth)))
         passed = [h]
         for level in params["down"]:
             for part in level["blocks"]:
