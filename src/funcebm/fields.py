@@ -33,7 +33,7 @@ __all__ = [
     "value_and_gradient",
 ]
 
-Field = Callable[[Params, Position], Position]
+VectorField = Callable[[Params, Position], Position]
 
 
 def _shapes(position: Tree) -> str:
@@ -99,7 +99,7 @@ def value_and_gradient(energy: Energy) -> Callable[[Params, Position], tuple[Ten
     return function
 
 
-def gradient(energy: Energy) -> Field:
+def gradient(energy: Energy) -> VectorField:
     r"""The gradient of an energy, :math:`\nabla_x E`.
 
     Args:
@@ -115,7 +115,7 @@ def gradient(energy: Energy) -> Field:
     return lambda params, position: both(params, position)[1]
 
 
-def force(energy: Energy) -> Field:
+def force(energy: Energy) -> VectorField:
     r"""What pulls a particle downhill, :math:`-\nabla_x E`.
 
     Args:
@@ -131,7 +131,7 @@ def force(energy: Energy) -> Field:
     return lambda params, position: tree.map(torch.neg, uphill(params, position))
 
 
-def score(energy: Energy) -> Field:
+def score(energy: Energy) -> VectorField:
     r"""The gradient of the log density, :math:`\nabla_x \log p = -\nabla_x E`: the force at temperature one.
 
     Args:
@@ -169,7 +169,7 @@ def hvp(energy: Energy) -> Callable[[Params, Position, Position], Position]:
     return function
 
 
-def _jacobian(field: Field) -> Callable[[Params, Position], Tensor]:
+def _jacobian(field: VectorField) -> Callable[[Params, Position], Tensor]:
     """The Jacobian ``(D, D)`` over the ravelled position."""
 
     def function(params: Params, position: Position) -> Tensor:
@@ -205,7 +205,7 @@ def hessian(energy: Energy) -> Callable[[Params, Position], Tensor]:
     return _jacobian(gradient(energy))
 
 
-def divergence(field: Field) -> Callable[[Params, Position], Tensor]:
+def divergence(field: VectorField) -> Callable[[Params, Position], Tensor]:
     r"""The exact divergence of a vector field, :math:`\sum_i \partial f_i / \partial x_i`.
 
     Takes D backward passes (as one ``vmap``) and D x D numbers of memory for each particle.
@@ -238,7 +238,7 @@ def laplacian(energy: Energy) -> Callable[[Params, Position], Tensor]:
     return divergence(gradient(energy))
 
 
-def hutchinson_divergence(field: Field) -> Callable[[Params, Position, Position], Tensor]:
+def hutchinson_divergence(field: VectorField) -> Callable[[Params, Position, Position], Tensor]:
     r"""One unbiased sample of the divergence, :math:`v^\top (\partial f / \partial x)\,v`, for one backward pass.
 
     Args:

@@ -29,7 +29,7 @@ def _states(sampler, num=200, seed=1):
     state = vmap(sampler.init, (None, 0))(ONE, draw_skewed(key_x, num).double())
     momentum = random.normal(key_z, (num, 2), dtype=torch.float64)
     uniform = random.uniform(key_u, (num,), low=-1.0, dtype=torch.float64)
-    return state._replace(momentum=momentum, slice=uniform, fresh=torch.zeros_like(uniform))
+    return state._replace(momentum=momentum, slice=uniform, is_fresh=torch.zeros_like(uniform, dtype=torch.bool))
 
 
 def _noise(sampler, num=200, seed=2):
@@ -121,10 +121,10 @@ def test_a_frozen_chain_draws_its_momentum_when_it_first_moves():
     sampler = _ghmc()
     fresh = vmap(sampler.init, (None, 0))(ONE, draw_skewed(random.key(5), 50).double())
     frozen, _ = sampler.batched_step(ONE, sampler.tuning._replace(step_size=0 * ONE), fresh, _noise(sampler, 50))
-    assert torch.equal(frozen.fresh, torch.ones(50).double())
+    assert frozen.is_fresh.all()
     noise = _noise(sampler, 50, seed=6)
     after, info = sampler.batched_step(ONE, sampler.tuning, frozen, noise)
-    assert torch.equal(after.fresh, torch.zeros(50).double())
+    assert not after.is_fresh.any()
     rejected = ~info.is_accepted
     assert torch.equal(after.momentum[rejected], -noise.momentum[rejected])
     assert torch.equal(after.slice[rejected], 2 * noise.uniform[rejected] - 1)

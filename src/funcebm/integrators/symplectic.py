@@ -25,7 +25,7 @@ from ..types import Position, Tree
 
 __all__ = ["Integrator", "PhasePoint", "leapfrog", "mclachlan", "position_leapfrog", "splitting", "yoshida"]
 
-Field = Callable[[Position], tuple[Any, Tree]]
+ValueAndGradient = Callable[[Position], tuple[Any, Tree]]
 
 
 class PhasePoint(NamedTuple):
@@ -48,11 +48,13 @@ class Integrator(NamedTuple):
             there, and the next step starts with that gradient. If not, the gradient of a point is not used.
     """
 
-    step: Callable[[Field, Any, Tensor, PhasePoint], tuple[PhasePoint, Any]]
+    step: Callable[[ValueAndGradient, Any, Tensor, PhasePoint], tuple[PhasePoint, Any]]
     num_gradients: int
     ends_on_kick: bool
 
-    def __call__(self, field: Field, metric: Any, step_size: Tensor, point: PhasePoint) -> tuple[PhasePoint, Any]:
+    def __call__(
+        self, field: ValueAndGradient, metric: Any, step_size: Tensor, point: PhasePoint
+    ) -> tuple[PhasePoint, Any]:
         """One step: ``(point, aux)``."""
         return self.step(field, metric, step_size, point)
 
@@ -102,7 +104,7 @@ def splitting(kicks: tuple[float, ...], drifts: tuple[float, ...]) -> Integrator
         time = step_size if part == 1 else part * step_size
         return tree.add_scaled(position, time, metrics.velocity(metric, momentum))
 
-    def step(field: Field, metric: Any, step_size: Tensor, point: PhasePoint) -> tuple[PhasePoint, Any]:
+    def step(field: ValueAndGradient, metric: Any, step_size: Tensor, point: PhasePoint) -> tuple[PhasePoint, Any]:
         position, momentum, gradient = point
         aux = None
         if starts_on_kick:

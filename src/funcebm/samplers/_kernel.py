@@ -14,6 +14,7 @@ from ..types import Energy, InfoT, Key, Params, Position, Sampler, StateT, Tree,
 __all__ = [
     "Chains",
     "EnergyState",
+    "GradientState",
     "StepTuning",
     "ValueState",
     "evaluated",
@@ -42,6 +43,13 @@ class EnergyState(NamedTuple):
 
     position: Position
     energy: Tensor
+    gradient: Tree
+
+
+class GradientState(NamedTuple):
+    """Where a chain is, with the gradient of the energy there: what samplers without a test keep for the next step."""
+
+    position: Position
     gradient: Tree
 
 

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from .. import checks, fields, tree
 from ..types import Energy, Info, Params, Position, Sampler, Tree
-from ._kernel import no_noise, positive
+from ._kernel import GradientState, no_noise, positive
 from .constraints import takes_energy
-from .langevin import LangevinState as DescentState
 from .metropolis import nan_outside, unadjusted_info
 
 __all__ = ["DescentState", "DescentTuning", "NesterovState", "NesterovTuning", "gradient_descent", "nesterov"]
+
+
+DescentState = GradientState
 
 
 class DescentTuning(NamedTuple):
@@ -38,7 +40,9 @@ class NesterovTuning(NamedTuple):
 
 
 @takes_energy
-def gradient_descent(energy: Energy, *, step_size: float | Tensor = 0.01) -> Sampler[DescentState, Info, DescentTuning]:
+def gradient_descent(
+    energy: Energy, *, step_size: float | Tensor = 0.01
+) -> Sampler[GradientState, Info, DescentTuning]:
     r"""Gradient descent to a mode: :math:`x' = x - h \nabla E(x)`.
 
     Args:
@@ -59,13 +63,13 @@ def gradient_descent(energy: Energy, *, step_size: float | Tensor = 0.01) -> Sam
     tuning = DescentTuning(positive("step_size", step_size, "Try 0.01."))
     value_and_gradient = fields.value_and_gradient(energy)
 
-    def init(params: Params, position: Position) -> DescentState:
-        return DescentState(position, nan_outside(*value_and_gradient(params, position)))
+    def init(params: Params, position: Position) -> GradientState:
+        return GradientState(position, nan_outside(*value_and_gradient(params, position)))
 
-    def step(params: Params, tuning: DescentTuning, state: DescentState, noise: Tree) -> tuple[DescentState, Info]:
+    def step(params: Params, tuning: DescentTuning, state: GradientState, noise: Tree) -> tuple[GradientState, Info]:
         position = tree.add_scaled(state.position, -tuning.step_size, state.gradient)
         value, gradient = value_and_gradient(params, position)
-        return DescentState(position, gradient), unadjusted_info(position, value, num_gradients=1)
+        return GradientState(position, gradient), unadjusted_info(position, value, num_gradients=1)
 
     return Sampler(init, no_noise, step, tuning)
 

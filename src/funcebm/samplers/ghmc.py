@@ -28,7 +28,7 @@ class GHMCState(NamedTuple):
         slice: :math:`u`, whose distribution is uniform on [-1, 1]; its size is the uniform number of the next test. ``()``.
         energy: at the position. ``()``.
         gradient: of the energy at the position.
-        fresh: 1 before the first step, which draws momentum and slice, 0 after it. ``()``.
+        is_fresh: whether momentum and slice are still to be drawn, which the first step does. ``()`` bool.
     """
 
     position: Position
@@ -36,7 +36,7 @@ class GHMCState(NamedTuple):
     slice: Tensor
     energy: Tensor
     gradient: Tree
-    fresh: Tensor
+    is_fresh: Tensor
 
 
 GHMCNoise = MomentumNoise
@@ -124,7 +124,9 @@ def ghmc(
     def init(params: Params, position: Position) -> GHMCState:
         position, value, gradient = start(params, position)
         zero = torch.zeros((), dtype=tree.first(position).dtype, device=value.device)
-        return GHMCState(position, tree.zeros_like(position), zero, value, gradient, torch.ones_like(zero))
+        return GHMCState(
+            position, tree.zeros_like(position), zero, value, gradient, torch.ones_like(value, dtype=torch.bool)
+        )
 
     def step(
         chains: Chains, params: Params, tuning: GHMCTuning, state: GHMCState, noise: GHMCNoise
@@ -132,14 +134,13 @@ def ghmc(
         field = tempered_field(evaluate, params, tuning.temperature)
 
         def refresh(state: GHMCState, noise: GHMCNoise) -> tuple[GHMCState, PhasePoint]:
-            is_first = state.fresh > 0
-            keep = torch.where(is_first, 0.0, torch.sqrt(1 - tuning.alpha))
-            add = torch.where(is_first, 1.0, torch.sqrt(tuning.alpha))
+            keep = torch.where(state.is_fresh, 0.0, torch.sqrt(1 - tuning.alpha))
+            add = torch.where(state.is_fresh, 1.0, torch.sqrt(tuning.alpha))
             momentum = tree.map(lambda z, xi: keep * z + add * xi, state.momentum, noise.momentum)
             drifted = state.slice + tuning.delta
             drifted = torch.where(drifted > 1, drifted - 2, drifted)
-            drifted = torch.where(is_first, 2 * noise.uniform - 1, drifted)
-            refreshed = state._replace(momentum=momentum, slice=drifted, fresh=torch.zeros_like(state.fresh))
+            drifted = torch.where(state.is_fresh, 2 * noise.uniform - 1, drifted)
+            refreshed = state._replace(momentum=momentum, slice=drifted, is_fresh=torch.zeros_like(state.is_fresh))
             return refreshed, set_off(tuning, state, momentum)
 
         def advance(point: PhasePoint) -> tuple[PhasePoint, Tensor]:
@@ -152,7 +153,7 @@ def ghmc(
             log_ratio = (state.energy - value) / tuning.temperature + kinetic[0] - kinetic[1]
             position, energy, gradient = arrived(tuning, point, value)
             scaled = (refreshed.slice * torch.exp(-log_ratio)).to(refreshed.slice.dtype)  # of leaves of several dtypes
-            proposal = GHMCState(position, momentum, scaled, energy, gradient, refreshed.fresh)
+            proposal = GHMCState(position, momentum, scaled, energy, gradient, refreshed.is_fresh)
             turned = refreshed._replace(momentum=tree.map(torch.neg, refreshed.momentum))
             uniform = refreshed.slice.abs()
             after, info = metropolis_hastings(log_ratio, uniform, proposal, turned, num_gradients=num_leapfrog)

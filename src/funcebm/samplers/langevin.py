@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from .. import metrics, tree
 from ..types import Energy, Info, Params, Position, Sampler, Tree
-from ._kernel import StepTuning, evaluated, step_tuning
+from ._kernel import GradientState, StepTuning, evaluated, step_tuning
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 
 __all__ = ["LangevinState", "LangevinTuning", "langevin", "langevin_proposal", "langevin_tuning"]
 
+LangevinState = GradientState
+
 LangevinTuning = StepTuning
 """The step size is in squared units of the position over those of the metric, which is the preconditioner."""
-
-
-class LangevinState(NamedTuple):
-    """A position, and the gradient of the energy there."""
-
-    position: Position
-    gradient: Tree
 
 
 def langevin_tuning(
@@ -53,7 +46,7 @@ def langevin(
     step_size: float | Tensor = 0.01,
     preconditioner: Tree | None = None,
     temperature: float | Tensor = 1.0,
-) -> Sampler[LangevinState, Info, LangevinTuning]:
+) -> Sampler[GradientState, Info, LangevinTuning]:
     r"""Unadjusted Langevin algorithm.
 
     .. math:: x' = x - h P \nabla E(x) + \sqrt{2 h T}\, A \xi, \qquad \xi \sim N(0, I), \quad P = A A^\top
@@ -70,7 +63,7 @@ def langevin(
         temperature: :math:`T > 0`, in units of energy. ``()``.
 
     Returns:
-        A :class:`~funcebm.types.Sampler` with ``LangevinState``, ``Info`` and ``LangevinTuning``.
+        A :class:`~funcebm.types.Sampler` with ``GradientState``, ``Info`` and ``LangevinTuning``.
 
     Raises:
         ValueError: a number that is not positive, or a preconditioner that is not symmetric and positive definite.
@@ -88,13 +81,13 @@ def langevin(
     tuning = langevin_tuning(step_size, preconditioner, temperature)
     evaluate, start = evaluated(energy, tuning.metric, "preconditioner")
 
-    def init(params: Params, position: Position) -> LangevinState:
+    def init(params: Params, position: Position) -> GradientState:
         position, value, gradient = start(params, position)
-        return LangevinState(position, nan_outside(value, gradient))
+        return GradientState(position, nan_outside(value, gradient))
 
-    def step(params: Params, tuning: LangevinTuning, state: LangevinState, noise: Tree) -> tuple[LangevinState, Info]:
+    def step(params: Params, tuning: LangevinTuning, state: GradientState, noise: Tree) -> tuple[GradientState, Info]:
         position = langevin_proposal(tuning, state.position, state.gradient, noise)
         value, gradient = evaluate(params, position)
-        return LangevinState(position, gradient), unadjusted_info(position, value, num_gradients=1)
+        return GradientState(position, gradient), unadjusted_info(position, value, num_gradients=1)
 
     return Sampler(init, tree.normal_like, step, tuning)

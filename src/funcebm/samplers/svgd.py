@@ -12,18 +12,15 @@ from torch.func import vmap
 from .. import checks, fields, tree
 from ..distributed.mesh import Mesh, own_rows, shared_rows, single
 from ..types import Energy, Info, Params, Position, Sampler, Tree
-from ._kernel import no_noise, positive
+from ._kernel import GradientState, no_noise, positive
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 
 __all__ = ["SVGDState", "SVGDTuning", "median_bandwidth", "svgd"]
 
 
-class SVGDState(NamedTuple):
-    """An ensemble, and the gradient of the energy at each particle; every leaf leads with the particle axis ``n``."""
-
-    position: Position
-    gradient: Tree
+SVGDState = GradientState
+"""An ensemble, and the gradient at each particle; every leaf leads with the particle axis ``n``."""
 
 
 class SVGDTuning(NamedTuple):
@@ -62,7 +59,7 @@ def svgd(
     step_size: float | Tensor = 0.1,
     bandwidth: float | Tensor | None = None,
     mesh: Mesh = single,
-) -> Sampler[SVGDState, Info, SVGDTuning]:
+) -> Sampler[GradientState, Info, SVGDTuning]:
     r"""Stein variational gradient descent: particles that go downhill together, and keep apart.
 
     One *chain* is an ensemble of n particles, a position whose leaves lead with the particle axis:
@@ -85,7 +82,7 @@ def svgd(
             where they are. Call ``funcebm.sample`` on all ranks with the same positions, and without its ``mesh``.
 
     Returns:
-        A :class:`~funcebm.types.Sampler` that draws no noise, with ``SVGDState``, :class:`~funcebm.types.Info` and
+        A :class:`~funcebm.types.Sampler` that draws no noise, with ``GradientState``, :class:`~funcebm.types.Info` and
         ``SVGDTuning``. ``info.energy`` is the mean over the particles, ``num_gradients`` is n.
 
     Raises:
@@ -105,15 +102,15 @@ def svgd(
     tuning = SVGDTuning(positive("step_size", step_size, "Try 0.1."), chosen)
     evaluate = vmap(fields.value_and_gradient(energy), (None, 0))
 
-    def init(params: Params, position: Position) -> SVGDState:
+    def init(params: Params, position: Position) -> GradientState:
         shapes = [tuple(leaf.shape) for leaf in tree.leaves(position)]
         right = all(shapes) and len({shape[0] for shape in shapes}) == 1
         fix = "One position of svgd is an ensemble (n, *event): give funcebm.sample positions (num_chains, n, *event)."
         checks.require(right, "every leaf of a position must lead with one particle axis", f"shapes {shapes}", fix)
         energies, gradient = evaluate(params, position)
-        return SVGDState(position, nan_outside(energies.mean(), gradient))
+        return GradientState(position, nan_outside(energies.mean(), gradient))
 
-    def step(params: Params, tuning: SVGDTuning, state: SVGDState, noise: Tree) -> tuple[SVGDState, Info]:
+    def step(params: Params, tuning: SVGDTuning, state: GradientState, noise: Tree) -> tuple[GradientState, Info]:
         x, gradient = (tree.rows(value) for value in (state.position, state.gradient))
         mine = own_rows(x, mesh)
         difference = mine[:, None] - x  # (n, n, D)
@@ -129,6 +126,6 @@ def svgd(
         _, back = tree.ravel(tree.map(lambda leaf: leaf[0], state.position))
         mine = vmap(back)(mine)
         position, energies, gradient = shared_rows((mine, *evaluate(params, mine)), mesh, x.shape[0])
-        return SVGDState(position, gradient), unadjusted_info(position, energies.mean(), num_gradients=x.shape[0])
+        return GradientState(position, gradient), unadjusted_info(position, energies.mean(), num_gradients=x.shape[0])
 
     return Sampler(init, no_noise, step, tuning)
