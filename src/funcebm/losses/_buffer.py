@@ -20,7 +20,6 @@ __all__ = [
     "fresh",
     "check_buffer",
     "choose_slots",
-    "draw_buffer",
     "draw_initial",
     "is_space",
     "num_drawn",
@@ -54,6 +53,26 @@ class BufferNoise(NamedTuple):
     slots: Tensor
     is_restarted: Tensor
     restart: Tree
+
+
+class Starts(NamedTuple):
+    """Where the chains of a contrastive loss start, and where their ends go.
+
+    Attributes:
+        num_keys: that ``draw`` takes.
+        init: ``(key, batch) -> memory``.
+        draw: ``(keys, batch) -> (parts, positions)``: the first parts of the noise, and positions like those of the chains.
+        read: ``(memory, batch, noise) -> chains``.
+        begin: what ``sampler.init`` takes, of the chains.
+        write: ``(memory, noise, chains, state) -> (memory, metrics)``, from the states in which they end.
+    """
+
+    num_keys: int
+    init: Callable[[Key, Batch], Any]
+    draw: Callable[[list[Key], Batch], tuple[tuple[Tree, ...], Position]]
+    read: Callable[[Any, Batch, Any], Any]
+    begin: Callable[[Any], Tree]
+    write: Callable[[Any, Any, Any, Any], tuple[Any, dict[str, Tensor]]]
 
 
 def is_space(value: Any) -> bool:
@@ -121,15 +140,6 @@ def choose_slots(key: Key, num_slots: int, num: int) -> Tensor:
     return torch.topk((words[0] << 32) | (words[1] & 0xFFFFFFFF), num, largest=False).indices
 
 
-def draw_buffer(
-    key_slots: Key, key_is_restarted: Key, restart: Tree, buffer_size: int, restart_probability: Tensor
-) -> BufferNoise:
-    """Which slots go on, and which of them from new positions."""
-    num = tree.batch_size(restart)
-    is_restarted = random.uniform(key_is_restarted, num) < restart_probability.to(key_slots.device)
-    return BufferNoise(choose_slots(key_slots, buffer_size, num), is_restarted, restart)
-
-
 def read(memory: PersistentMemory, noise: BufferNoise) -> PersistentMemory:
     """The chains drawn, some of them started again, in the order of the batch."""
 
@@ -151,6 +161,56 @@ def fresh(positions: Tree) -> PersistentMemory:
     """A buffer of chains that have not moved yet."""
     first = tree.first(positions)
     return PersistentMemory(positions, torch.zeros(first.shape[0], dtype=torch.int64, device=first.device))
+
+
+def buffered(
+    buffer_size: int,
+    restart_probability: float | Tensor,
+    draw_initial: Callable[[Key, Batch, int], Tree],
+    *,
+    num_more: int = 0,
+    is_from_normal: bool = False,
+    example: Callable[[Tree], Position] = lambda starts: starts,
+    begin: Callable[[PersistentMemory], Tree] = lambda chains: chains.positions,
+    end: Callable[[Any], Tree] = lambda state: state.position,
+) -> Starts:
+    """Chains that live in a buffer; the first part of the noise is a :class:`BufferNoise`.
+
+    Args:
+        buffer_size: of chains.
+        restart_probability: of each chain drawn.
+        draw_initial: ``(key, batch, num) -> starts``, where chains begin.
+        num_more: other slots that are drawn as well, the second part of the noise ``(num_more,)``.
+        is_from_normal: whether they begin as normal noise, which data of two levels deserve a warning for.
+        example: positions like those of the sampler's noise, of such starts.
+        begin: what ``sampler.init`` takes, of the chains drawn.
+        end: what goes back to the buffer, of the states in which they end.
+    """
+    check_buffer(buffer_size, restart_probability)
+    probability = tree.number(restart_probability)
+
+    def init(key: Key, batch: Batch) -> PersistentMemory:
+        num_drawn(batch, buffer_size, num_more)
+        if is_from_normal:
+            warn_of_levels(batch)
+        return fresh(draw_initial(key, batch, buffer_size))
+
+    def draw(keys: list[Key], batch: Batch) -> tuple[tuple[Tree, ...], Position]:
+        key_slots, key_is_restarted, key_restart = keys
+        num = num_drawn(batch, buffer_size, num_more)
+        restart = draw_initial(key_restart, batch, num)
+        is_restarted = random.uniform(key_is_restarted, num) < probability.to(key_slots.device)
+        slots = choose_slots(key_slots, buffer_size, num + num_more)
+        noise = BufferNoise(slots[:num], is_restarted, restart)
+        return (noise, slots[num:]) if num_more else (noise,), example(restart)
+
+    def write_back(
+        memory: PersistentMemory, noise: Any, chains: PersistentMemory, state: Any
+    ) -> tuple[PersistentMemory, dict[str, Tensor]]:
+        memory = write(memory, noise.buffer, chains._replace(positions=end(state)))
+        return memory, {"buffer_age": mean_age(memory)}
+
+    return Starts(3, init, draw, lambda memory, batch, noise: read(memory, noise.buffer), begin, write_back)
 
 
 def mean_age(memory: PersistentMemory) -> Tensor:

@@ -11,8 +11,7 @@ from torch.func import vmap
 from .. import checks, fields, loops, random, tree
 from ..fields import require_scalar
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Sampler, Tree, step_of_chains
-from . import _buffer
-from ._buffer import BufferNoise, PersistentMemory
+from ._buffer import BufferNoise, Starts
 from ._staged import staged
 
 __all__ = [
@@ -21,14 +20,13 @@ __all__ = [
     "Options",
     "PersistentNoise",
     "check_energy",
+    "compared",
     "draw_chain",
     "draw_data_noise",
     "energies_of",
-    "make_objective",
     "number_or_zero",
     "tuning_like",
     "options_of",
-    "persistent",
     "perturbed",
     "run_chain",
     "sampler_of",
@@ -57,12 +55,13 @@ class PersistentNoise(NamedTuple):
 
 
 class Contrast(NamedTuple):
-    """What the objective compares, the memory after it, and the metrics of the chains."""
+    """What the objective compares, the memory after it, the metrics of the chains, and what else the objective needs."""
 
     positives: Tree
     negatives: Tree
     memory: Tree
     metrics: dict[str, Tensor]
+    constants: Tree
 
 
 def options_of(
@@ -243,79 +242,66 @@ def _like(number: float | Tensor, value: Tensor) -> Tensor:
     return torch.as_tensor(number).to(value)
 
 
-def make_objective(energy: Energy, options: Options) -> Callable[[Params, Contrast], tuple[Tensor, LossAux]]:
-    """The part of a contrastive loss through which gradients flow."""
-
-    def objective(params: Params, contrast: Contrast) -> tuple[Tensor, LossAux]:
-        value, metrics = value_and_metrics(energy, options, params, contrast.positives, contrast.negatives)
-        return value, LossAux(contrast.memory, {**metrics, **contrast.metrics})
-
-    return objective
-
-
-# -- persistent chains ------------------------------------------------------------------------------------------------
-
-
-def persistent(
+def compared(
     energy: Energy,
-    sampler: Sampler,
+    kernel: Sampler,
     num_steps: int,
     options: Options,
     tuning: Tree | None,
+    starts: Starts,
+    make_noise: Callable[..., Any],
     *,
-    buffer_size: int,
-    restart_probability: float | Tensor,
-    draw_initial: Callable[[Key, Batch, int], Tree],
-    is_checked: bool = False,
-    is_from_normal: bool = False,
-    example: Callable[[Tree], Position] = lambda starts: starts,
-    begin: Callable[[PersistentMemory], Tree] = lambda chains: chains.positions,
-    end: Callable[[Any], Tree] = lambda state: state.position,
-) -> Loss[PersistentMemory]:
-    """A contrastive loss whose chains live in a buffer.
+    is_checked: bool,
+    run: Callable[..., tuple[Any, dict[str, Tensor], Tree]] | None = None,
+    term: Callable[[Params, Any], tuple[Tensor, dict[str, Tensor]]] | None = None,
+) -> Loss[Any]:
+    """A contrastive loss: data against where chains end.
 
     Args:
         energy: what is trained.
-        sampler: of the energy.
-        num_steps: of each chain drawn, in each evaluation.
+        kernel: a sampler of it.
+        num_steps: of each chain, in each evaluation.
         options: how positives and negatives are compared.
         tuning: the tuning of the sampler, or None for its own.
-        buffer_size: of chains.
-        restart_probability: of each chain drawn.
-        draw_initial: ``(key, batch, num) -> starts``, where chains begin.
-        is_from_normal: whether they begin as normal noise, which data of two levels deserve a warning for.
+        starts: where chains start, and where their ends go.
+        make_noise: from the parts of ``starts``, then the noise of the chains and that on the data, to the noise, whose fields
+            ``chain`` and ``data`` these two are.
         is_checked: whether the sampler may be one of another energy, and ``init`` has to look.
-        example: positions like those of the sampler's noise, of such starts.
-        begin: what ``sampler.init`` takes, of the chains drawn.
-        end: what goes back to the buffer, of the states in which they end.
+        run: ``(params, memory, positions, noise) -> (state, metrics, constants)``; by default all steps of the chains.
+        term: ``(params, contrast) -> (value, metrics)``, what is added to the value.
     """
-    _buffer.check_buffer(buffer_size, restart_probability)
-    probability = tree.number(restart_probability)
 
-    def init(key: Key, params: Params, batch: Batch) -> PersistentMemory:
-        _buffer.num_drawn(batch, buffer_size)
-        if is_from_normal:
-            _buffer.warn_of_levels(batch)
+    def init(key: Key, params: Params, batch: Batch) -> Any:
+        memory = starts.init(key, batch)
         if is_checked:
-            check_energy(energy, sampler, params, batch)
-        return _buffer.fresh(draw_initial(key, batch, buffer_size))
+            check_energy(energy, kernel, params, batch)
+        return memory
 
-    def draw(key: Key, batch: Batch) -> PersistentNoise:
-        num = _buffer.num_drawn(batch, buffer_size)
-        key_slots, key_is_restarted, key_restart, key_chain, key_data = random.split(key, 5)
-        restart = draw_initial(key_restart, batch, num)
-        return PersistentNoise(
-            _buffer.draw_buffer(key_slots, key_is_restarted, restart, buffer_size, probability),
-            draw_chain(sampler, key_chain, example(restart), num_steps),
-            draw_data_noise(key_data, batch, options.data_noise),
+    def draw(key: Key, batch: Batch) -> Any:
+        *keys, key_chain, key_data = random.split(key, starts.num_keys + 2)
+        parts, positions = starts.draw(keys, batch)
+        noise = draw_chain(kernel, key_chain, positions, num_steps)
+        return make_noise(*parts, noise, draw_data_noise(key_data, batch, options.data_noise))
+
+    def all_steps(params: Params, memory: Tree, positions: Tree, noise: Any) -> tuple[Any, dict[str, Tensor], Tree]:
+        state, metrics = run_chain(
+            kernel, tuning_like(kernel, tuning, positions), num_steps, params, positions, noise.chain
         )
+        return state, metrics, ()
 
-    def prepare(params: Params, memory: PersistentMemory, batch: Batch, noise: PersistentNoise) -> Contrast:
-        chains = _buffer.read(memory, noise.buffer)
-        tuned = tuning_like(sampler, tuning, chains.positions)
-        state, metrics = run_chain(sampler, tuned, num_steps, params, begin(chains), noise.chain)
-        memory = _buffer.write(memory, noise.buffer, chains._replace(positions=end(state)))
-        metrics["buffer_age"] = _buffer.mean_age(memory)
-        return Contrast(perturbed(batch, noise.data, options.data_noise), state.position, memory, metrics)
+    def prepare(params: Params, memory: Tree, batch: Batch, noise: Any) -> Contrast:
+        chains = starts.read(memory, batch, noise)
+        state, metrics, constants = (run or all_steps)(params, memory, starts.begin(chains), noise)
+        memory, more = starts.write(memory, noise, chains, state)
+        positives = perturbed(batch, noise.data, options.data_noise)
+        return Contrast(positives, state.position, memory, {**metrics, **more}, constants)
 
-    return staged(init, draw, prepare, make_objective(energy, options))
+    def objective(params: Params, contrast: Contrast) -> tuple[Tensor, LossAux]:
+        value, metrics = value_and_metrics(energy, options, params, contrast.positives, contrast.negatives)
+        metrics = {**metrics, **contrast.metrics}
+        if term is not None:
+            more, its_metrics = term(params, contrast)
+            value, metrics = value + more, {**metrics, **its_metrics}
+        return value, LossAux(contrast.memory, metrics)
+
+    return staged(init, draw, prepare, objective)

@@ -6,26 +6,11 @@ from typing import Callable, NamedTuple
 
 from torch import Tensor
 
-from .. import checks, random, tree
-from ..types import Batch, Energy, Key, Loss, Params, Position, Sampler, Tree
+from .. import checks, tree
+from ..types import Batch, Energy, Key, Loss, Position, Sampler, Tree
 from . import _buffer
-from ._buffer import PersistentMemory
-from ._contrast import (
-    Contrast,
-    MakeSampler,
-    PersistentNoise,
-    check_energy,
-    draw_chain,
-    draw_data_noise,
-    make_objective,
-    options_of,
-    persistent,
-    perturbed,
-    run_chain,
-    sampler_of,
-    tuning_like,
-)
-from ._staged import staged
+from ._buffer import PersistentMemory, Starts
+from ._contrast import MakeSampler, PersistentNoise, compared, options_of, sampler_of
 
 __all__ = [
     "ContrastiveNoise",
@@ -115,31 +100,29 @@ def contrastive_divergence(
     is_drawn = callable(start) or _buffer.is_space(start)
     _check_bits(start, data_noise)
 
-    def init(key: Key, params: Params, batch: Batch) -> tuple[()]:
-        if isinstance(sampler, Sampler):
-            check_energy(energy, sampler, params, batch)
-        return ()
-
-    def draw(key: Key, batch: Batch) -> ContrastiveNoise:
-        key_start, key_chain, key_data = random.split(key, 3)
-        first: Tree = ()
+    def draw_starts(keys: list[Key], batch: Batch) -> tuple[tuple[Tree, ...], Position]:
         if is_drawn:
-            first = _buffer.draw_initial(key_start, batch, tree.batch_size(batch), start)
-        elif isinstance(start, str) and start == "noise":
-            first = tree.normal_like(key_start, batch)
-        positions = first if is_drawn else batch if isinstance(start, str) else start
-        noise = draw_chain(kernel, key_chain, positions, num_steps)
-        return ContrastiveNoise(first, noise, draw_data_noise(key_data, batch, options.data_noise))
+            first = _buffer.draw_initial(keys[0], batch, tree.batch_size(batch), start)
+            return (first,), first
+        if not isinstance(start, str):
+            return ((),), start
+        return (tree.normal_like(keys[0], batch) if start == "noise" else (),), batch
 
-    def prepare(params: Params, memory: Tree, batch: Batch, noise: ContrastiveNoise) -> Contrast:
-        positions = batch if isinstance(start, str) and start == "data" else noise.start
-        if not is_drawn and not isinstance(start, str):
-            positions = start
-        tuned = tuning_like(kernel, tuning, positions)
-        state, metrics = run_chain(kernel, tuned, num_steps, params, positions, noise.chain)
-        return Contrast(perturbed(batch, noise.data, options.data_noise), state.position, (), metrics)
+    def positions_of(memory: Tree, batch: Batch, noise: ContrastiveNoise) -> Position:
+        if is_drawn or isinstance(start, str):
+            return batch if isinstance(start, str) and start == "data" else noise.start
+        return start
 
-    return staged(init, draw, prepare, make_objective(energy, options))
+    starts = Starts(
+        num_keys=1,
+        init=lambda key, batch: (),
+        draw=draw_starts,
+        read=positions_of,
+        begin=lambda positions: positions,
+        write=lambda memory, noise, positions, state: ((), {}),
+    )
+    is_checked = isinstance(sampler, Sampler)
+    return compared(energy, kernel, num_steps, options, tuning, starts, ContrastiveNoise, is_checked=is_checked)
 
 
 def _check_bits(start: Start | None, data_noise: float | Tensor) -> None:
@@ -211,15 +194,8 @@ def persistent_contrastive_divergence(
     def starts(key: Key, batch: Batch, num: int) -> Position:
         return _buffer.draw_initial(key, batch, num, initial)
 
-    return persistent(
-        energy,
-        sampler_of(energy, sampler, num_steps),
-        num_steps,
-        options_of(regularization, gradient_penalty, trim, clamp, data_noise),
-        tuning,
-        buffer_size=buffer_size,
-        restart_probability=restart_probability,
-        draw_initial=starts,
-        is_from_normal=initial is None,
-        is_checked=isinstance(sampler, Sampler),
-    )
+    options = options_of(regularization, gradient_penalty, trim, clamp, data_noise)
+    kernel = sampler_of(energy, sampler, num_steps)
+    buffer = _buffer.buffered(buffer_size, restart_probability, starts, is_from_normal=initial is None)
+    is_checked = isinstance(sampler, Sampler)
+    return compared(energy, kernel, num_steps, options, tuning, buffer, PersistentNoise, is_checked=is_checked)

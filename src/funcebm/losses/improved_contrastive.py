@@ -9,24 +9,20 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, random, tree
-from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Sampler, Tree
+from .. import checks, tree
+from ..types import Batch, Energy, Key, Loss, Params, Position, Sampler, Tree
 from . import _buffer
 from ._buffer import BufferNoise, PersistentMemory
 from ._contrast import (
+    Contrast,
     MakeSampler,
-    check_energy,
-    draw_chain,
-    draw_data_noise,
+    compared,
     energies_of,
     options_of,
-    perturbed,
     run_chain,
     sampler_of,
     tuning_like,
-    value_and_metrics,
 )
-from ._staged import staged
 
 __all__ = ["ImprovedNoise", "improved_contrastive_divergence", "nearest_neighbour_entropy"]
 
@@ -42,17 +38,13 @@ class ImprovedNoise(NamedTuple):
     data: Tree
 
 
-class _Prepared(NamedTuple):
-    """What the objective takes as constants; ``before`` is where the differentiated steps start."""
+class _Differentiated(NamedTuple):
+    """What the steps through which gradients flow start from: positions, noise, neighbours, and params as constants."""
 
-    positives: Tree
-    negatives: Tree
     before: Tree
     noise: Tree
     bank: Tree
     params: Params
-    memory: PersistentMemory
-    metrics: dict[str, Tensor]
 
 
 def improved_contrastive_divergence(
@@ -110,7 +102,7 @@ def improved_contrastive_divergence(
     Reference: Du, Li, Tenenbaum and Mordatch (2021), ICML, arXiv:2012.01316. They augment the data between steps and
     take neighbours from earlier samples; augment in ``initial`` or in the data.
 
-    >>> from funcebm import samplers
+    >>> from funcebm import random, samplers
     >>> energy = lambda params, x: params * (x**2).sum() / 2
     >>> make_sampler = lambda energy: samplers.langevin(energy, step_size=0.1)
     >>> loss = improved_contrastive_divergence(energy, make_sampler, 5, buffer_size=20, bank_size=10)
@@ -119,76 +111,67 @@ def improved_contrastive_divergence(
     >>> sorted(set(aux.metrics) - {"acceptance_rate", "divergence_rate"})
     ['buffer_age', 'energy_gap', 'entropy', 'negative_energy', 'positive_energy']
     """
-    options, kernel = (
-        options_of(regularization, gradient_penalty, trim, clamp, data_noise),
-        sampler_of(energy, sampler, num_steps),
-    )
-    _buffer.check_buffer(buffer_size, restart_probability)
+    options = options_of(regularization, gradient_penalty, trim, clamp, data_noise)
+    kernel = sampler_of(energy, sampler, num_steps)
     checks.positive_int("bank_size", bank_size)
     checks.positive_int("num_differentiated", num_differentiated)
     must = "num_differentiated must be at most num_steps"
     checks.require(num_differentiated <= num_steps, must, f"{num_differentiated} and {num_steps}", "Try 1.")
     num_first = num_steps - num_differentiated
-    probability, weight, entropy_factor = map(tree.number, (restart_probability, divergence_weight, entropy_weight))
+    weight, entropy_factor = tree.number(divergence_weight), tree.number(entropy_weight)
     energies, start, step = energies_of(energy), vmap(kernel.init, (None, 0)), vmap(kernel.step, (None, None, 0, 0))
 
-    def last_steps(params: Params, positions: Position, noise: Tree) -> tuple[Position, Any]:
+    def draw_initial(key: Key, batch: Batch, num: int) -> Position:
+        return _buffer.draw_initial(key, batch, num, initial)
+
+    def last_steps(params: Params, positions: Position, noise: Tree) -> tuple[Any, list[Any]]:
         """The differentiated steps, unrolled: a compiled loop cannot be differentiated through."""
         tuned, state, infos = tuning_like(kernel, tuning, positions), start(params, positions), []
         for index in range(num_differentiated):
             state, info = step(params, tuned, state, tree.map(lambda leaf: leaf[index], noise))  # noqa: B023
             infos.append(info)
-        return state.position, infos
+        return state, infos
 
-    def init(key: Key, params: Params, batch: Batch) -> PersistentMemory:
-        _buffer.num_drawn(batch, buffer_size, bank_size)
-        if isinstance(sampler, Sampler):
-            check_energy(energy, sampler, params, batch)
-        return _buffer.fresh(_buffer.draw_initial(key, batch, buffer_size, initial))
-
-    def draw(key: Key, batch: Batch) -> ImprovedNoise:
-        num = _buffer.num_drawn(batch, buffer_size, bank_size)
-        key_slots, key_is_restarted, key_restart, key_chain, key_data = random.split(key, 5)
-        restart = _buffer.draw_initial(key_restart, batch, num, initial)
-        slots = _buffer.choose_slots(key_slots, buffer_size, num + bank_size)
-        is_restarted = random.uniform(key_is_restarted, num) < probability.to(key.device)
-        return ImprovedNoise(
-            BufferNoise(slots[:num], is_restarted, restart),
-            slots[num:],
-            draw_chain(kernel, key_chain, restart, num_steps),
-            draw_data_noise(key_data, batch, options.data_noise),
-        )
-
-    def prepare(params: Params, memory: PersistentMemory, batch: Batch, noise: ImprovedNoise) -> _Prepared:
-        chains = _buffer.read(memory, noise.buffer)
+    def run(
+        params: Params, memory: PersistentMemory, before: Position, noise: ImprovedNoise
+    ) -> tuple[Any, dict[str, Tensor], _Differentiated]:
         bank = tree.map(lambda leaf: leaf[noise.bank], memory.positions)
-        before, tail = chains.positions, tree.map(lambda leaf: leaf[num_first:], noise.chain)
         rates: dict[str, Tensor] = {}
         if num_first:
             head = tree.map(lambda leaf: leaf[:num_first], noise.chain)
             state, rates = run_chain(kernel, tuning_like(kernel, tuning, before), num_first, params, before, head)
             before = state.position
-        ends, infos = last_steps(params, before, tail)
+        tail = tree.map(lambda leaf: leaf[num_first:], noise.chain)
+        end, infos = last_steps(params, before, tail)
         last = {
             "acceptance_rate": torch.stack([info.acceptance_rate.mean() for info in infos]).mean(),
             "divergence_rate": torch.stack([info.is_divergent.to(info.energy.dtype).mean() for info in infos]).mean(),
         }
         share = num_first / num_steps
         metrics = {name: share * rates.get(name, 0.0) + (1 - share) * rate for name, rate in last.items()}
-        memory = _buffer.write(memory, noise.buffer, chains._replace(positions=ends))
-        metrics["buffer_age"] = _buffer.mean_age(memory)
-        positives = perturbed(batch, noise.data, options.data_noise)
-        return _Prepared(positives, ends, before, tail, bank, params, memory, metrics)
+        return end, metrics, _Differentiated(before, tail, bank, params)
 
-    def objective(params: Params, prepared: _Prepared) -> tuple[Tensor, LossAux]:
-        value, metrics = value_and_metrics(energy, options, params, prepared.positives, prepared.negatives)
-        moving, _ = last_steps(params, prepared.before, prepared.noise)
-        entropy = nearest_neighbour_entropy(moving, prepared.bank)
-        divergence = energies(prepared.params, moving).mean() - entropy_factor.to(entropy) * entropy
-        metrics = {**metrics, **prepared.metrics, "entropy": entropy.detach()}
-        return value + weight.to(value) * divergence, LossAux(prepared.memory, metrics)
+    def divergence(params: Params, contrast: Contrast) -> tuple[Tensor, dict[str, Tensor]]:
+        before, noise, bank, constant_params = contrast.constants
+        moving = last_steps(params, before, noise)[0].position
+        entropy = nearest_neighbour_entropy(moving, bank)
+        value = energies(constant_params, moving).mean() - entropy_factor.to(entropy) * entropy
+        return weight.to(value) * value, {"entropy": entropy.detach()}
 
-    return staged(init, draw, prepare, objective)
+    buffer = _buffer.buffered(buffer_size, restart_probability, draw_initial, num_more=bank_size)
+    is_checked = isinstance(sampler, Sampler)
+    return compared(
+        energy,
+        kernel,
+        num_steps,
+        options,
+        tuning,
+        buffer,
+        ImprovedNoise,
+        is_checked=is_checked,
+        run=run,
+        term=divergence,
+    )
 
 
 def nearest_neighbour_entropy(positions: Tree, bank: Tree) -> Tensor:
@@ -207,6 +190,7 @@ def nearest_neighbour_entropy(positions: Tree, bank: Tree) -> Tensor:
 
     Reference: Kozachenko and Leonenko (1987), Problems of Information Transmission 23(2):95-101.
 
+    >>> from funcebm import random
     >>> x = random.normal(random.key(0), (2000, 1))
     >>> entropy = nearest_neighbour_entropy(x[:1000], x[1000:])  # log(2 pi e) / 2 = 1.42
     >>> bool((entropy - 1.42).abs() < 0.2)

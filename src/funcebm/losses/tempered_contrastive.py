@@ -10,7 +10,7 @@ from .. import checks, samplers, tree
 from ..samplers.parallel_tempering import Ladder
 from ..types import Batch, Energy, Key, Loss, Sampler, Tree
 from . import _buffer
-from ._contrast import options_of, persistent
+from ._contrast import PersistentNoise, compared, options_of
 
 __all__ = ["parallel_tempering_contrastive_divergence"]
 
@@ -82,17 +82,14 @@ def parallel_tempering_contrastive_divergence(
         return tree.map(lambda leaf: leaf.unflatten(0, (num, num_rungs)), positions)
 
     checks.positive_int("num_steps", num_steps)
-    return persistent(
-        energy,
-        sampler,
-        num_steps,
-        options_of(regularization, gradient_penalty, trim, clamp, data_noise),
-        tuning,
-        buffer_size=buffer_size,
-        restart_probability=restart_probability,
-        draw_initial=draw_ladders,
+    buffer = _buffer.buffered(
+        buffer_size,
+        restart_probability,
+        draw_ladders,
         example=lambda ladders: tree.map(lambda leaf: leaf[:, -1], ladders),
         # the parity of the scans so far says which pairs swap next
         begin=lambda chains: Ladder(chains.positions, chains.ages * num_steps),
         end=lambda state: state.rungs.position,
     )
+    options = options_of(regularization, gradient_penalty, trim, clamp, data_noise)
+    return compared(energy, sampler, num_steps, options, tuning, buffer, PersistentNoise, is_checked=False)
