@@ -13,7 +13,7 @@ from ._torch.tracing import is_concrete, is_tracing
 from .types import Tree
 
 __all__ = [
-    "describe_differences",
+    "differences",
     "dtypes_explained",
     "given_parts",
     "is_concrete",
@@ -167,10 +167,10 @@ def same_device(**trees: Tree) -> None:
         raise ValueError(message(f"{' and '.join(devices)} must be on one device", where, fix))
 
 
-def describe_differences(got: dict[str, Tensor], expected: dict[str, Tensor], *, dtypes: bool = True) -> str:
+def differences(got: dict[str, Tensor], expected: dict[str, Tensor], *, dtypes: bool = True) -> str:
     """How leaves by name differ from those expected, in words; the empty string where they do not.
 
-    >>> describe_differences({"a": torch.zeros(2), "c": torch.zeros(1)}, {"a": torch.zeros(3), "b": torch.zeros(1)})
+    >>> differences({"a": torch.zeros(2), "c": torch.zeros(1)}, {"a": torch.zeros(3), "b": torch.zeros(1)})
     'missing: b; not expected: c; a: (2,) in place of (3,)'
     """
     found = []

@@ -90,7 +90,7 @@ def load_into(module: torch.nn.Module, params: Params) -> torch.nn.Module:
     fix = "Pass the params of from_module for this module, once trained."
     checks.require(right, "params must be a dict of parameters by name", type(params).__name__, fix)
     expected = {name: value for name, value in own.items() if name in trained or name in params}
-    found = checks.describe_differences(params, expected, dtypes=False)
+    found = checks.differences(params, expected, dtypes=False)
     checks.require(not found, "params must be those that train in the module", found, fix)
     with torch.no_grad():
         for name, value in params.items():

@@ -85,7 +85,7 @@ def contrastive_divergence(
     :math:`c`. There the clamp acts after the weight of the loss, here before.
 
     >>> import torch
-    >>> from funcebm import samplers
+    >>> from funcebm import random, samplers
     >>> energy = lambda params, x: params * (x**2).sum() / 2
     >>> loss = contrastive_divergence(energy, lambda energy: samplers.langevin(energy, step_size=0.1), 5)
     >>> value, aux = loss(random.key(0), torch.tensor(1.0), torch.zeros(4, 2))
@@ -179,7 +179,7 @@ def persistent_contrastive_divergence(
     Reference: Tieleman (2008), ICML; Du and Mordatch (2019), arXiv:1903.08689, for the buffer and the restarts.
 
     >>> import torch
-    >>> from funcebm import samplers
+    >>> from funcebm import random, samplers
     >>> energy = lambda params, x: params * (x**2).sum() / 2
     >>> make_sampler = lambda energy: samplers.langevin(energy, step_size=0.1)
     >>> loss = persistent_contrastive_divergence(energy, make_sampler, 5, buffer_size=10)

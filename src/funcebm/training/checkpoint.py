@@ -28,7 +28,7 @@ def named(value: Tree) -> dict[str, Tensor]:
 
 def restored(parts: dict[str, Tree], like: dict[str, Tree], must: str, fix: str) -> dict[str, Tree]:
     """The leaves of ``parts`` in the structures of ``like``; what differs is an error that names it."""
-    found = {name: checks.describe_differences(named(parts[name]), named(like[name])) for name in like}
+    found = {name: checks.differences(named(parts[name]), named(like[name])) for name in like}
     got = ", and ".join(f"in {name}: {words}" for name, words in found.items() if words)
     checks.require(not got, must, got, fix)
     result = {}

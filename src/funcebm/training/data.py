@@ -217,7 +217,7 @@ class Stream:
             self.example = tree.map(lambda leaf: leaf.to(self.device), batch)
         found = "another structure"
         if tree.structure(batch) == tree.structure(self.example):
-            found = checks.describe_differences(
+            found = checks.differences(
                 *(dict(zip(tree.paths(t), tree.leaves(t), strict=True)) for t in (batch, self.example))
             )
         must, got = "every batch must be like the first", f"{found} in batch {self.num_given} of this call"
