@@ -13,7 +13,9 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
 
-from . import checks, tree
+from . import checks, loops, tree
+from ._torch.tracing import is_mapped, plain
+from .distributed.mesh import tree_sum
 from .types import Position, Tree
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
     "velocity",
     "whiten",
 ]
+
+_SMALL = 16  # coordinates
 
 
 class Diagonal(NamedTuple):
@@ -156,10 +160,25 @@ def _times(
     """A matrix of a dense metric, or a function of each number of a diagonal one, times a tree like the position."""
     if isinstance(metric, Dense):
         vector, back = tree.ravel(value)
-        return back(matrix(metric) @ vector)
+        return back(_product(matrix(metric), vector))
     if is_scalar(metric):
         return tree.scale(scale(metric.inverse_mass), value)
     return tree.map(lambda inverse, leaf: scale(inverse) * leaf, metric.inverse_mass, value)
+
+
+def _product(matrix: Tensor, vector: Tensor) -> Tensor:
+    """``matrix @ vector``, whose bits do not depend on how many chains there are.
+
+    A product of matrices goes by their shapes, so eagerly small ones are added up in a fixed tree; large ones are left to the
+    library, which has a way of its own for a single chain, and keep the layout of the vector, by whose strides later sums go.
+    """
+    if loops.is_compiling() or not is_mapped(vector):
+        return matrix @ vector
+    if len(vector) <= _SMALL:
+        return tree_sum(matrix.mT * vector[:, None])
+    is_alone = not is_mapped(matrix) and plain(vector).numel() == vector.numel()
+    product = (matrix @ torch.stack([vector, vector], 1))[:, 0] if is_alone else matrix @ vector
+    return torch.zeros_like(vector) + product
 
 
 def velocity(metric: Diagonal | Dense, momentum: Tree) -> Tree:

@@ -21,6 +21,14 @@ def test_two_ranks_draw_what_one_draws(two, num_chains):
         assert found["chains"] == ((0, half, num_chains) if rank == 0 else (half, num_chains, num_chains))
 
 
+def test_long_positions_are_those_of_one_process(two):
+    """Their chain axis is the first, so sums over coordinates go by the strides of the noise."""
+    alone = work.draws(distributed.single, 12, size=20)
+    for found in two.run(work.draws, 12, False, "summary", 6, 20):
+        assert torch.equal(found["draws"], alone["draws"])
+        assert torch.equal(found["info"], alone["info"])
+
+
 @pytest.mark.compiled
 def test_two_ranks_draw_what_one_draws_compiled(two):
     alone = work.draws(distributed.single, 100, True)

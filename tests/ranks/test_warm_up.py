@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from funcebm import distributed, tree
+from funcebm import distributed, random, tree
 from tests.ranks import work
 
 
@@ -22,6 +22,31 @@ def test_two_ranks_tune_as_one(two, which):
         assert 0 < found[3] < 64_000
 
 
+@pytest.mark.parametrize(("num_chains", "size"), [(20, 3), (6, 20), (2, 20)])
+def test_two_ranks_find_a_dense_metric_as_one(two, num_chains, size):
+    """Products of matrices and sums go neither by how many rows a rank has, one alone either, nor by their strides."""
+    arguments = ("dense hmc", num_chains, 40, False, False, False, size)
+    alone = work.warm_up(distributed.single, *arguments)
+    for found in two.run(work.warm_up, *arguments):
+        _assert_equal(found, alone)
+
+
+def test_moments_do_not_depend_on_the_number_of_threads():
+    from funcebm.adaptation.welford import outer_sum
+
+    rows = random.normal(random.key(1), (20_011, 10))
+    torch.testing.assert_close(outer_sum(rows), rows.mT @ rows, rtol=1e-4, atol=0.05)
+    before, found = torch.get_num_threads(), []
+    try:
+        for num in (1, 2, 4):
+            torch.set_num_threads(num)
+            found.append(outer_sum(rows))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 def test_numbers_of_chains_that_do_not_divide(two):
     alone = work.warm_up(distributed.single, "window", 7)
     for found in two.run(work.warm_up, "window", 7, 40, False, True):
@@ -33,6 +58,16 @@ def test_numbers_of_chains_that_do_not_divide(two):
 def test_two_ranks_tune_as_one_compiled(two, which):
     alone = work.warm_up(distributed.single, which, 32, 40, True)
     for found in two.run(work.warm_up, which, 32, 40, True):
+        _assert_equal(found, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_chains", "size"), [(32, 3), (4, 3), (4, 20), (512, 30)])
+@pytest.mark.parametrize("which", ["dense", "dense hmc"])
+def test_four_ranks_find_a_dense_metric_as_one(two, four, which, num_chains, size):
+    arguments = (which, num_chains, 40, False, False, False, size)
+    alone = work.warm_up(distributed.single, *arguments)
+    for found in [*two.run(work.warm_up, *arguments), *four.run(work.warm_up, *arguments)]:
         _assert_equal(found, alone)
 
 

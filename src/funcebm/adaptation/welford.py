@@ -14,7 +14,10 @@ from ..distributed.mesh import tree_sum
 from ..distributed.pool import Pool, whole
 from ..types import Position, Tree
 
-__all__ = ["Welford", "WelfordState", "all_moments", "more_moments", "start_moments", "welford"]
+__all__ = ["Welford", "WelfordState", "all_moments", "more_moments", "outer_sum", "start_moments", "welford"]
+
+_BLOCKS, _LEAST_ROWS = 64, 32  # of draws, whose products are added up; in each
+_MOST_NUMBERS = 2**24  # in all products
 
 
 class WelfordState(NamedTuple):
@@ -45,6 +48,21 @@ class Welford(NamedTuple):
     merge: Callable[[WelfordState, WelfordState], WelfordState]
     final: Callable[[WelfordState], Tree]
     shrunk: Callable[[WelfordState], Tree]
+
+
+def outer_sum(rows: Tensor) -> Tensor:
+    """``rows.mT @ rows`` of ``(n, D)`` by fixed blocks and a fixed tree; one product goes by the threads of a rank.
+
+    >>> outer_sum(torch.ones(3, 2))
+    tensor([[3., 3.],
+            [3., 3.]])
+    """
+    num, size = rows.shape
+    blocks = max(1, min(_BLOCKS, num // _LEAST_ROWS, _MOST_NUMBERS // size**2))
+    missing = -num % blocks
+    rows = torch.cat([rows, rows.new_zeros(missing, size)]) if missing else rows
+    parts = rows.reshape(blocks, -1, size)
+    return tree_sum(parts.mT @ parts)
 
 
 def welford(shape: str = "diagonal") -> Welford:
@@ -102,7 +120,7 @@ def welford(shape: str = "diagonal") -> Welford:
         )
         shift = tree.map(lambda leaf: tree_sum(leaf) / num.clamp(min=1), away)
         centred = tree.map(lambda leaf, mean: used(leaf - mean), away, shift)
-        second = tree.map(lambda leaf: leaf.mT @ leaf if is_dense else tree_sum(leaf**2), centred)
+        second = tree.map(lambda leaf: outer_sum(leaf) if is_dense else tree_sum(leaf**2), centred)
         return join(state, num, shift, second)
 
     def merge(a: WelfordState, b: WelfordState) -> WelfordState:

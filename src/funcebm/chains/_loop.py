@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, random, tree
+from .. import checks, loops, random, tree
 from .._chunks import largest, sizes, sizes_by_the_clock
 from ..types import Key, Params, Position, Sampler, Tree, step_of_chains
 from . import reducers
@@ -27,6 +27,7 @@ __all__ = [
     "draw_inside",
     "draw_noise",
     "draw_step",
+    "in_order",
     "join_blocks",
     "make_begin",
     "make_body",
@@ -159,6 +160,14 @@ def draw_noise(sampler: Sampler, chain_keys: Key, positions: Position, indices: 
     return vmap(lambda index: draw_step(sampler, chain_keys, positions, index))(indices)
 
 
+def in_order(value: Tree) -> Tree:
+    """The same numbers, contiguous: eager sums and products go by the strides, and would round a chain by how many there are.
+
+    Compiled, memory is laid out by the compiler.
+    """
+    return value if loops.is_compiling() else tree.map(torch.Tensor.contiguous, value)
+
+
 def draw_inside(sampler: Sampler, axis: int) -> Callable[[Tree, Tree, Tensor], Tree]:
     """``(shared, carry, indices) -> noise`` inside a run, of one step ``()`` or of many ``(T,)``.
 
@@ -169,9 +178,9 @@ def draw_inside(sampler: Sampler, axis: int) -> Callable[[Tree, Tree, Tensor], T
         chain_keys, positions = shared[-1], chains_first(carry[0].position, axis)
         if indices.ndim == 0:
             noise = draw_step(sampler, chain_keys, positions, indices)
-            return tree.map(lambda leaf: leaf.movedim(0, axis), noise)
+            return in_order(tree.map(lambda leaf: leaf.movedim(0, axis), noise))
         noise = draw_noise(sampler, chain_keys, positions, indices)
-        return tree.map(lambda leaf: leaf.movedim(1, axis if axis == -1 else 1), noise)
+        return in_order(tree.map(lambda leaf: leaf.movedim(1, axis if axis == -1 else 1), noise))
 
     return draw
 

@@ -15,9 +15,9 @@ from funcebm.distributed.agreement import digest
 from tests.ranks.work.common import KEY, energy
 
 
-def draws(mesh, num_chains, jit=False, gather="summary", num_samples=6):
+def draws(mesh, num_chains, jit=False, gather="summary", num_samples=6, size=4):
     """All draws of a run that is cut once, as one process would give them; what reducers gave; and bytes sent."""
-    positions = random.normal(random.key(1), (num_chains, 4))
+    positions = random.normal(random.key(1), (num_chains, size))
     sampler = samplers.hmc(energy, step_size=0.2, num_leapfrog=4)
     options = {"num_burn_in": 3, "jit": jit, "mesh": mesh, "gather": gather}
     before = distributed.num_bytes_sent()

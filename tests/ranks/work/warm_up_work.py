@@ -19,17 +19,19 @@ def sampler_of(which):
         "meads": (samplers.ghmc(energy), adaptation.meads()),
         "window": (samplers.hmc(energy, step_size=0.2, num_leapfrog=3), adaptation.window_adaptation()),
         "dense": (samplers.nuts(energy), adaptation.window_adaptation(metric="dense", average="harmonic")),
+        "dense hmc": (samplers.hmc(energy, num_leapfrog=3), adaptation.window_adaptation(metric="dense")),
         "mclmc": (samplers.mclmc(energy), adaptation.mclmc_adaptation()),
         "langevin": (samplers.langevin(energy), adaptation.window_adaptation()),
         "mala": (samplers.mala(energy), adaptation.window_adaptation()),
     }[which]
 
 
-def warm_up(mesh, which, num_chains=20, num_steps=40, jit=False, is_shard=False, is_alone=False):
-    """What a warm-up finds, and how many bytes each step sends; ``is_alone`` makes it in a group of one rank."""
+def warm_up(mesh, which, num_chains=20, num_steps=40, jit=False, is_shard=False, is_alone=False, size=3):
+    """What a warm-up in so many dimensions finds, and how many bytes each step sends; ``is_alone`` makes it in a group of one."""
     mesh = distributed.mesh(chains=mesh.size, alone=1).axes["alone"] if is_alone else mesh
     sampler, adaptation = sampler_of(which)
-    positions = random.normal(random.key(1), (num_chains, 3)) * torch.tensor([0.3, 1.0, 3.0])
+    scale = torch.tensor([0.3, 1.0, 3.0]) if size == 3 else torch.logspace(-0.5, 0.5, size)
+    positions = random.normal(random.key(1), (num_chains, size)) * scale
     before = distributed.num_bytes_sent()
     options = {"num_steps": num_steps, "adaptation": adaptation, "jit": jit, "mesh": mesh}
     given = mesh.shard(mesh.take(positions)) if is_shard else positions
