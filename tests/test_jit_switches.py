@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import multiprocessing
 import os
 import pickle
@@ -126,6 +127,30 @@ def test_a_compilation_that_takes_long_is_told_once(capsys, monkeypatch):
 
 
 # -- what is kept -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_compiling_collects_no_garbage_and_leaves_the_collector_as_it_was(is_on):
+    seen = []
+
+    def function(x):
+        seen.append(gc.isenabled())
+        if x.shape[0] == 3:
+            raise KeyError("mine")
+        return x + 1
+
+    transforms.clear_cache()
+    before = gc.isenabled()
+    (gc.enable if is_on else gc.disable)()
+    try:
+        ebm.jit(function)(torch.zeros(2))
+        assert gc.isenabled() == is_on
+        with pytest.raises(KeyError, match="mine"):
+            ebm.jit(function)(torch.zeros(3))
+        assert gc.isenabled() == is_on
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert seen == [False, False]
 
 
 def test_clear_cache_forgets_all_of_this_process_and_the_next_call_is_right():

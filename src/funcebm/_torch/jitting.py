@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import linecache
 import logging
 import os
@@ -239,7 +240,7 @@ def _traced(
         if known.is_certain and key in _cache:  # another thread was faster
             return _cache[key]
         pieces = [(key, known, flat, tensors, is_dynamic)]
-        with _told(name()) as times:
+        with _told(name()) as times, _without_collections():
             start = time.perf_counter()
             records = [_record(flat, tensors)]
             if follow is not None:
@@ -310,6 +311,19 @@ def _told(name: str) -> Iterator[dict[str, float]]:
             f"{what} {value:.2f} s" if isinstance(value, float) else value for what, value in times.items()
         )
         print(f"funcebm: compiled {name} in {time.perf_counter() - start:.2f} s ({parts})", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Inside, nobody looks for cycles of garbage: graphs are many small objects that live, of which each search visits all."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @contextlib.contextmanager
