@@ -8,7 +8,9 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from torch.func import vmap
 
+import funcebm as ebm
 from funcebm import random, tree
 
 
@@ -110,6 +112,18 @@ def test_all_finite_sees_each_leaf(shape):
             broken = leaf.clone()
             broken.view(-1)[-1] = bad
             assert not bool(tree.all_finite(tree.unflatten(structure, [*leaves[:index], broken, *leaves[index + 1 :]])))
+
+
+@pytest.mark.compiled
+def test_compiled_all_finite_sees_each_row_and_no_large_number():
+    rows = torch.ones(6, 3)
+    rows[1, 2], rows[2, 0], rows[3, 1], rows[4] = torch.nan, torch.inf, -torch.inf, torch.finfo(rows.dtype).max
+    assert ebm.jit(vmap(tree.all_finite))({"rows": rows, "count": torch.arange(6)}).tolist() == [
+        True,
+        *3 * [False],
+        True,
+        True,
+    ]
 
 
 @quick
