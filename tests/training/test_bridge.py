@@ -8,7 +8,7 @@ from tests.laws import assert_mean
 from torch.func import vmap
 
 import funcebm as ebm
-from funcebm import optimizers, random
+from funcebm import networks, optimizers, random
 from funcebm.paths import exact
 
 SCALE = 0.8
@@ -78,6 +78,20 @@ def test_rounds_tend_to_the_exact_bridge():
     # the last round went backward: its end at t = 1 is exact, the other one was simulated
     assert torch.equal(runs[1].target, points(4000)[1])
     assert_mean(runs[1].source, ends()["start"]["mean"], bias=0.06)
+
+
+@pytest.mark.slow
+@pytest.mark.compiled
+def test_a_compiled_network_reaches_the_exact_bridge():
+    """Pairs as correlated as those of the bridge, and both drifts within a twentieth of their size; one round is not enough."""
+    field, start = networks.time_mlp(random.key(2), 2, (64, 64), num_frequencies=4)
+    options = {"optimizer": optimizers.adam(2e-3), "num_steps": 1000, "batch_size": 512, "ema_decay": 0.99, "jit": True}
+    runs = [fitted(field, start, 10_000, torch.float32, num_rounds=num, **options) for num in (1, 6)]
+    limit = BRIDGE.cross_covariance(ends(torch.float32))
+    first, last = (float((cross(run.source, run.target) - limit).abs().max()) for run in runs)
+    assert first > 0.08 > 0.04 > last  # a standard error is 0.009
+    assert far(field, runs[1].forward, BRIDGE.drift, torch.float32) < 0.12
+    assert far(field, runs[1].backward, BRIDGE.backward_drift, torch.float32) < 0.12
 
 
 def test_directions_take_turns_and_go_on_from_their_last_round():

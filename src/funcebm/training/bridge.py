@@ -104,6 +104,18 @@ def fit_bridge(
     ...     num_rounds=2, num_steps=60, batch_size=200, num_simulation_steps=5, time=losses.uniform_times(0.1, 0.9), jit=False)
     >>> bool((result.forward[0] - 3).abs() < 1), bool((result.backward[0] + 3).abs() < 1)
     (True, True)
+
+    Between two clouds of points with a network, which :func:`~funcebm.losses.simulate_bridge` then carries new points along
+    (here with as little training as an example may have; some rounds of 1000 steps reach the bridge of two Gaussians):
+
+    >>> from funcebm import datasets, networks
+    >>> moons, rings = datasets.two_moons(random.key(2), 200), datasets.rings(random.key(3), 200)
+    >>> field, start = networks.time_mlp(random.key(4), 2, (32, 32))
+    >>> result = fit_bridge(random.key(5), field, start, moons, rings, scale=0.5, optimizer=optimizers.adam(1e-3),
+    ...     num_rounds=2, num_steps=3, batch_size=100, num_simulation_steps=5, jit=False)
+    >>> fresh = datasets.two_moons(random.key(6), 7)
+    >>> losses.simulate_bridge(random.key(7), field, result.forward, fresh, 0.5, "forward", num_steps=5).shape
+    torch.Size([7, 2])
     """
     random.check_key(key)
     for name, count in (("num_rounds", num_rounds), ("num_simulation_steps", num_simulation_steps)):
