@@ -11,7 +11,7 @@ from .. import checks, tree
 from ..types import Optimizer, Params, Tree
 from .mesh import Mesh, stacked
 
-__all__ = ["ShardedState", "own_slices", "sharded_optimizer", "whole_slices"]
+__all__ = ["ShardedState", "check_elementwise", "is_sharded", "own_slices", "sharded_optimizer", "whole_slices"]
 
 
 class ShardedState(NamedTuple):
@@ -48,7 +48,8 @@ def sharded_optimizer(optimizer: Optimizer, mesh: Mesh) -> Optimizer:
     >>> optimizer.update(params, optimizer.init(params), params)[0]["a"]
     tensor([-0.5000, -0.5000])
     """
-    _check_elementwise(optimizer)
+    fix = "Chain what needs all gradients before it: chain(clip_by_global_norm(1.0), sharded_optimizer(adam(1e-3), mesh))."
+    check_elementwise(optimizer, "a sharded optimizer", fix)
 
     def parts(value: Tree) -> tuple[Tensor, Callable[[Tensor], Tree], int]:
         line, back = tree.ravel(value)
@@ -78,12 +79,11 @@ def _own(line: Tensor, mesh: Mesh) -> Tensor:
     return line[mesh.rank * each : (mesh.rank + 1) * each]
 
 
-def _check_elementwise(optimizer: Optimizer) -> None:
+def check_elementwise(optimizer: Optimizer, who: str, fix: str) -> None:
     """A part of the numbers must move as it does in the whole; so large gradients would be clipped."""
     gradients = torch.linspace(1e6, 2e6, 8)
     params = torch.linspace(1.0, 2.0, 8)
-    fix = "Chain what needs all gradients before it: chain(clip_by_global_norm(1.0), sharded_optimizer(adam(1e-3), mesh))."
-    must, got = "a sharded optimizer must be element-wise", "other updates of a part than of the whole"
+    must, got = f"{who} must be element-wise", "other updates of a part than of the whole"
     checks.require(isinstance(optimizer, Optimizer), "optimizer must be an Optimizer", optimizer, fix, TypeError)
     try:
         whole = optimizer.update(gradients, optimizer.init(params), params)[0]
@@ -105,6 +105,11 @@ def _sizes(state: Tree) -> list[int]:
     if isinstance(state, (tuple, list)):
         return [size for part in state for size in _sizes(part)]
     return [0] * len(tree.leaves(state))
+
+
+def is_sharded(state: Tree) -> bool:
+    """Whether a state of an optimizer holds parts."""
+    return any(_sizes(state))
 
 
 def whole_slices(state: Tree, mesh: Mesh) -> Tree:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import checks, tree
 from ..distributed.mesh import Mesh, single
+from ..distributed.parameters import check_whole
 from ..transforms import is_worth_it
 from ..types import Batch, Key, Loss, Optimizer, Params, Tree
 from .result import Fit
@@ -86,6 +87,9 @@ def fit(
             possible with shuffling. An iterator continues where it is.
         mesh: from :func:`funcebm.distributed.mesh`: every rank makes this call with the same arguments and data, takes its rows
             of each batch and of its noise, and one message a step adds the gradients up. The result is the same on all ranks.
+            Params may be DTensors, cut over these ranks: then params, average and optimizer stay cut, with an element-wise
+            optimizer, and are whole for the time of a step alone; what is returned are DTensors again, and the file holds whole
+            tensors.
             Of a loss that remembers, such as a buffer of chains, each rank has one of its own. An error, or Ctrl-C, on one rank
             is one on all; the first rank writes the checkpoint.
         deterministic: whether sums must not depend on the number of ranks: a batch goes by 8 blocks of rows, whose gradients
@@ -208,6 +212,7 @@ def fit_ensemble(
     >>> result.params.shape, result.metrics["loss"].shape, bool((result.params[1:] > result.params[:-1]).all())
     (torch.Size([3]), torch.Size([50, 3]), True)
     """
+    check_whole(params, "fit_ensemble")
     lengths = sorted(
         {leaf.shape[0] if leaf.ndim else 0 for leaf in tree.leaves((params, hyper)) if isinstance(leaf, Tensor)}
     )

@@ -15,17 +15,19 @@ from .._chunks import advance, drive, largest, make_loop, sizes, sizes_by_the_cl
 from .._progress import postfix, progress_bar
 from ..distributed.agreement import check_equal, digest, failing_together, patient, together
 from ..distributed.mesh import Mesh, single
-from ..distributed.optimizer import own_slices, whole_slices
-from ..distributed.parameters import check_whole
+from ..distributed.optimizer import is_sharded, own_slices, whole_slices
+from ..distributed.parameters import gathered, is_cut, layout_of, local
 from ..transforms import explained
-from ..types import Key, Loss, Optimizer, Params, Tree
+from ..types import Key, Params, Tree
+from ._cut import cut_of, described, whole_fit
+from ._door import check_loss, check_options
 from ._ranks import own_memory, share, shared_gradient, start_memory, whole_memory
-from .checkpoint import check_path, restored, save
-from .data import Rows, Stream, Taken, extreme_rows, open_source
+from .checkpoint import restored, save
+from .data import Rows, Stream, Taken, open_source
 from .divergence import Streak, check_limits, ending, find_streak, is_bad, reason
 from .result import Fit, Validated
-from .step import Recipe, TrainState, begin, draw_noise, make_body
-from .validation import Validation, check_like, check_validation, make_evaluate, run_out_of_patience, with_value
+from .step import Recipe, TrainState, begin, draw_noise, make_body, plain_gradient
+from .validation import Validation, check_like, make_evaluate, run_out_of_patience, with_value
 
 __all__ = ["Options", "run"]
 
@@ -72,18 +74,24 @@ class _Run:
         self.recipe, self.options, self.hyper = recipe, options, hyper
         self.source: Rows | Stream = open_source(data, options.batch_size, key_epochs, device, place)
         checks.same_device(params=params, data=self.source.example, **({"hyper": hyper} if tree.leaves(hyper) else {}))
-        with explained(options.jit), checks.dtypes_explained(params=params, data=self.source.example):
-            names = _check_loss(recipe, key_init, params, self.source, hyper)
+        whole = gathered(params)
+        with explained(options.jit), checks.dtypes_explained(params=whole, data=self.source.example):
+            names = check_loss(recipe, key_init, whole, self.source, hyper)
         check_limits(options.limits, options.max_bad_steps, names)
         self.num_members = tree.batch_size(params) if recipe.is_ensemble else 1
-        self.state = begin(recipe, key_init, params, self.source.example, hyper)
+        self.state = begin(recipe, key_init, params, self.source.example, hyper, whole)
+        self.cut = cut_of(self.state, recipe.optimizer(hyper), options.mesh)
         loss, example = recipe.loss(hyper), self.source.example
         self.sharing = None
         if not recipe.is_ensemble:
-            self.sharing = share(loss, key_init, params, example, options.mesh, options.is_deterministic)
+            self.sharing = share(loss, key_init, whole, example, options.mesh, options.is_deterministic)
         if self.sharing is not None:
             self.recipe = recipe = recipe._replace(gradient=shared_gradient(self.sharing))
-            self.state = self.state._replace(memory=start_memory(self.sharing, loss, key_init, params, example))
+            self.state = self.state._replace(memory=start_memory(self.sharing, loss, key_init, whole, example))
+        if self.cut is not None:
+            self.state = local(self.state)
+            gradient = self.cut.gradient(recipe.gradient or plain_gradient)
+            self.recipe = recipe = recipe._replace(gradient=gradient, health=self.cut.health)
         self.step, self.place = 0, place
         self.metrics: list[dict[str, Tensor]] = []
         self.validated: Validated | tuple[()] = ()
@@ -105,6 +113,7 @@ class _Run:
         must = "resume must be a run of this model, with this loss and optimizer"
         fix = "Pass what fit was given for that run: the same params (as a tree), loss, optimizer and ema_decay."
         fields = TrainState._fields
+        resume = resume if self.cut is None else self.cut.own_fit(resume)
         if self.sharing is not None:
             opt_state = own_slices(resume.opt_state, self.state.opt_state, self.options.mesh)
             resume = resume._replace(memory=own_memory(self.sharing, resume.memory), opt_state=opt_state)
@@ -174,15 +183,30 @@ class _Run:
         if self.sharing is not None and not is_alone:
             opt_state = whole_slices(state.opt_state, self.options.mesh)
             state = state._replace(memory=whole_memory(self.sharing, state.memory), opt_state=opt_state)
-        return Fit(*state, self.joined(), self.step, is_complete, report, self.validated, *self.place)
+        found = Fit(*state, self.joined(), self.step, is_complete, report, self.validated, *self.place)
+        return found if self.cut is None else self.cut.dtensors(found)
+
+    def is_whole_alone(self) -> bool:
+        """Whether this rank has all that a file of the run needs."""
+        is_remembered = self.sharing is not None and bool(tree.leaves(self.state.memory))
+        is_shared = self.cut is not None or is_remembered or is_sharded(self.state.opt_state)
+        return self.options.mesh.size == 1 or not is_shared
+
+    def whole(self, params: Params) -> Params:
+        """Params as the loss sees them."""
+        return params if self.cut is None else self.cut.params.whole(params)
+
+    def as_given(self, params: Params) -> Params:
+        """Params as the user gave them."""
+        return params if self.cut is None else self.cut.params.dtensors(params)
 
 
 def run(recipe: Recipe, options: Options, key: Key, params: Params, data: Any, hyper: Tree, resume: Fit | None) -> Fit:
     """A whole run: see :func:`~funcebm.training.fit`."""
     with together(options.mesh):
         random.check_key(key)
-        check_whole(params, "fit")
-        _check(params, options, recipe.ema_decay)
+        layout_of(params, options.mesh)
+        check_options(params, options, recipe.ema_decay)
     fix = "Give what fit returned, or training.load(path, params)."
     checks.require(
         resume is None or isinstance(resume, Fit), "resume must be a Fit", type(resume).__name__, fix, TypeError
@@ -196,7 +220,7 @@ def run(recipe: Recipe, options: Options, key: Key, params: Params, data: Any, h
                 here = _Run(recipe, options, key.to(tree.first(params).device), params, data, hyper, resume)
                 given = {
                     "key": key,
-                    "params": params,
+                    "params": described(params) if is_cut(params) else params,
                     "the first batch": here.source.example,
                     "num_steps": options.num_steps,
                 }
@@ -216,12 +240,15 @@ def _driven(here: _Run) -> Fit:
             report = _drive(here, is_interrupted)
     except BaseException as error:
         error.fit = result = here.result(report=f"ended by an error: {error}", is_alone=True)  # type: ignore[attr-defined]
-        if options.checkpoint is not None and here.step > here.start and options.mesh.rank == 0:
+        is_first = options.mesh.rank == 0 and here.is_whole_alone()  # of parts the last file is kept
+        if options.checkpoint is not None and here.step > here.start and is_first:
             _save_end(result, options.checkpoint)
         raise
     result = here.result(here.step == here.start + options.num_steps, report)
-    if options.checkpoint is not None and here.step > here.start and options.mesh.rank == 0:
-        _save_end(result, options.checkpoint)
+    if options.checkpoint is not None and here.step > here.start:
+        content = whole_fit(result)
+        if options.mesh.rank == 0:
+            _save_end(content, options.checkpoint)
     return result
 
 
@@ -271,7 +298,7 @@ def _drive(here: _Run, is_interrupted: Callable[[], bool]) -> str:
                 raise KeyboardInterrupt
             is_due = options.checkpoint is not None and time.monotonic() - saved > _CHECKPOINT_SECONDS
             if options.checkpoint is not None and mesh.agree(is_due and mesh.rank == 0):
-                result, saved = here.result(), time.monotonic()
+                result, saved = whole_fit(here.result()), time.monotonic()
                 if mesh.rank == 0:
                     save(result, options.checkpoint)
     report = ending(here.joined(), options.max_bad_steps)
@@ -283,7 +310,9 @@ def _drive(here: _Run, is_interrupted: Callable[[], bool]) -> str:
 def _wish_to_stop(here: _Run, metrics: dict[str, Tensor]) -> str:
     """Of the callback, or for lack of progress; the empty string where there is none."""
     callback, validation = here.options.callback, here.options.validation
-    if callback is not None and here.options.mesh.agree(_is_true(callback(here.step, here.state.params, metrics))):
+    if callback is not None and here.options.mesh.agree(
+        _is_true(callback(here.step, here.as_given(here.state.params), metrics))
+    ):
         return "stopped by its callback"
     return "" if validation is None else run_out_of_patience(here.validated, validation.patience)
 
@@ -299,7 +328,7 @@ def _validate(here: _Run) -> None:
     if here.evaluate is None or validation is None or here.step % validation.every:
         return
     params = here.state.params if here.recipe.ema_decay is None else here.state.ema_params
-    here.validated = with_value(here.validated, params, here.evaluate(params), here.step)
+    here.validated = with_value(here.validated, params, here.evaluate(here.whole(params)), here.step)
 
 
 def _diverged(here: _Run, anchor: _Anchor, streak: Streak) -> str:
@@ -342,49 +371,3 @@ def _is_by_clock(here: _Run) -> bool:
     options = here.options
     is_free = options.chunk_size is None and options.callback is None and options.mesh.size == 1
     return is_free and not options.jit and not checks.is_traced((here.key_steps, here.state.params, here.shared))
-
-
-# -- checks at the door -------------------------------------------------------------------------------------------
-
-
-def _check(params: Params, options: Options, ema_decay: Any) -> None:
-    checks.positive_int("num_steps", options.num_steps)
-    if options.chunk_size is not None:
-        checks.positive_int("chunk_size", options.chunk_size)
-    if options.validation is not None:
-        check_validation(options.validation)
-    if options.checkpoint is not None:
-        check_path(options.checkpoint)
-    if ema_decay is not None and checks.is_concrete(ema_decay):
-        must, fix = "ema_decay must be in [0, 1)", "Try 0.999, or None for no average."
-        checks.require(bool((ema_decay >= 0) & (ema_decay < 1)), must, ema_decay.tolist(), fix)
-    must, fix = "params must hold a tensor", "Give what is to be trained."
-    checks.require(bool(tree.leaves(params)), must, "an empty tree", fix)
-    for name, leaf in zip(tree.paths(params), tree.leaves(params), strict=True):
-        right = isinstance(leaf, Tensor) and leaf.is_floating_point()
-        got = f"{name or 'params'}: {leaf.dtype if isinstance(leaf, Tensor) else type(leaf).__name__}"
-        fix = "Close over what is not trained, and make the rest tensors of floats."
-        checks.require(right, "params must be floating-point tensors", got, fix, TypeError)
-
-
-def _check_loss(recipe: Recipe, key: Key, params: Params, source: Rows | Stream, hyper: Tree) -> dict[str, Tensor]:
-    """Runs the loss once on a few rows, eagerly: errors of the user's energy come out here, as they are; the metrics.
-
-    Rows with the smallest and the largest integers are shown to its ``init``, which refuses labels out of range.
-    """
-    if recipe.is_ensemble:
-        params, hyper = tree.map(lambda leaf: leaf[0], params), tree.map(lambda leaf: leaf[0], hyper)
-    loss, few = recipe.loss(hyper), tree.map(lambda leaf: leaf[:2], source.example)
-    right, fix = isinstance(loss, Loss), "Make one with funcebm.losses, or Loss(init, draw, value) of your own."
-    checks.require(right, "loss must be a Loss", type(loss).__name__, fix, TypeError)
-    optimizer, fix = recipe.optimizer(hyper), "Make one with funcebm.optimizers, such as optimizers.adam(1e-3)."
-    right = isinstance(optimizer, Optimizer)
-    checks.require(right, "optimizer must be an Optimizer", type(optimizer).__name__, fix, TypeError)
-    for row in extreme_rows(source.shared):
-        loss.init(key, params, row)
-    value, aux = loss.value(params, loss.init(key, params, few), few, loss.draw(key, few))
-    fix = "Average over the batch."
-    checks.require(value.shape == (), "a loss must return a 0-d tensor", f"the shape {tuple(value.shape)}", fix)
-    for name, metric in aux.metrics.items():
-        checks.require(metric.shape == (), f"the metric {name!r} must be a 0-d tensor", f"{tuple(metric.shape)}", fix)
-    return aux.metrics

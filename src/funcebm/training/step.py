@@ -16,6 +16,7 @@ from ..types import Batch, Key, Loss, LossAux, Optimizer, Params, Tree
 __all__ = [
     "Found",
     "Gradient",
+    "Health",
     "Recipe",
     "TrainState",
     "begin",
@@ -44,11 +45,13 @@ class Recipe(NamedTuple):
     ema_decay: float | Tensor | None
     is_ensemble: bool
     gradient: Gradient | None = None
+    health: Health | None = None
 
 
 Metrics = dict[str, Tensor]
 Found = tuple[Params, Tensor, Metrics, Tree]
 Gradient = Callable[[Loss, Params, Tree, Batch, Tree], Found]
+Health = Callable[[Params, Params], tuple[Tensor, Tensor]]
 
 
 def train_step(
@@ -86,7 +89,7 @@ def train_step(
     >>> state.params, metrics["loss"]
     (tensor(1.8000), tensor(0.))
     """
-    return _stepped(plain_gradient, loss, optimizer, state, batch, noise, ema_decay)
+    return _stepped((plain_gradient, _health), loss, optimizer, state, batch, noise, ema_decay)
 
 
 def plain_gradient(loss: Loss, params: Params, memory: Tree, batch: Batch, noise: Tree) -> Found:
@@ -100,8 +103,13 @@ def plain_gradient(loss: Loss, params: Params, memory: Tree, batch: Batch, noise
     return gradients, number, aux.metrics, aux.memory
 
 
+def _health(gradients: Params, params: Params) -> tuple[Tensor, Tensor]:
+    """Whether gradients and new params are finite, and the squared norm of the gradients."""
+    return tree.all_finite(gradients) & tree.all_finite(params), tree.squared_norm(gradients)
+
+
 def _stepped(
-    gradient: Gradient,
+    how: tuple[Gradient, Health],
     loss: Loss,
     optimizer: Optimizer,
     state: TrainState,
@@ -109,7 +117,8 @@ def _stepped(
     noise: Tree,
     ema_decay: float | Tensor | None,
 ) -> tuple[TrainState, Metrics]:
-    """One step of training, with a gradient that is found in one or another way."""
+    """One step of training, whose gradient, and whether it is finite, are found in one or another way."""
+    gradient, health = how
     gradients, number, found, memory = gradient(loss, state.params, state.memory, batch, noise)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = apply_updates(state.params, updates)
@@ -118,19 +127,24 @@ def _stepped(
         decay = tree.number(ema_decay)
         kept, new = (lambda leaf: decay.to(leaf) * leaf), (lambda leaf: (1 - decay).to(leaf) * leaf)
         averages = tree.map(lambda mean, leaf: kept(mean) + new(leaf), averages, params)
-    is_finite = torch.isfinite(number) & tree.all_finite(gradients) & tree.all_finite(params)
+    is_sound, squares = health(gradients, params)
+    is_finite = torch.isfinite(number) & is_sound
     new = tree.where(is_finite, TrainState(params, averages, opt_state, memory), state)
-    norm = tree.squared_norm(gradients).sqrt()
-    metrics = {**found, "loss": number, "gradient_norm": norm, "skipped": (~is_finite).to(number.dtype)}
+    metrics = {**found, "loss": number, "gradient_norm": squares.sqrt(), "skipped": (~is_finite).to(number.dtype)}
     return new, metrics
 
 
-def begin(recipe: Recipe, key: Key, params: Params, example: Batch, hyper: Tree) -> TrainState:
-    """The state before the first step; of an ensemble, everything leads with the axis of its members."""
+def begin(
+    recipe: Recipe, key: Key, params: Params, example: Batch, hyper: Tree, whole: Params | None = None
+) -> TrainState:
+    """The state before the first step; of an ensemble, everything leads with the axis of its members.
+
+    ``whole`` are the params that the loss sees, where ranks hold parts of them.
+    """
 
     def one(key: Key, params: Params, hyper: Tree) -> TrainState:
         averages = () if recipe.ema_decay is None else tree.map(torch.clone, params)
-        memory = recipe.loss(hyper).init(key, params, example)
+        memory = recipe.loss(hyper).init(key, params if whole is None else whole, example)
         return TrainState(params, averages, recipe.optimizer(hyper).init(params), memory)
 
     if not recipe.is_ensemble:
@@ -161,10 +175,10 @@ def make_body(recipe: Recipe, is_indexed: bool, num_members: int) -> Callable[..
     the batch itself, and the data are ``()``.
     """
 
-    gradient = plain_gradient if recipe.gradient is None else recipe.gradient
+    how = (recipe.gradient or plain_gradient, recipe.health or _health)
 
     def step(state: TrainState, batch: Batch, noise: Tree, hyper: Tree) -> tuple[TrainState, Metrics]:
-        return _stepped(gradient, recipe.loss(hyper), recipe.optimizer(hyper), state, batch, noise, recipe.ema_decay)
+        return _stepped(how, recipe.loss(hyper), recipe.optimizer(hyper), state, batch, noise, recipe.ema_decay)
 
     all_members = vmap(step, (0, None, 0, 0)) if recipe.is_ensemble else step
 

@@ -19,7 +19,7 @@ from .ensemble_work import ladder_refused, normalizer, stein, tempering
 from .files_work import _of_tree, _part, loaded, loaded_plainly, refuses_to_load, saved
 from .fit_work import _model, _neural, clipped_inside, fit, fit_interrupted, fit_refused, loss_of, resume_fit
 from .mesh_work import axes, collect, differentiate, scan
-from .parameters_work import cut
+from .parameters_work import cut, fit_cut
 from .pool_work import pooled
 from .warm_up_work import sampler_of, warm_up, warm_up_fails
 
@@ -37,6 +37,7 @@ __all__ = [
     "energy",
     "fails_later",
     "fit",
+    "fit_cut",
     "fit_interrupted",
     "fit_refused",
     "interrupted",
