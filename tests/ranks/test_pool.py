@@ -58,6 +58,18 @@ def test_three_ranks_see_what_one_sees():
             assert held.tolist() == list(range(layout.num_chains[rank]))
 
 
+@pytest.mark.parametrize(("num_chains", "held"), [(32, 16), (64, 16), (100, 32), (20, 5), (8, 2)])
+def test_ranks_hold_full_registers(num_chains, held):
+    """Where that makes them twice as many chains at most; what is repeated is in no sum."""
+    from funcebm.distributed.pool import _layout
+
+    for rank in range(4):
+        layout = _layout(num_chains, distributed.single._replace(rank=rank, size=4), None, 16)
+        assert len(layout.rows) == held
+        assert int(layout.is_there.sum()) == layout.num_chains[rank]
+    assert len(_layout(num_chains, distributed.single, None, 16).rows) == num_chains
+
+
 def _assert_equal(found, alone):
     for path, got, expected in zip(tree.paths(alone), tree.leaves(found), tree.leaves(alone), strict=True):
         if path != "blocks":

@@ -15,6 +15,7 @@ from .._chunks import drive, make_loop, until_interrupted, weight_of
 from .._progress import progress_bar
 from ..chains import _checks
 from ..chains._loop import (
+    LANES,
     chain_axis,
     chains_first,
     chunks,
@@ -234,7 +235,9 @@ def _warm_up(
     key_chains, key_adapt = random.split(key.to(like.device))
     with torch.no_grad() if jit else contextlib.nullcontext():
         is_pooled = takes_pool(adaptation)
-        pool = make_pool(tree.batch_size(positions), mesh if is_pooled else single, device=like.device)
+        width = LANES if jit and like.device.type == "cpu" else 1
+        options: Any = {"device": like.device, "width": width}
+        pool = make_pool(tree.batch_size(positions), mesh if is_pooled else single, **options)
         positions, chain_keys = pool.take(positions), pool.split(key_chains)
         with together(mesh):
             with explained(jit):

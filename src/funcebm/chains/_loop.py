@@ -19,6 +19,7 @@ from . import reducers
 from .reducers import Reducer
 
 __all__ = [
+    "LANES",
     "chain_axis",
     "chain_blocks",
     "chains_first",
@@ -38,6 +39,7 @@ __all__ = [
     "to_inside",
 ]
 
+LANES = 16  # chains in one register: compiled, fewer are computed by other functions, which round otherwise
 _SMALL_POSITION = 16
 _BLOCK, _LARGE_BLOCK = 64, 256  # chains
 _COPIES = 4  # of a position that a step makes, with its noise and its info
@@ -60,11 +62,12 @@ def chain_axis(positions: Position) -> int:
     return -1 if tree.size(positions) <= _SMALL_POSITION * num_chains else 0
 
 
-def chain_blocks(num_chains: int) -> list[tuple[int, int, int]]:
+def chain_blocks(num_chains: int, is_shared: bool = False) -> list[tuple[int, int, int]]:
     """Parts of the chains that a compiled run makes one by one, or at once in threads: ``(first, last, size)``.
 
     Sizes are few, so that other numbers of chains compile nothing: a part that is smaller than its size is filled up with copies
-    of its last chain. What a part works on stays in the fast caches.
+    of its last chain. What a part works on stays in the fast caches. No part has fewer chains than a register, but where there
+    are so few in all; where ranks share them, less than half of one.
 
     >>> chain_blocks(100), chain_blocks(600)[-2:]
     ([(0, 64, 64), (64, 100, 64)], [(512, 576, 64), (576, 600, 32)])
@@ -75,7 +78,8 @@ def chain_blocks(num_chains: int) -> list[tuple[int, int, int]]:
             blocks.append((first, first + size, size))
             first += size
     if first < num_chains:
-        blocks.append((first, num_chains, 1 << (num_chains - first - 1).bit_length()))
+        least = LANES if num_chains >= (LANES // 2 if is_shared else LANES) else 1
+        blocks.append((first, num_chains, max(least, 1 << (num_chains - first - 1).bit_length())))
     return blocks
 
 

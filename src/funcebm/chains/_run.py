@@ -17,6 +17,7 @@ from ..transforms import jit_begin, run_all
 from ..types import InfoT, Key, NamedTuple, Params, Position, Sampler, StateT, Tree
 from . import _checks, _copies, _ranks
 from ._loop import (
+    LANES,
     chain_axis,
     chain_blocks,
     chains_first,
@@ -124,7 +125,8 @@ class _Program(NamedTuple):
 def _blocks(run: Run, positions: Position) -> list[tuple[int, int, int]]:
     num_chains = tree.batch_size(positions)
     is_split = run.jit and tree.first(positions).device.type == "cpu"
-    return chain_blocks(num_chains) if is_split else [(0, num_chains, num_chains)]
+    is_shared = run.place.mesh.size > 1 and run.place.total >= LANES
+    return chain_blocks(num_chains, is_shared) if is_split else [(0, num_chains, num_chains)]
 
 
 def go_on(run: Run, state: Any) -> _Chains:

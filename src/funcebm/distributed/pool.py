@@ -65,13 +65,16 @@ class _Layout(NamedTuple):
     is_plain: bool
 
 
-def make_pool(num_chains: int, mesh: Mesh = single, *, device: torch.device | str | None = None) -> Pool:
+def make_pool(
+    num_chains: int, mesh: Mesh = single, *, device: torch.device | str | None = None, width: int = 1
+) -> Pool:
     """The pool of some chains over the ranks of a mesh.
 
     Args:
         num_chains: C, of all ranks.
         mesh: whose ranks share them; by default one process has all.
         device: of the chains.
+        width: each of several ranks holds a multiple of it, repeating chains, where that makes them twice as many at most.
 
     Returns:
         A :class:`Pool`.
@@ -84,7 +87,7 @@ def make_pool(num_chains: int, mesh: Mesh = single, *, device: torch.device | st
     (3, tensor(7.), {'a': tensor([1., 1.])})
     """
     checks.positive_int("num_chains", num_chains)
-    layout = _layout(num_chains, mesh, device)
+    layout = _layout(num_chains, mesh, device, width)
 
     def add(value: Tree) -> Tree:
         return _sum(layout, value)
@@ -93,7 +96,7 @@ def make_pool(num_chains: int, mesh: Mesh = single, *, device: torch.device | st
         return tree.map(lambda leaf: leaf / num_chains, add(value))
 
     def split(key: Key) -> Key:
-        return random.split(key, max(layout.num_chains), start=layout.first)
+        return random.split(key, len(layout.rows), start=layout.first)
 
     functions = [_bound(function, layout) for function in (_gather, _take, _blocks, _join)]
     return Pool(num_chains, layout.first, add, mean, functions[0], functions[1], split, functions[2], functions[3])
@@ -108,23 +111,26 @@ def _bound(function: Callable[..., Tree], layout: _Layout) -> Callable[[Tree], T
     return lambda value: function(layout, value)
 
 
-def _layout(count: int, mesh: Mesh, device: Any) -> _Layout:
+def _layout(count: int, mesh: Mesh, device: Any, width: int = 1) -> _Layout:
     total = min(_BLOCKS, 1 << (count - 1).bit_length())
     ends = [total * rank // mesh.size for rank in range(mesh.size + 1)]
     rows = [count * end // total for end in ends]
     num_blocks = [last - first for first, last in itertools.pairwise(ends)]
     num_chains = [last - first for first, last in itertools.pairwise(rows)]
-    width, first = -(-count // total), rows[mesh.rank]
+    num_held = -(-max(num_chains) // width) * width
+    if mesh.size == 1 or count < width or num_held > 2 * max(num_chains):
+        num_held = max(num_chains)
+    longest, first = -(-count // total), rows[mesh.rank]
     block = ends[mesh.rank] + torch.arange(max(num_blocks), device=device)
     starts = torch.div(count * block, total, rounding_mode="floor")
     lengths = torch.div(count * (block + 1), total, rounding_mode="floor") - starts
     lengths = torch.where(block < ends[mesh.rank + 1], lengths, 0)
-    place = torch.arange(width, device=device)[:, None]
+    place = torch.arange(longest, device=device)[:, None]
     is_there = place < lengths
     places = torch.where(is_there, starts - first + place, 0)
     is_plain = count % total == 0 and total % mesh.size == 0
-    held = (first + torch.arange(max(num_chains), device=device)).clamp(max=count - 1)
-    return _Layout(count, mesh, first, held, num_blocks, num_chains, width, places, is_there, is_plain)
+    held = (first + torch.arange(num_held, device=device)).clamp(max=count - 1)
+    return _Layout(count, mesh, first, held, num_blocks, num_chains, longest, places, is_there, is_plain)
 
 
 # -- sums ---------------------------------------------------------------------------------------------------------
@@ -133,7 +139,8 @@ def _layout(count: int, mesh: Mesh, device: Any) -> _Layout:
 def _in_blocks(layout: _Layout, leaf: Tensor, fill: float) -> Tensor:
     """``(C_r, ...) -> (s, b_r, ...)``."""
     if layout.is_plain:
-        return leaf.unflatten(0, (-1, layout.width)).movedim(1, 0)
+        num = layout.num_chains[0]  # the same on all ranks
+        return leaf[:num].unflatten(0, (-1, layout.width)).movedim(1, 0)
     is_there = layout.is_there.reshape(*layout.is_there.shape, *[1] * (leaf.ndim - 1))
     return torch.where(is_there, leaf[layout.places], fill)
 
@@ -172,7 +179,7 @@ def _joined(layout: _Layout, value: Tree, counts: list[int]) -> Tree:
         return value
     leaves, structure = tree.flatten(value)
     everything = stacked(leaves, layout.mesh.size, layout.mesh.name)
-    if min(counts) == max(counts):
+    if all(min(counts) == leaf.shape[1] for leaf in everything):
         return tree.unflatten(structure, [leaf.flatten(0, 1) for leaf in everything])
     cut = [torch.cat([leaf[rank, :num] for rank, num in enumerate(counts)]) for leaf in everything]
     return tree.unflatten(structure, cut)
