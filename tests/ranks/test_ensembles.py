@@ -54,3 +54,11 @@ def test_two_ranks_weigh_particles_as_one(two, which, num_particles):
         for got, expected in zip(found[:5], alone[:5], strict=True):
             assert torch.equal(got, expected)
         torch.testing.assert_close(found[5], alone[5])
+
+
+@pytest.mark.parametrize("what", ["ladder", "particles", "smc", "number", "annealing"])
+def test_other_params_on_one_rank_are_an_error_on_all(two, what):
+    words = "share the particles evenly" if what == "number" else "params must be the same on all ranks"
+    for text, seconds in two.run(work.others_refused, what):
+        assert words in text
+        assert seconds < 10

@@ -21,7 +21,7 @@ from .._torch.collectives import RankError
 from ..types import Tree
 from .mesh import Mesh
 
-__all__ = ["RankError", "check_equal", "digest", "failing_together", "patient", "together"]
+__all__ = ["RankError", "check_equal", "check_same", "digest", "failing_together", "patient", "together"]
 
 _ROOM = 4096  # bytes of what one rank tells the others
 
@@ -65,6 +65,17 @@ def check_equal(mesh: Mesh, found: list[dict[str, Any]]) -> None:
             fix = f"Make {name} from the same key and files on every rank"
             fix += ", or mark the rows of one rank: mesh.shard(rows)." if name == "positions" else "."
             raise _agreed(ValueError(checks.message(f"{name} must be the same on all ranks", got, fix)))
+
+
+def check_same(mesh: Mesh, given: dict[str, Tree]) -> None:
+    """Raises on all ranks where they were given different things, by name; not in a transform or a trace."""
+    tensors = [leaf for leaf in tree.leaves(given) if isinstance(leaf, Tensor)]
+    if mesh.size == 1 or not all(map(checks.is_concrete, tensors)):
+        return
+    news: dict[str, Any] = {}
+    with together(mesh, news) as found:
+        news.update(digests={name: digest(value) for name, value in given.items()})
+    check_equal(mesh, found)
 
 
 def _check_mesh(mesh: Mesh) -> None:

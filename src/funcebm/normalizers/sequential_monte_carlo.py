@@ -12,7 +12,7 @@ from torch.func import vmap
 from .. import checks, loops, metrics, random, tree
 from .._chunks import weight_of
 from ..chains._loop import draw_noise
-from ..distributed.agreement import failing_together
+from ..distributed.agreement import check_same, failing_together, together
 from ..distributed.mesh import Mesh, single
 from ..distributed.pool import Pool, make_pool
 from ..transforms import is_worth_it
@@ -121,15 +121,11 @@ def sequential_monte_carlo(
     >>> bool(error.abs() < 4 * result.standard_error), bool(result.is_finished)
     (True, True)
     """
-    for name, count in (("num_particles", num_particles), ("num_groups", num_groups)):
-        checks.positive_int(name, count, minimum=2)
-    checks.positive_int("num_moves", num_moves)
-    checks.positive_int("max_temperatures", max_temperatures)
-    fix = "Write num_particles=1024, num_groups=16, for example."
+    with together(mesh):
+        _check_numbers(num_particles, num_groups, num_moves, max_temperatures, threshold)
     size = num_particles // num_groups
-    right = num_particles == size * num_groups and size >= 2
-    checks.require(right, "groups must share the particles evenly, two or more each", f"{num_groups} groups", fix)
-    checks.require(0 < threshold < 1, "threshold must be in (0, 1)", threshold, "Write 0.5.")
+    same = {"num_particles": num_particles, "num_groups": num_groups, "num_moves": num_moves, "threshold": threshold}
+    check_same(mesh, {"key": key, "params": params, "reference_params": reference_params, **same})
     log_z0 = reference_log_normalizer(reference, reference_params, event_shape)
     key_start, key_resample, key_move = check_keys(key, tree.first(reference_params)).unbind(0)
     shape = () if event_shape is None else (tuple(event_shape),)
@@ -185,6 +181,20 @@ def sequential_monte_carlo(
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
+
+
+def _check_numbers(
+    num_particles: int, num_groups: int, num_moves: int, max_temperatures: int, threshold: float
+) -> None:
+    for name, count in (("num_particles", num_particles), ("num_groups", num_groups)):
+        checks.positive_int(name, count, minimum=2)
+    checks.positive_int("num_moves", num_moves)
+    checks.positive_int("max_temperatures", max_temperatures)
+    fix = "Write num_particles=1024, num_groups=16, for example."
+    size = num_particles // num_groups
+    right = num_particles == size * num_groups and size >= 2
+    checks.require(right, "groups must share the particles evenly, two or more each", f"{num_groups} groups", fix)
+    checks.require(0 < threshold < 1, "threshold must be in (0, 1)", threshold, "Write 0.5.")
 
 
 def systematic_resampling(log_weights: Tensor, offset: Tensor) -> Tensor:

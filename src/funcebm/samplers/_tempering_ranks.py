@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, random, tree
+from ..distributed.agreement import check_same
 from ..distributed.mesh import Mesh
 from ..types import Key, Params, Position, Sampler, Tree
 
@@ -104,6 +105,7 @@ def shared_tempering(parts: Parts, mesh: Mesh) -> Sampler:
         return leaf[first : first + num_own]
 
     def init(params: Params, position: Any) -> SharedTemperingState:
+        check_same(mesh, {"params": params})
         betas = own(ladder.to(tree.first(position)))
         rung = torch.arange(num_rungs, device=betas.device)
         is_ladder = hasattr(position, "num_scans")

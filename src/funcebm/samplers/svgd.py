@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, fields, tree
+from ..distributed.agreement import check_same
 from ..distributed.mesh import Mesh, own_rows, shared_rows, single
 from ..types import Energy, Info, Params, Position, Sampler, Tree
 from ._kernel import GradientState, no_noise, positive
@@ -103,6 +104,7 @@ def svgd(
     evaluate = vmap(fields.value_and_gradient(energy), (None, 0))
 
     def init(params: Params, position: Position) -> GradientState:
+        check_same(mesh, {"params": params})
         shapes = [tuple(leaf.shape) for leaf in tree.leaves(position)]
         right = all(shapes) and len({shape[0] for shape in shapes}) == 1
         fix = "One position of svgd is an ensemble (n, *event): give funcebm.sample positions (num_chains, n, *event)."

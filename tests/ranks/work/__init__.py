@@ -15,7 +15,7 @@ from .chains_work import (
 from .common import KEY, energy, network
 from .compiled_work import compiled_twice
 from .data_work import _squares, sharded
-from .ensemble_work import ladder_refused, normalizer, stein, tempering
+from .ensemble_work import ladder_refused, normalizer, others_refused, stein, tempering
 from .files_work import _of_tree, _part, loaded, loaded_plainly, refuses_to_load, saved
 from .fit_work import _model, _neural, clipped_inside, fit, fit_interrupted, fit_refused, loss_of, resume_fit
 from .mesh_work import axes, collect, differentiate, scan
@@ -51,6 +51,7 @@ __all__ = [
     "stein",
     "tempering",
     "normalizer",
+    "others_refused",
     "clipped_inside",
     "another_size",
     "cut",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 import funcebm as ebm
@@ -77,3 +79,33 @@ def normalizer(mesh, which, num_particles=24):
 
 def wide(params, x):
     return params * (x**2).sum() / 2 + torch.cos(x).sum() / 10
+
+
+def others_refused(mesh, what):
+    """What ranks that were given other params say, and how long it takes."""
+    params, start = torch.tensor(4.0 + mesh.rank), time.monotonic()
+    reference = ebm.energies.gaussian
+    options = {"reference": reference, "reference_params": reference.params(torch.zeros(2)), "jit": False, "mesh": mesh}
+    try:
+        if what == "smc":
+            ebm.normalizers.sequential_monte_carlo(KEY, wide, params, num_particles=24, num_groups=4, **options)
+        elif what == "number":
+            num = 24 if mesh.rank else 23
+            ebm.normalizers.sequential_monte_carlo(KEY, wide, params, num_particles=num, num_groups=4, **options)
+        elif what == "annealing":
+            ebm.normalizers.annealed_importance_sampling(
+                KEY, wide, params, num_particles=24, num_temperatures=5, **options
+            )
+        else:
+            local = (lambda energy, beta: samplers.mala(energy), [0.1, 0.3, 0.6, 1.0])
+            is_ladder = what == "ladder"
+            sampler = (
+                samplers.parallel_tempering(two_modes, *local, mesh=mesh)
+                if is_ladder
+                else samplers.svgd(wide, mesh=mesh)
+            )
+            starts = torch.ones(4, 2) if is_ladder else torch.ones(1, 4, 2)
+            ebm.sample(KEY, sampler, params, starts, num_samples=3, jit=False)
+    except ValueError as error:
+        return str(error), time.monotonic() - start
+    return "", 0.0
