@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -64,6 +65,12 @@ WRONG = {
     "normals of integers": lambda: random.normal(KEY, (2,), dtype=torch.int64),
     "an empty range": lambda: random.randint(KEY, (2,), 3, 3),
     "a torch generator for a key": lambda: sample(key=torch.Generator()),
+    "a shape of a float": lambda: random.normal(KEY, 2.5),
+    "a shape and a probability the wrong way round": lambda: random.bernoulli(KEY, (2,), 2.0),
+    "a permutation of fewer than none": lambda: random.permutation(KEY, -1),
+    "a range from high to low": lambda: random.uniform(KEY, (2,), 1.0, 0.0),
+    "integers between floats": lambda: random.randint(KEY, (2,), 0.5, 3),
+    "keys counted by text": lambda: random.split(KEY, "3"),
     # starts
     "no chain axis": lambda: sample(x=torch.tensor(1.0)),
     "no chains": lambda: sample(x=torch.zeros(0, 2)),
@@ -99,7 +106,23 @@ WRONG = {
     "saving into no folder": lambda: ebm.save(sample(), "/no/such/folder/x.safetensors"),
     "loading by a factory": lambda: ebm.load("x.safetensors", samplers.mala),
     "checkpoints after no draws": lambda: sample(checkpoint="x.safetensors", checkpoint_every=0),
+    "a module for params": lambda: sample(samplers.mala(of_params), torch.nn.Linear(2, 1)),
+    "an iterator for params": lambda: sample(samplers.mala(of_params), torch.nn.Linear(2, 1).parameters()),
+    "sparse starts": lambda: sample(x=X.to_sparse()),
+    "collecting a float": lambda: sample(collect=lambda state, info: 1.0),
+    "collecting nothing by None": lambda: sample(collect=lambda state, info: None),
+    "reducing by a function": lambda: sample(reduce=torch.mean),
+    "a reducer that is not built": lambda: sample(reduce=ebm.reducers.mean),
+    "a list of reducers": lambda: sample(reduce=[ebm.reducers.mean()]),
+    "checkpoints into no folder": lambda: sample(checkpoint="/no/such/folder/x.safetensors"),
     # energies
+    "random numbers in an energy": lambda: energy(lambda p, x: (x**2).sum() + torch.randn(())),
+    "noise like a position": lambda: energy(lambda p, x: (x * torch.rand_like(x)).sum(), samplers.random_walk),
+    "dropout in an energy": lambda: energy(lambda p, x: torch.nn.functional.dropout(x, 0.5).sum()),
+    "as many numbers as are positive": lambda: energy(lambda p, x: (x[torch.nonzero(x > 0)] ** 2).sum()),
+    "different numbers": lambda: energy(lambda p, x: torch.unique(x).sum(), samplers.random_walk),
+    "backward in an energy": lambda: energy(lambda p, x: (x**2).sum().backward()),
+    "requires_grad_ in an energy": lambda: energy(lambda p, x: (x.requires_grad_() ** 2).sum()),
     "an energy of a batch": lambda: energy(lambda p, x: x**2),
     "an energy that returns a pair": lambda: energy(lambda p, x: ((x**2).sum(), x)),
     "an energy that returns nothing": lambda: energy(lambda p, x: None),
@@ -141,6 +164,8 @@ WRONG = {
     "a negative mass": lambda: samplers.hmc(quadratic, inverse_mass=torch.tensor([1.0, -1.0])),
     "a mass that is not definite": lambda: samplers.hmc(quadratic, inverse_mass=torch.ones(2, 2)),
     "a mass of another size": lambda: sample(samplers.hmc(quadratic, inverse_mass=torch.ones(5))),
+    "a step of text": lambda: samplers.mala(quadratic, step_size="0.1"),
+    "a list of steps": lambda: samplers.hmc(quadratic, step_size=[0.1]),
     "a depth of zero": lambda: samplers.nuts(quadratic, max_depth=0),
     "a refreshment above one": lambda: samplers.ghmc(quadratic, alpha=2.0),
     "a cycle of nothing": lambda: samplers.cycle(),
@@ -181,6 +206,17 @@ WRONG = {
     "integers as params": lambda: fit(params=torch.tensor(1)),
     "no params": lambda: fit(params=()),
     "an average above one": lambda: fit(ema_decay=1.5),
+    "an average of text": lambda: fit(ema_decay="0.9"),
+    "an if in an energy that is trained": lambda: fit(
+        losses.denoising_score_matching(lambda p, x: (p * x).sum() if x[0] > 0 else x.sum(), 0.1)
+    ),
+    "dropout in an energy that is trained": lambda: fit(
+        losses.score_matching(lambda p, x: torch.nn.functional.dropout(p * x, 0.5).pow(2).sum())
+    ),
+    "numpy in an energy that is trained": lambda: fit(losses.score_matching(lambda p, x: p * torch.tensor(x.numpy()).sum())),
+    "a change in place in an energy that is trained": lambda: fit(losses.score_matching(lambda p, x: (p * x.add_(1)).sum())),
+    "a rate of text": lambda: optimizers.adam("1e-3"),
+    "a noise of text": lambda: losses.denoising_score_matching(of_params, "0.1"),
     "resuming a params": lambda: fit(resume=ONE),
     "a negative learning rate": lambda: optimizers.adam(-1e-3),
     "a chain of nothing": lambda: optimizers.chain(),
@@ -200,6 +236,13 @@ WRONG = {
     "names that do not fit": lambda: draws(diagnostics.to_arviz, None, ["a", "b"]),
     "log-likelihoods of other draws": lambda: draws(diagnostics.to_arviz, None, log_likelihood=torch.zeros(8, 3)),
     "images in a picture of points": lambda: ebm.plotting.samples(torch.zeros(4, 3)),
+    "a landscape of three coordinates": lambda: ebm.plotting.energy_landscape(
+        energies.gaussian, energies.gaussian.params(torch.zeros(3)), resolution=3
+    ),
+    "an if in an energy to be normalized": lambda: normalizers.annealed_importance_sampling(
+        KEY, lambda p, x: (x**2).sum() if x[0] > 0 else x.sum(), (), reference=energies.gaussian,
+        reference_params=energies.gaussian.params(torch.zeros(2)), num_temperatures=3,
+    ),
     "a space of one level": lambda: spaces.categorical(2, 1),
     "no temperatures": lambda: normalizers.annealed_importance_sampling(
         KEY, quadratic, (), reference=energies.gaussian, reference_params=energies.gaussian.params(2), num_temperatures=0
@@ -210,7 +253,7 @@ WRONG = {
 @pytest.mark.parametrize("name", list(WRONG))
 def test_a_wrong_use_is_told_what_must_hold_what_came_and_what_to_do(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises((ValueError, TypeError, ebm.transforms.TracedValueError)) as caught:
+    with pytest.raises((ValueError, TypeError, RuntimeError)) as caught:
         WRONG[name]()
     assert re.search(r"(?s)\w.* Got .+\. .*\w", str(caught.value)), str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -218,6 +261,53 @@ def test_a_wrong_use_is_told_what_must_hold_what_came_and_what_to_do(name, tmp_p
 
 def test_the_table_is_long():
     assert len(WRONG) >= 120
+
+
+def test_a_saved_run_goes_on_by_its_own_sampler_only(tmp_path):
+    ebm.save(sample(), tmp_path / "run.safetensors")
+    must = r"sampler must be the mala of that run. Got hmc. Build the sampler as it was for that run"
+    with pytest.raises(ValueError, match=must):
+        ebm.load(tmp_path / "run.safetensors", samplers.hmc(quadratic, step_size=0.5))
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="notes of errors came with Python 3.11")
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        (lambda x: (x**2).sum(), TypeError),
+        (lambda p, x: (x**2).sum(1), IndexError),
+        (lambda p, x: x.sum()[0], IndexError),
+        (lambda p, x: p["a"] * x.sum(), TypeError),
+        (lambda p, x: np.sum(x**2), TypeError),
+        (lambda p, x: (torch.ones(3) @ x) ** 2, RuntimeError),
+    ],
+)
+def test_an_error_of_the_user_stays_and_has_a_note_of_what_the_energy_was_called_with(function, error):
+    for make in (samplers.mala, samplers.random_walk):
+        with pytest.raises(error) as caught:
+            energy(function, make)
+        (note,) = caught.value.__notes__
+        assert note == (
+            "funcebm: an energy is called as energy(params, x) with one particle, and no batch axis; here params are a tuple "
+            "with nothing, x is of shape (2,)."
+        )
+
+
+def test_an_energy_that_trains_nothing_is_told():
+    detached = losses.denoising_score_matching(lambda p, x: (p * x.detach() ** 2).sum(), 0.1)
+    with pytest.warns(RuntimeWarning, match=r"gradient of the loss was zero in every step.*detach\(\)"):
+        assert "zero in every step" in fit(detached, data=X + 1).report
+    assert fit(losses.denoising_score_matching(of_params, 0.1), data=X + 1).report == ""
+
+
+@pytest.mark.compiled
+def test_random_numbers_of_torch_are_refused_compiled_too():
+    for function in (
+        lambda p, x: (x * torch.rand_like(x)).sum(),
+        lambda p, x: torch.nn.functional.dropout(x, 0.5).sum(),
+    ):
+        with pytest.raises(ValueError, match=r"must not draw random numbers of torch.*lambda p, x.*funcebm.random"):
+            sample(samplers.mala(function), jit=True)
 
 
 # -- what looks wrong and is right ----------------------------------------------------------------------------------

@@ -60,6 +60,8 @@ def positive(name: str, value: float | Tensor | None, fix: str = "Give a number 
         if is_concrete(value) and not bool(((value > 0) & torch.isfinite(value)).all()):
             raise ValueError(message(f"{name} must be positive and finite", str(value.tolist()), fix))
     elif value is not None:
+        is_number = hasattr(value, "__float__") and not hasattr(value, "__len__")
+        require(is_number, f"{name} must be a number", value, fix, TypeError)
         require(0 < value < float("inf"), f"{name} must be positive and finite", value, fix)
 
 

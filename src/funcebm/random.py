@@ -71,7 +71,9 @@ def check_key(key: Any) -> None:
 
 
 def _count(shape: tuple[int, ...] | int) -> tuple[tuple[int, ...], int]:
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    shape = tuple(shape) if hasattr(shape, "__iter__") else (shape,)
+    if any(isinstance(size, (float, str)) or (isinstance(size, int) and size < 0) for size in shape):
+        raise ValueError(f"a shape must be of ints of at least 0. Got {shape}. Write (3, 2), for example.")
     count = math.prod(shape)
     if count >= 2**31:
         raise ValueError(
@@ -125,6 +127,8 @@ def split(key: Key, num: int = 2, *, start: int = 0) -> Key:
     True
     """
     check_key(key)
+    if isinstance(num, bool) or not hasattr(num, "__index__"):
+        raise TypeError(f"num must be an int. Got {num!r}. Write int(num).")
     if num < 1:
         raise ValueError(f"num must be at least 1. Got {num}. Ask for one key or more.")
     if start < 0 or start + num > 2**31:
@@ -218,6 +222,8 @@ def uniform(
     True
     """
     dtype = dtype or torch.get_default_dtype()
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)) and not low <= high:
+        raise ValueError(f"low must be at most high. Got low={low}, high={high}. Give them in their order.")
     if dtype == torch.float64:
         shape, count = _count(shape)
         check_key(key)
@@ -293,6 +299,8 @@ def randint(key: Key, shape: tuple[int, ...] | int, low: int, high: int) -> Tens
     [2, 3, 4]
     """
     check_key(key)
+    if not (hasattr(low, "__index__") and hasattr(high, "__index__")):
+        raise TypeError(f"low and high must be ints. Got low={low!r}, high={high!r}. Write int(low), int(high).")
     span = high - low
     if not 0 < span < 2**31:
         raise ValueError(f"0 < high - low < 2**31 must hold. Got low={low}, high={high}. Give a non-empty range.")
@@ -347,5 +355,5 @@ def permutation(key: Key, num: int) -> Tensor:
     [0, 1, 2, 3, 4]
     """
     check_key(key)
-    word0, word1 = _word_pairs(key, num)
+    word0, word1 = _word_pairs(key, _count(num)[1])
     return torch.argsort((word0.long() << 32) | (word1.long() & 0xFFFFFFFF))

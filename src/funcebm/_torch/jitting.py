@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .. import tree
 from . import executor, programs, recorder, traced_loops
+from .generators import RandomnessAsked
 from .graphs import results_of
 from .meaning import Meaning, meaning
 from .plans import Part
@@ -332,6 +333,8 @@ def explained() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, RandomnessAsked):
+            raise ValueError(draws_numbers(error)) from error
         if not asks_for_value(error):
             raise
         raise TracedValueError(
@@ -362,6 +365,15 @@ def asks_for_value(error: Exception) -> bool:
     return any(word in text for word in _SIGNS)
 
 
+def draws_numbers(error: Exception) -> str:
+    """What to say of a function that draws random numbers of torch."""
+    return (
+        "an energy, or another function that is mapped or compiled, must not draw random numbers of torch: the same arguments "
+        f"must give the same result. Got {users_line(error)}. Draw them outside, by funcebm.random and a key, and pass them in "
+        "params; put a module with dropout through funcebm.energies.from_module, which evaluates without."
+    )
+
+
 _SIGNS = (  # of an error that torch raises where a traced number is asked for its value
     "data-dependent control flow",
     "calling .item() on a Tensor",
@@ -375,6 +387,7 @@ _SIGNS = (  # of an error that torch raises where a traced number is asked for i
     "aten._local_scalar_dense",
     "format string passed to FakeTensor",
     "support dynamic shape",
+    "can output dynamic shape",
 )
 
 

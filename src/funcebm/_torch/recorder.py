@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .changes import RESHAPED, Storage, change, mark_failures, read_by_strides, view_of
+from .generators import refuse_generators
 from .graphs import Body, scan_loop, while_loop
 from .reads import Reads, value_from_outside
 
@@ -170,6 +171,7 @@ class Recorder(TorchDispatchMode):
             return self.constant(args[0])
         if func is aten._local_scalar_dense.default:
             return self._value_of(args[0])
+        refuse_generators(func)
         if func is aten._linalg_check_errors.default:
             return mark_failures(self, args[0])
         if func in self.decompositions:

@@ -11,15 +11,20 @@ from torch.func import vmap
 
 from .. import checks, metrics, random, samplers, tree
 from ..types import Position, Sampler, Tree
+from . import reducers
+from .reducers import Reducer
 
 __all__ = [
+    "collected",
     "float_leaf",
     "free_positions",
     "is_flat",
     "is_sampler",
     "no_graph",
     "outermost",
+    "params",
     "positions",
+    "reducer",
     "start",
     "tuning",
 ]
@@ -44,6 +49,8 @@ def positions(positions: Position, sampler: Sampler | None = None, params: Any =
         if not isinstance(leaf, Tensor):
             raise TypeError(checks.message("positions must hold tensors", where + repr(leaf), fix))
         checks.require(leaf.ndim > 0, "positions must lead with a chain axis", where + "a 0-d tensor", fix)
+        is_dense = leaf.layout == torch.strided
+        checks.require(is_dense, "positions must be dense", f"{where}{leaf.layout}", "Use positions.to_dense().")
         if not leaf.is_floating_point():
             others.append(f"{where}{leaf.dtype}")
     lengths = {leaf.shape[0] for leaf in found}
@@ -75,6 +82,37 @@ def _do_without_floats(got: str, positions: Position, sampler: Sampler | None, p
 def float_leaf(positions: Position) -> Tensor:
     """The first floating-point leaf, whose dtype tunings take; where there is none, the first."""
     return next((leaf for leaf in tree.leaves(positions) if leaf.is_floating_point()), tree.first(positions))
+
+
+def params(params: Any) -> None:
+    """A tree; a module, or what yields its parameters, is none."""
+    for leaf in tree.leaves(params):
+        is_right = isinstance(leaf, Tensor) or not (isinstance(leaf, torch.nn.Module) or hasattr(leaf, "__next__"))
+        fix = "Write energy, params = funcebm.energies.from_module(module), or dict(module.named_parameters())."
+        checks.require(is_right, "params must be a tree of tensors", f"a {type(leaf).__name__}", fix, TypeError)
+
+
+def reducer(reduce: Any) -> None:
+    """A reducer, or a dict of them."""
+    for part in reduce.values() if isinstance(reduce, dict) else (reduce,):
+        name = getattr(part, "__name__", "")
+        fix = (
+            f"Call it: reducers.{name}()."
+            if hasattr(reducers, name)
+            else "Write reducers.mean(), or a dict of reducers."
+        )
+        right = part is None or isinstance(part, Reducer)
+        checks.require(right, "reduce must be a Reducer, or a dict of them", repr(part), fix, TypeError)
+
+
+def collected(value: Any) -> Any:
+    """What ``collect`` returned, which must be a tree of tensors."""
+    bad = [leaf for leaf in ([value] if value is None else tree.leaves(value)) if not isinstance(leaf, Tensor)]
+    fix = "Return a tensor or a tree of them, such as state.position; () keeps nothing."
+    checks.require(
+        not bad, "collect must return a tree of tensors", f"a {type((bad or [0])[0]).__name__}", fix, TypeError
+    )
+    return value
 
 
 def is_sampler(sampler: Any) -> None:

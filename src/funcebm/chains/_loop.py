@@ -15,7 +15,7 @@ from torch.func import vmap
 from .. import checks, loops, random, tree
 from .._chunks import largest, sizes, sizes_by_the_clock
 from ..types import Key, Params, Position, Sampler, Tree, step_of_chains
-from . import reducers
+from . import _checks, reducers
 from .reducers import Reducer
 
 __all__ = [
@@ -232,8 +232,12 @@ def make_body(
     of the step, whether it ends a draw, and its noise, ``()`` where it is to be drawn here; ``y`` is what was collected and the
     info, or ``()`` where nothing is kept.
     """
+
+    def collecting(state: Any, info: Any) -> Tree:
+        return _checks.collected(collect(state, info))
+
     step = over_chains(step_of_chains(sampler), axis, num_shared=2)
-    collect_all, draw = over_chains(vmap(collect), axis), draw_inside(sampler, axis)
+    collect_all, draw = over_chains(vmap(collecting), axis), draw_inside(sampler, axis)
 
     def body(shared: Tree, carry: Tree, x: Tree) -> tuple[Tree, Tree]:
         params, tuning, _ = shared

@@ -101,6 +101,7 @@ def _header(samples: Samples) -> tuple[dict[str, Any], dict[str, Tensor]]:
     header: dict[str, Any] = {name: getattr(run, name) for name in _NUMBERS}
     header |= {"format": _FORMAT, "trees": {name: _described(value, name, tensors) for name, value in parts.items()}}
     header |= {"is_complete": bool(samples.is_complete), "has_schedule": callable(run.tuning)}
+    header["sampler"] = name_of(run.sampler)
     header |= {"has_reduce": run.reducer is not None, "has_collect": not _is_default(run.collect)}
     return header, tensors
 
@@ -179,6 +180,11 @@ def load(
         checks.require(
             header[f"has_{name}"] == (given is not None), f"{argument} must be given as to that run", given, fix
         )
+    written, fix = (
+        header.get("sampler", name_of(sampler)),
+        "Build the sampler as it was for that run.",
+    )  # files of before
+    checks.require(name_of(sampler) == written, f"sampler must be the {written} of that run", name_of(sampler), fix)
     parts = {name: _restored(shape, tensors) for name, shape in header["trees"].items()}
     reducer = reducers.combine(reduce) if isinstance(reduce, dict) else reduce
     num_chains = tree.batch_size(parts["state"])
@@ -198,6 +204,11 @@ def load(
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
+
+
+def name_of(sampler: Sampler) -> str:
+    """The function that made it."""
+    return getattr(sampler.step, "__qualname__", type(sampler.step).__name__).split(".")[0]
 
 
 def _is_default(collect: Any) -> bool:

@@ -107,6 +107,8 @@ def sample(
     if chunk_size is not None:
         checks.positive_int("chunk_size", chunk_size)
     _checks.is_sampler(sampler)
+    _checks.params(params)
+    _checks.reducer(reduce)
     tuning = sampler.tuning if tuning is None else tuning
     counts = (num_samples, num_burn_in, thin)
     given = {"key": key, "params": params, "tuning": tuning, "counts": counts}

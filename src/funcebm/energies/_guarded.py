@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, Iterator
 
 import torch
 from torch import Tensor
 
 from .. import checks, tree
 from .._torch.failures import FailuresAreNan, LinAlgError
-from .._torch.jitting import TracedValueError, asks_for_value, users_line
+from .._torch.jitting import TracedValueError, asks_for_value, draws_numbers, users_line
 from .._torch.supports import noted
 from .._torch.tracing import is_tracing, plain
 from ..types import Energy, Position
 
-__all__ = ["guarded"]
+__all__ = ["explained", "guarded"]
 
 
 def guarded(energy: Energy) -> Energy:
@@ -42,7 +42,7 @@ def guarded(energy: Energy) -> Energy:
     def evaluate(*arguments: Any) -> Tensor:
         position = arguments[1]
         before = [] if is_tracing() else _versions(position)
-        with _explained(*arguments), FailuresAreNan(), noted() as support:
+        with explained(params=arguments[0], positions=position), FailuresAreNan(), noted() as support:
             value = energy(*arguments)
         if not is_tracing() and _versions(position) != before:
             raise ValueError(_CHANGED)
@@ -80,28 +80,65 @@ def _inside(value: Any, flags: list[Tensor]) -> Any:
 
 
 @contextlib.contextmanager
-def _explained(*arguments: Any) -> Any:
+def explained(who: str = "an energy", **trees: Any) -> Iterator[None]:
+    """Around a user's function: errors of torch that do not say what to write instead do so; others stay as they are.
+
+    Args:
+        who: the function, in messages.
+        trees: what it is called with; where these are the params and the positions of an energy, other errors say so in a note.
+    """
     try:
-        with checks.dtypes_explained(params=arguments[0], positions=arguments[1]):
+        with checks.dtypes_explained(**trees):
             yield
     except RuntimeError as error:
         text = str(error)
         if isinstance(error, TracedValueError):
             raise
         if isinstance(error, LinAlgError):
-            must = "linear algebra in an energy must not fail at a proposal"
+            must = f"linear algebra in {who} must not fail at a position"
             fix = "Use cholesky_ex, inv_ex or solve_ex of torch.linalg, and torch.where(info == 0, energy, torch.inf)."
             raise LinAlgError(checks.message(must, f"{error}, at {users_line(error)}", fix)) from error
         if asks_for_value(error) and not is_tracing():
             raise TracedValueError(
-                "an energy must not ask a number of its position for its value: it runs on all chains at once. "
-                f"Got {users_line(error)}. Use torch.where(condition, a, b) in place of if, funcebm.loops.while_loop in "
-                "place of while, tensors in place of numpy, .item() and float()."
+                f"{who} must not ask a number of its position for its value: it runs on all of them at once. Got "
+                f"{users_line(error)}. Use torch.where(condition, a, b) in place of if and of masks as indices, "
+                "funcebm.loops.while_loop in place of while, tensors in place of numpy, .item() and float()."
             ) from error
+        if "random operation" in text:
+            raise ValueError(draws_numbers(error)) from error
+        if "functorch transform" in text and ("backward()" in text or "requires_grad" in text):
+            must = f"{who} must leave its derivatives to who calls it, or take them by torch.func"
+            fix = "Return the energy alone; inside of one, torch.func.grad(f)(x) gives the gradient of a function f."
+            raise ValueError(checks.message(must, users_line(error), fix)) from error
         if "in-place" in text and ("leaf Variable" in text or "captured Tensor" in text or "vmap" in text):
             raise ValueError(f"{_CHANGED} At {users_line(error)}.") from error
         if "scaled_dot_product" in text or "transformer_encoder_layer" in text:
-            must = "attention in an energy must run by its formula, which can be mapped and differentiated twice"
+            must = f"attention in {who} must run by its formula, which can be mapped and differentiated twice"
             fix = "Use torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around it, or funcebm.energies.from_module."
             raise RuntimeError(checks.message(must, text, fix)) from error
+        _note(error, trees)
         raise
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        _note(error, trees)
+        raise
+
+
+_NOTE = "funcebm: an energy is called as energy(params, x) with one particle, and no batch axis"
+
+
+def _note(error: Exception, trees: dict[str, Any]) -> None:
+    """Adds to the error of a user's energy, which stays as it is, what the energy was called with."""
+    is_ours = error.__cause__ is not None or any(_NOTE in note for note in getattr(error, "__notes__", ()))
+    if hasattr(error, "add_note") and not is_ours and "positions" in trees:  # from Python 3.11 on
+        error.add_note(f"{_NOTE}; here params are {_kind(trees['params'])}, x is {_kind(trees['positions'])}.")
+
+
+def _kind(value: Any) -> str:
+    """A tree in words: shapes in place of tensors, types in place of all else."""
+    if isinstance(value, Tensor):
+        return f"of shape {tuple(value.shape)}"
+    parts = [(name, leaf) for name, leaf in zip(tree.paths(value), tree.leaves(value), strict=True)]
+    if len(parts) == 1 and not parts[0][0]:
+        return f"a {type(value).__name__}"
+    shown = ", ".join(f"{name!r} {_kind(leaf)}" for name, leaf in parts[:4])
+    return f"a {type(value).__name__} with {shown or 'nothing'}" + (", ..." if len(parts) > 4 else "")

@@ -11,6 +11,7 @@ from torch.func import vmap
 from .. import checks, loops, random, samplers, tree
 from .._chunks import drive, make_loop, weight_of
 from ..chains._loop import chunks, draw_noise, draw_step
+from ..energies._guarded import explained
 from ..fields import require_scalar
 from ..transforms import is_worth_it
 from ..types import Energy, Key, Params, Position, Sampler, Tree, step_of_chains
@@ -241,7 +242,9 @@ def make_path(
 ) -> AnnealedPath:
     """A path for particles like these; calls the energies once, eagerly, so that their errors come out as they are."""
     annealing = make_annealing(energy, reference, make_sampler)
-    annealing.differences(*both_params, tree.map(lambda leaf: leaf[:1], positions))
+    first = tree.map(lambda leaf: leaf[:1], positions)
+    with explained(params=both_params[0], positions=tree.map(lambda leaf: leaf[0], first)):
+        annealing.differences(*both_params, first)
     is_jitted = is_worth_it(jit, len(betas), weight_of(annealing.sampler)) and not checks.is_traced(
         (both_params, positions)
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import tree
-from ..checks import positive_int, require
+from ..checks import message, positive_int, require
 from ..types import Energy, Params
 from ._axes import axes
 
@@ -105,8 +105,12 @@ def _energies_on_grid(energy: Energy, params: Params, x: Tensor, y: Tensor) -> T
     floats = [leaf for leaf in tree.leaves(params) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     points = points.to(floats[0]) if floats else points
     batched = torch.func.vmap(energy, in_dims=(None, 0))
-    with torch.no_grad():
-        parts = [batched(params, part) for part in points.split(_GRID_CHUNK)]
+    try:
+        with torch.no_grad():
+            parts = [batched(params, part) for part in points.split(_GRID_CHUNK)]
+    except (IndexError, RuntimeError) as error:
+        fix = "Hold other coordinates fixed: lambda params, x: energy(params, torch.cat([x, rest]))."
+        raise type(error)(message("energy must take positions of shape (2,)", f"{error}", fix)) from error
     fix = "Return the energy of one particle, for example with .sum()."
     require(parts[0].ndim == 1, "energy must return a scalar", f"the shape {tuple(parts[0].shape[1:])}", fix)
     return torch.cat(parts).double().cpu().reshape(rows.shape)

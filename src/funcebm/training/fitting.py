@@ -234,6 +234,8 @@ def _decided(jit: bool | None, num_steps: int, key: Key, params: Params) -> bool
 
 
 def _number(ema_decay: float | Tensor | None) -> Tensor | None:
+    right = ema_decay is None or hasattr(ema_decay, "__float__")
+    checks.require(right, "ema_decay must be a number", ema_decay, "Try 0.999, or None for no average.", TypeError)
     return None if ema_decay is None else tree.number(ema_decay)
 
 

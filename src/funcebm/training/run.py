@@ -17,7 +17,7 @@ from ..distributed.agreement import check_equal, digest, failing_together, patie
 from ..distributed.mesh import Mesh, single
 from ..distributed.optimizer import is_sharded, own_slices, whole_slices
 from ..distributed.parameters import gathered, is_cut, layout_of, local
-from ..transforms import explained
+from ..energies._guarded import explained
 from ..types import Key, Params, Tree
 from ._cut import cut_of, described, whole_fit
 from ._door import check_loss, check_options
@@ -75,7 +75,7 @@ class _Run:
         self.source: Rows | Stream = open_source(data, options.batch_size, key_epochs, device, place)
         checks.same_device(params=params, data=self.source.example, **({"hyper": hyper} if tree.leaves(hyper) else {}))
         whole = gathered(params)
-        with explained(options.jit), checks.dtypes_explained(params=whole, data=self.source.example):
+        with explained("an energy, or what else a loss calls,", params=whole, data=self.source.example):
             names = check_loss(recipe, key_init, whole, self.source, hyper)
         check_limits(options.limits, options.max_bad_steps, names)
         self.num_members = tree.batch_size(params) if recipe.is_ensemble else 1
