@@ -219,6 +219,28 @@ def test_one_style_for_notebooks():
         plotting.style("jpg")
 
 
+def test_sharp_pictures_have_twice_the_pixels_and_few_colours():
+    import io
+
+    from PIL import Image
+
+    from funcebm.plotting.style import _sharp_png
+
+    ax = plotting.traces(random.normal(random.key(0), (3, 40)))
+    drawn = []
+    for density in (1, 2):
+        content = io.BytesIO()
+        ax.figure.savefig(content, dpi=density * ax.figure.dpi, bbox_inches="tight", facecolor="white")
+        drawn.append(Image.open(content))
+    content, size = _sharp_png(ax.figure)
+    sharp = Image.open(io.BytesIO(content))
+    assert sharp.mode == "P" and len(sharp.getcolors()) <= 256
+    assert sharp.size == drawn[1].size
+    assert all(abs(size[name] - number) <= 2 for name, number in zip(("width", "height"), drawn[0].size, strict=True))
+    pixels = [np.asarray(image.convert("RGB"), dtype=float) for image in (sharp, drawn[1])]
+    assert np.abs(pixels[0] - pixels[1]).mean() < 1  # of 255
+
+
 def test_lines_of_a_calibration_stay_in_the_band_or_leave_it():
     from funcebm import diagnostics
 

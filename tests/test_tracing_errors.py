@@ -122,7 +122,7 @@ def _line(energy):
 def _assert_said(error, energy):
     text = str(error)
     assert "torch.where" in text
-    assert "jit=False" in text or "all chains at once" in text
+    assert "jit=False" in text or "all chains at once" in text or "a whole batch at once" in text
     name = "branches" if energy is asks_in_a_helper else energy.__name__
     assert f"in {name}, test_tracing_errors.py, line {_line(energy)}" in text, text
     assert "# the line" in text

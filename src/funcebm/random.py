@@ -217,6 +217,9 @@ def uniform(
 ) -> Tensor:
     """Uniform numbers in ``[low, high)``, of 24 bits (53 in float64). Shape ``shape``.
 
+    Raises:
+        ValueError: ``low`` above ``high``, a shape that is not of ints of at least 0.
+
     >>> u = uniform(key(0), (1000,))
     >>> bool((u >= 0).all() and (u < 1).all())
     True

@@ -249,6 +249,21 @@ def test_flat_energies_and_starts_at_modes_are_none():
         ebm.sample(KEY, samplers.mala(energy), (), starts, num_samples=2, jit=False)
 
 
+@pytest.mark.parametrize("make", [samplers.mala, samplers.random_walk, samplers.langevin])
+def test_a_log_density_in_place_of_an_energy_is_told_by_the_summary(make):
+    def told(energy, starts):
+        run = ebm.sample(KEY, make(energy, step_size=0.3), (), starts, num_samples=100, jit=False)
+        return "The energy still falls" in str(ebm.diagnostics.summary(run))
+
+    near = 0.5 * random.normal(KEY, (4, 2))
+    assert told(lambda p, x: -(x**2).sum() / 2, near)
+    assert told(lambda p, x: -x.abs().sum(), near)
+    assert not told(lambda p, x: (x**2).sum() / 2, near)
+    assert not told(lambda p, x: (x**2).sum() / 2 - 1e3, near)
+    assert not told(lambda p, x: torch.zeros(()), near)
+    assert told(lambda p, x: 0.002 * (x**2).sum(), 100 + near)  # chains on their way
+
+
 def test_rounding_of_large_energies_is_told():
     run = lambda shift, dtype: ebm.sample(  # noqa: E731
         KEY,

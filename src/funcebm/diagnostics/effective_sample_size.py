@@ -8,7 +8,6 @@ Reference: Vehtari, Gelman, Simpson, Carpenter and Bürkner (2021), Bayesian Ana
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -42,8 +41,9 @@ def ess(draws: Tree, *, method: str = "initial_sequence") -> Tree:
 
     .. math:: \mathrm{ESS} = \frac{m n \, s^2}{b \operatorname{var}(\bar y_k)},
 
-    with the means :math:`\bar y_k` of all batches of :math:`b = \lfloor \sqrt n \rfloor` draws of :math:`m` chains. It is noisier
-    and right where :math:`b` is some times longer than the correlations.
+    with the means :math:`\bar y_k` of all batches of :math:`b = n^{2/3}` draws of :math:`m` chains. It is right where
+    :math:`b` is many times longer than the correlations (with :math:`\sqrt n`, the usual choice, errors are a fifth too
+    small where a momentum persists for some ten steps and :math:`n = 2500`), and noisier: by a part of :math:`\sqrt{b / 2 m n}`.
 
     Args:
         draws: a tree of ``(C, N, *event)`` with ``N >= 4``.
@@ -170,7 +170,7 @@ def is_batch_means(method: str) -> bool:
 def ess_by_batches(chains: Tensor) -> Tensor:
     """The effective sample size of chains ``(m, n, *event)`` by means of batches."""
     num_chains, num = chains.shape[:2]
-    size = math.isqrt(num)
+    size = round(num ** (2 / 3))
     batches = chains[:, num % size :].unflatten(1, (num // size, size))
     between = size * variance(batches.mean(2).flatten(0, 1))
     total = variance(chains.flatten(0, 1))

@@ -18,6 +18,7 @@ __all__ = [
     "count",
     "divergences",
     "energies",
+    "falling",
     "low_ess",
     "never_moved",
     "not_finite",
@@ -217,6 +218,18 @@ def energies(report: SamplerReport) -> list[str]:
         value = f"{report.energy_fraction:.2f}, below {_LEAST_EBFMI:g}"
         return [f"E-BFMI, estimated from the spread of the energies, is {value}: {advice}."]
     return []
+
+
+def falling(report: SamplerReport) -> list[str]:
+    """Chains that are on their way, or that have nowhere to arrive."""
+    if not report.num_falling or report.acceptance_rate is None:
+        return []
+    num_chains = len(report.acceptance_rate)
+    if 2 * report.num_falling < num_chains:
+        return []
+    where = f"The energy still falls in {report.num_falling} of {num_chains} chains"
+    advice = "burn in longer; where it falls without end, it has no lower bound, or is a log density (an energy is minus that)"
+    return [f"{where}: {advice}."]
 
 
 def rounding(report: SamplerReport) -> list[str]:

@@ -24,7 +24,7 @@ def mcse_mean(draws: Tree, *, method: str = "initial_sequence") -> Tree:
     r"""The Monte Carlo standard error of the mean, :math:`\mathrm{sd} / \sqrt{\mathrm{ESS}}`.
 
     It is ArviZ's ``az.mcse`` (its default), and supposes a reversible chain: of one with a persistent momentum, such as
-    :func:`~funcebm.samplers.ghmc`'s, it is some 30 % too large, and ``method="batch_means"`` is right.
+    :func:`~funcebm.samplers.ghmc`'s, it is too large, by a third or threefold, and ``method="batch_means"`` is right.
 
     Args:
         draws: a tree of ``(C, N, *event)`` with ``N >= 4``.

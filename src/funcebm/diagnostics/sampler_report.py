@@ -16,6 +16,8 @@ from .effective_sample_size import ess_of
 
 __all__ = ["Efficiency", "SamplerReport", "efficiency", "sampler_report"]
 
+_FEW = 40  # draws: quarters of fewer say nothing
+
 
 class SamplerReport(NamedTuple):
     r"""What :func:`sampler_report` gives; ``None`` where the info of the sampler does not tell.
@@ -33,6 +35,8 @@ class SamplerReport(NamedTuple):
             :math:`D / (\operatorname{var}(E / T) + D / 2)`, estimated from the potential energies of all draws; for
             samplers with an acceptance test and ``D`` coordinates.
         energy_rounding: what rounding leaves uncertain of an energy, its spacing at the median of ``|E|`` in its dtype.
+        num_falling: how many chains have, over their last quarter, a mean energy below all energies of their second quarter:
+            those that have not arrived, or of an energy without a lower bound.
     """
 
     acceptance_rate: Tensor | None = None
@@ -45,6 +49,7 @@ class SamplerReport(NamedTuple):
     ebfmi: Tensor | None = None
     energy_fraction: float | None = None
     energy_rounding: float | None = None
+    num_falling: int | None = None
 
 
 def sampler_report(samples: Any) -> SamplerReport:
@@ -91,6 +96,7 @@ def sampler_report(samples: Any) -> SamplerReport:
         ebfmi=None if energies is None or num < 4 else ebfmi(energies),
         energy_fraction=_energy_fraction(run, samples, field("energy")),
         energy_rounding=_energy_rounding(field("energy")),
+        num_falling=_num_falling(field("energy")),
     )
 
 
@@ -98,6 +104,13 @@ def _energy_rounding(energies: Tensor | None) -> float | None:
     if energies is None or not energies.is_floating_point() or energies.numel() == 0:
         return None
     return float(energies.abs().double().median()) * torch.finfo(energies.dtype).eps
+
+
+def _num_falling(energies: Tensor | None) -> int | None:
+    if energies is None or energies.shape[1] < _FEW:
+        return None
+    quarter = energies.shape[1] // 4
+    return int((energies[:, -quarter:].double().mean(1) < energies[:, quarter : 2 * quarter].amin(1)).sum())
 
 
 def _energy_fraction(run: Any, samples: Any, energies: Tensor | None) -> float | None:

@@ -192,7 +192,7 @@ def summary(
         *findings.divergences(report, num_samples),
         *findings.acceptance(report),
         *findings.tree_depths(report, num_samples),
-        *findings.energies(report),
+        *(findings.falling(report) or findings.energies(report)),  # its spread is that of the fall
         *findings.rounding(report),
         *findings.rhats(rhat, torch.minimum(bulk, tail), names, max_rhat, least, num_chains),
         *findings.low_ess(bulk, tail, names, least, report),

@@ -80,11 +80,12 @@ def _inside(value: Any, flags: list[Tensor]) -> Any:
 
 
 @contextlib.contextmanager
-def explained(who: str = "an energy", **trees: Any) -> Iterator[None]:
+def explained(who: str = "an energy", many: str = "all chains", **trees: Any) -> Iterator[None]:
     """Around a user's function: errors of torch that do not say what to write instead do so; others stay as they are.
 
     Args:
         who: the function, in messages.
+        many: what it runs on at once.
         trees: what it is called with; where these are the params and the positions of an energy, other errors say so in a note.
     """
     try:
@@ -100,7 +101,7 @@ def explained(who: str = "an energy", **trees: Any) -> Iterator[None]:
             raise LinAlgError(checks.message(must, f"{error}, at {users_line(error)}", fix)) from error
         if asks_for_value(error) and not is_tracing():
             raise TracedValueError(
-                f"{who} must not ask a number of its position for its value: it runs on all of them at once. Got "
+                f"{who} must not ask a number of its position for its value: it runs on {many} at once. Got "
                 f"{users_line(error)}. Use torch.where(condition, a, b) in place of if and of masks as indices, "
                 "funcebm.loops.while_loop in place of while, tensors in place of numpy, .item() and float()."
             ) from error

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from typing import Any
+
 from ..checks import require
 from ._axes import COLOURS, pyplot
 
@@ -16,7 +19,8 @@ def style(form: str | None = "svg") -> None:
     ``ax.scatter(..., rasterized=True)``.
 
     Args:
-        form: of pictures in IPython: ``"svg"``, ``"retina"`` (pixels, twice as many), ``"png"``, or None for what it is.
+        form: of pictures in IPython: ``"svg"``, ``"retina"`` (pixels, twice as many in each direction, of at most 256 colours:
+            no larger than the usual ``"png"``), ``"png"``, or None for what it is.
 
     Returns:
         Nothing; matplotlib's settings are changed for the process.
@@ -51,5 +55,30 @@ def style(form: str | None = "svg") -> None:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:
         return
-    if form is not None and get_ipython() is not None:
-        set_matplotlib_formats(form)
+    shell = get_ipython()
+    if form is None or shell is None:
+        return
+    set_matplotlib_formats(form)
+    if form == "retina":
+        _show_sharp(shell)
+        shell.events.register(
+            "post_run_cell", lambda result: _show_sharp(shell)
+        )  # the first cell sets formats at its end
+
+
+def _show_sharp(shell: Any) -> None:
+    from matplotlib.figure import Figure
+
+    shell.display_formatter.formatters["image/png"].for_type(Figure, _sharp_png)
+
+
+def _sharp_png(figure: Any) -> tuple[bytes, dict[str, int]]:
+    """Pixels for a screen of twice the density, and the size to show them at."""
+    from PIL import Image
+
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=2 * figure.dpi, bbox_inches="tight", facecolor="white")
+    image = Image.open(drawn).convert("RGB")
+    image.quantize(256, dither=Image.Dither.NONE).save(packed, "png", optimize=True)
+    width, height = image.size
+    return packed.getvalue(), {"width": width // 2, "height": height // 2}

@@ -74,7 +74,7 @@ def reason(metrics: Mapping[str, Tensor], limits: Mapping[str, float] | None, in
 
 def ending(metrics: Mapping[str, Tensor], max_bad_steps: int | None) -> str:
     """What is to be said of a run whose last steps were all skipped, for all or some members; or the empty string."""
-    if bool((metrics["gradient_norm"] == 0).all()):
+    if bool(((metrics["gradient_norm"] == 0) & (metrics["skipped"] == 0)).all()):
         return (
             "the gradient of the loss was zero in every step, so nothing was trained: does the energy use its params, and its "
             "position by torch alone, without detach(), .data, no_grad or numpy?"

@@ -75,7 +75,9 @@ class _Run:
         self.source: Rows | Stream = open_source(data, options.batch_size, key_epochs, device, place)
         checks.same_device(params=params, data=self.source.example, **({"hyper": hyper} if tree.leaves(hyper) else {}))
         whole = gathered(params)
-        with explained("an energy, or what else a loss calls,", params=whole, data=self.source.example):
+        with explained(
+            "an energy, or what else a loss calls,", "a whole batch", params=whole, data=self.source.example
+        ):
             names = check_loss(recipe, key_init, whole, self.source, hyper)
         check_limits(options.limits, options.max_bad_steps, names)
         self.num_members = tree.batch_size(params) if recipe.is_ensemble else 1
