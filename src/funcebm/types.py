@@ -180,6 +180,9 @@ class Loss(NamedTuple, Generic[MemoryT]):
             ``(params, memory, batch, noise) -> prepared``. A compiled loop cannot be differentiated through, so
             :func:`funcebm.training.train_step` runs it outside of ``torch.func.grad``.
         objective: the rest, ``(params, prepared) -> (value, LossAux)``; ``value`` is one after the other.
+        couple: optionally, what looks at all rows of a batch together, such as optimal transport between noise and data:
+            ``(batch, noise) -> noise``, after which ``value`` is a mean over rows. Ranks that share a batch call it with the
+            whole of it.
     """
 
     init: Callable[[Key, Params, Batch], MemoryT]
@@ -187,6 +190,7 @@ class Loss(NamedTuple, Generic[MemoryT]):
     value: Callable[[Params, Any, Batch, Any], tuple[Tensor, LossAux[MemoryT]]]
     prepare: Callable[[Params, Any, Batch, Any], Any] | None = None
     objective: Callable[[Params, Any], tuple[Tensor, LossAux[MemoryT]]] | None = None
+    couple: Callable[[Batch, Any], Any] | None = None
 
     def __call__(self, key: Key, params: Params, batch: Batch, memory: Any = ()) -> tuple[Tensor, LossAux[MemoryT]]:
         """Draws the noise of one evaluation and applies it: ``(value, aux)``."""

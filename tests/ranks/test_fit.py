@@ -32,6 +32,24 @@ def test_two_ranks_train_as_one_to_the_last_bit(two, which):
         _assert_equal(found, alone)
 
 
+@pytest.mark.parametrize("which", ["optimal_transport", "sinkhorn"])
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_noise_and_data_are_coupled_over_the_whole_batch(two, which, deterministic):
+    alone = work.fit_coupled(distributed.single, which, deterministic)
+    first, second = two.run(work.fit_coupled, which, deterministic)
+    _assert_equal(first, second)
+    for got, leaf in zip(tree.leaves(first), tree.leaves(alone), strict=True):
+        torch.testing.assert_close(got, leaf, rtol=0 if deterministic else 1e-4, atol=0 if deterministic else 1e-6)
+
+
+def test_a_loss_that_is_no_number_on_one_rank_ends_training_on_all(two):
+    first, second = two.run(work.fit_not_finite)
+    assert first[:3] == second[:3] == work.fit_not_finite(distributed.single)[:3]
+    assert first[0] == 0
+    assert "diverged" in first[1]
+    assert max(first[3], second[3]) < 10
+
+
 @pytest.mark.compiled
 @pytest.mark.slow
 def test_two_ranks_train_as_one_to_the_last_bit_compiled(two):

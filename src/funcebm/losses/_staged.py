@@ -28,6 +28,7 @@ def staged(
     draw: Callable[[Key, Batch], Any],
     prepare: Callable[[Params, Any, Batch, Any], Any],
     objective: Callable[[Params, Any], tuple[Tensor, LossAux[MemoryT]]],
+    couple: Callable[[Batch, Any], Any] | None = None,
 ) -> Loss[MemoryT]:
     """A loss whose value is ``objective(params, prepare(params, memory, batch, noise))``, without gradient in ``prepare``."""
 
@@ -37,7 +38,7 @@ def staged(
     def value(params: Params, memory: Tree, batch: Batch, noise: Tree) -> tuple[Tensor, LossAux[MemoryT]]:
         return objective(params, stopped(params, memory, batch, noise))
 
-    return Loss(init, draw, value, stopped, objective)
+    return Loss(init, draw, value, stopped, objective, couple)
 
 
 def prepare(loss: Loss, params: Params, memory: Tree, batch: Batch, noise: Tree) -> Tree:

@@ -24,6 +24,7 @@ __all__ = [
     "map_field",
     "no_time",
     "pair_ends",
+    "paired",
     "per_row",
     "scaled_norms",
 ]
@@ -46,7 +47,8 @@ class TransportBatch(NamedTuple):
 
 
 class TransportNoise(NamedTuple):
-    """The random numbers of a transport loss: times ``(B,)``, ``x0``, further noise ``z``, and those of the coupling."""
+    """The random numbers of a transport loss: times ``(B,)``, ``x0``, further noise ``z``, and those of the coupling, or the
+    :class:`Ends` that it has made already."""
 
     time: Tensor
     source: Tree
@@ -82,8 +84,15 @@ def draw_ends(
     return TransportNoise(times(key_time, num, like.dtype), first, latent, coupling.draw(key_coupling, num))
 
 
+def paired(coupling: Coupling) -> Callable[[Batch, TransportNoise], TransportNoise]:
+    """Pairs noise and data of a whole batch, so that each row stands for itself then."""
+    return lambda batch, noise: noise._replace(source=(), coupling=pair_ends(coupling, batch, noise))
+
+
 def pair_ends(coupling: Coupling, batch: Batch, noise: TransportNoise) -> Ends:
     """Noise and data in pairs."""
+    if isinstance(noise.coupling, Ends):
+        return noise.coupling
     data, given, label = as_transport(batch)
     source = given if tree.leaves(given) else noise.source
     pairing = coupling.pair(source, data, label, noise.coupling)

@@ -14,7 +14,7 @@ from ..fields import require_scalar
 from ..paths import Path, TimeEnergy
 from ..types import Batch, Key, Loss, LossAux, Params, Position, Tree
 from ._staged import staged, without_memory
-from ._transport import Source, TransportNoise, draw_ends, map_field, pair_ends
+from ._transport import Source, TransportNoise, draw_ends, map_field, pair_ends, paired
 from .times import Times, stratified_times
 
 __all__ = ["action_matching"]
@@ -96,4 +96,4 @@ def action_matching(
         action, squared = map_field(one, params, time, position, x0, x1, label=label).unbind(1)
         return (weight * action).mean(), LossAux((), {"kinetic_energy": squared.mean().detach()})
 
-    return staged(without_memory, draw, prepare, objective)
+    return staged(without_memory, draw, prepare, objective, paired(pairs))

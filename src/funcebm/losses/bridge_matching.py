@@ -13,7 +13,18 @@ from ..couplings import Coupling
 from ..paths import Field
 from ..types import Batch, Key, Loss, LossAux, Params, Position, Tree
 from ._staged import staged, without_memory
-from ._transport import Source, TransportNoise, draw_ends, halves, map_field, no_time, pair_ends, per_row, scaled_norms
+from ._transport import (
+    Source,
+    TransportNoise,
+    draw_ends,
+    halves,
+    map_field,
+    no_time,
+    pair_ends,
+    paired,
+    per_row,
+    scaled_norms,
+)
 from .times import Times, uniform_times
 
 __all__ = ["bridge_matching", "simulate_bridge"]
@@ -101,7 +112,7 @@ def bridge_matching(
         error = scaled_norms(prepared.weight, tree.sub(predicted, prepared.target))
         return error.mean(), LossAux((), halves(error, prepared.time))
 
-    return staged(without_memory, draw, prepare, objective)
+    return staged(without_memory, draw, prepare, objective, paired(pairs))
 
 
 def simulate_bridge(

@@ -13,7 +13,7 @@ from ..couplings import Coupling
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
 from ._contrast import options_of, value_and_metrics
 from ._staged import staged, without_memory
-from ._transport import TransportNoise, as_transport, draw_ends, pair_ends, per_row, scaled_norms
+from ._transport import TransportNoise, as_transport, draw_ends, pair_ends, paired, per_row, scaled_norms
 from .times import uniform_times
 
 __all__ = ["energy_matching"]
@@ -155,4 +155,7 @@ def energy_matching(
         contrast, more = value_and_metrics(energy, options, params, prepared.data, prepared.negatives)
         return flow + contrastive_weight * contrast, LossAux((), {**metrics, **more})
 
-    return staged(without_memory, draw, prepare, objective)
+    def couple(batch: Batch, noise: _Noise) -> _Noise:
+        return noise._replace(flow=paired(pairs)(batch, noise.flow))
+
+    return staged(without_memory, draw, prepare, objective, couple)

@@ -12,7 +12,7 @@ from .. import checks, couplings, fields, paths, tree
 from ..couplings import Coupling
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
 from ._staged import staged, without_memory
-from ._transport import Source, TransportNoise, draw_ends, halves, map_field, pair_ends, per_row, scaled_norms
+from ._transport import Source, TransportNoise, draw_ends, halves, map_field, pair_ends, paired, per_row, scaled_norms
 from .times import Times, uniform_times
 
 __all__ = [
@@ -213,4 +213,4 @@ def equilibrium_matching(
         error = scaled_norms(prepared.weight, tree.sub(predicted, prepared.target))
         return error.mean(), LossAux((), halves(error, prepared.time))
 
-    return staged(without_memory, draw, prepare, objective)
+    return staged(without_memory, draw, prepare, objective, paired(pairs))

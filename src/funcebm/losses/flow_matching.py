@@ -22,6 +22,7 @@ from ._transport import (
     map_field,
     no_time,
     pair_ends,
+    paired,
     per_row,
     scaled_norms,
 )
@@ -130,7 +131,7 @@ def flow_matching(
         error = scaled_norms(prepared.weight, residual)
         return error.mean(), LossAux((), halves(error, prepared.time))
 
-    return staged(without_memory, draw, prepare, objective)
+    return staged(without_memory, draw, prepare, objective, paired(pairs))
 
 
 def _check_field(predicted: Tree, position: Tree) -> None:
@@ -262,4 +263,9 @@ def conditional_dropout(loss: Loss, null: Tree, probability: float | Tensor = 0.
         assert loss.prepare is not None
         return loss.prepare(params, memory, hidden(batch, noise[1]), noise[0])
 
-    return Loss(loss.init, draw, value, None if loss.prepare is None else prepare, loss.objective)
+    def couple(batch: Batch, noise: Tree) -> Tree:
+        assert loss.couple is not None
+        return loss.couple(hidden(batch, noise[1]), noise[0]), noise[1]
+
+    staging = (None if loss.prepare is None else prepare, loss.objective, None if loss.couple is None else couple)
+    return Loss(loss.init, draw, value, *staging)

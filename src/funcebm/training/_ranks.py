@@ -1,7 +1,8 @@
 """Training over ranks: each differentiates the loss of its rows, and one message adds the gradients up.
 
-All ranks draw the noise of the whole batch, as one process does, and use their rows of it. Where the order of sums must not
-depend on the number of ranks, rows go by fixed blocks, whose gradients are added up in a fixed tree.
+All ranks draw the noise of the whole batch, as one process does, pair its rows where a loss does that, and use their rows of it.
+Where the order of sums must not depend on the number of ranks, rows go by fixed blocks, whose gradients are added up in a fixed
+tree.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..distributed.mesh import Mesh, shared_rows, tree_sum
 from ..types import Batch, Key, Loss, Params, Tree
 from .step import Gradient, plain_gradient
 
-__all__ = ["Sharing", "own_memory", "share", "shared_gradient", "start_memory", "whole_memory"]
+__all__ = ["Sharing", "coupled", "own_memory", "share", "shared_gradient", "start_memory", "whole_memory"]
 
 _BLOCKS = 8
 _FEW = 4  # rows on which a loss is tried
@@ -74,7 +75,8 @@ def _rows(example: Batch, num: int) -> Batch:
 
 def _row_axes(loss: Loss, key: Key, example: Batch) -> tuple[int | None, ...]:
     """Along which axis the noise of a loss has one entry for each row of the batch: the one that grows with it."""
-    few, more = (tree.leaves(loss.draw(key, _rows(example, num))) for num in (_FEW, _FEW + 1))
+    batches = [_rows(example, num) for num in (_FEW, _FEW + 1)]
+    few, more = (tree.leaves(coupled(loss, batch, loss.draw(key, batch))) for batch in batches)
     must = "the noise of a loss that ranks share must have an axis with one entry for each row"
     fix = "Train it on one rank, or let its draw give leaves (B, ...)."
     checks.require(len(few) == len(more), must, "another number of leaves for another batch", fix)
@@ -92,7 +94,7 @@ def _row_axes(loss: Loss, key: Key, example: Batch) -> tuple[int | None, ...]:
 def _check_rows(loss: Loss, key: Key, params: Params, example: Batch, sharing: Sharing) -> None:
     """A loss must be a mean over the rows: of all, as of the means of parts."""
     batch = _rows(example, _FEW)
-    memory, noise = loss.init(key, params, batch), loss.draw(key, batch)
+    memory, noise = loss.init(key, params, batch), coupled(loss, batch, loss.draw(key, batch))
     whole = loss.value(params, memory, batch, noise)[0]
     parts = []
     for first in range(0, _FEW, 2):
@@ -105,6 +107,11 @@ def _check_rows(loss: Loss, key: Key, params: Params, example: Batch, sharing: S
     checks.require(
         right, must, got, "Train it on one rank: it couples the rows, so parts of a batch have another gradient."
     )
+
+
+def coupled(loss: Loss, batch: Batch, noise: Tree) -> Tree:
+    """The noise once rows stand for themselves: what pairs them has seen the whole batch."""
+    return noise if loss.couple is None else loss.couple(batch, noise)
 
 
 def _narrowed(noise: Tree, axes: tuple[int | None, ...], first: int, last: int) -> Tree:
@@ -124,6 +131,7 @@ def shared_gradient(sharing: Sharing) -> Gradient:
     ) -> tuple[Params, Tensor, dict[str, Tensor], Tree]:
         num = tree.batch_size(batch)
         first, last = sharing.rows(num)
+        noise = coupled(loss, batch, noise)
         batch = tree.map(lambda leaf: leaf[first:last], batch)
         noise = _narrowed(noise, sharing.axes, first, last)
         if not sharing.is_deterministic:

@@ -17,7 +17,18 @@ from .compiled_work import compiled_twice
 from .data_work import _squares, sharded
 from .ensemble_work import ladder_refused, normalizer, others_refused, stein, tempering
 from .files_work import _of_tree, _part, loaded, loaded_plainly, refuses_to_load, saved
-from .fit_work import _model, _neural, clipped_inside, fit, fit_interrupted, fit_refused, loss_of, resume_fit
+from .fit_work import (
+    _model,
+    _neural,
+    clipped_inside,
+    fit,
+    fit_coupled,
+    fit_interrupted,
+    fit_not_finite,
+    fit_refused,
+    loss_of,
+    resume_fit,
+)
 from .mesh_work import axes, collect, differentiate, scan
 from .parameters_work import cut, fit_cut
 from .pool_work import pooled
@@ -37,7 +48,9 @@ __all__ = [
     "energy",
     "fails_later",
     "fit",
+    "fit_coupled",
     "fit_cut",
+    "fit_not_finite",
     "fit_interrupted",
     "fit_refused",
     "interrupted",

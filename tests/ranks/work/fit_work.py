@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 
 import torch
 
@@ -125,3 +126,30 @@ def fit_interrupted(mesh, rank):
     options = {"optimizer": ebm.optimizers.sgd(0.01), "batch_size": 32, "chunk_size": 20, "jit": False, "mesh": mesh}
     found = ebm.fit(KEY, loss_of("score"), _model(random.key(2)), data, num_steps=10**5, **options)
     return found.num_steps, found.is_complete, digest(found.params), time.monotonic() - start
+
+
+def fit_coupled(mesh, which, deterministic):
+    """Flow matching whose noise is paired with data by a plan of the whole batch."""
+    data = random.normal(random.key(5), (96, 2))
+    params = {"w": torch.zeros(2, 2), "b": torch.zeros(2)}
+    coupling = getattr(ebm.couplings, which)(**({"regularisation": 0.1} if which == "sinkhorn" else {}))
+    loss = ebm.losses.flow_matching(lambda params, t, x: x @ params["w"] + params["b"] * t, coupling=coupling)
+    options = {"optimizer": ebm.optimizers.adam(0.05), "batch_size": 16, "jit": False, "mesh": mesh}
+    return ebm.fit(KEY, loss, params, data, num_steps=6, deterministic=deterministic, **options).params
+
+
+def fit_not_finite(mesh):
+    """A loss that is not a number at the last rows, which one rank has: what all say, and how long it takes."""
+    data = random.normal(random.key(5), (32, 2))
+    data[-4:] = 50.0
+
+    def energy(params, x):
+        return torch.where(x[0] > 20, torch.nan, 1.0) * (params * x**2).sum()
+
+    start = time.monotonic()
+    loss, options = ebm.losses.denoising_score_matching(energy, 0.3), {"batch_size": 32, "jit": False, "mesh": mesh}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        optimizer = ebm.optimizers.adam(0.05)
+        found = ebm.fit(KEY, loss, torch.ones(2), data, optimizer=optimizer, num_steps=60, max_bad_steps=3, **options)
+    return found.num_steps, found.report, found.params.tolist(), time.monotonic() - start
