@@ -229,6 +229,8 @@ def test_training_with_transport_in_the_loop_is_the_same_compiled():
 
 def test_bad_arguments_are_refused_at_the_door():
     field = lambda params, t, x: x  # noqa: E731
+    with pytest.raises(TypeError, match="path must be a path"):
+        losses.flow_matching(lambda params, t, x: x, "linear")
     with pytest.raises(ValueError, match="prediction must be one of"):
         losses.flow_matching(field, prediction="flow")
     with pytest.raises(ValueError, match=r"times must be in \[0, 1\]"):

@@ -132,6 +132,8 @@ def test_compiled_is_eager():
 
 
 def test_bad_input():
+    with pytest.raises(ValueError, match=r"dtype of the position\. Got torch\.float64"):
+        solvers.solve(solvers.rk4(), lambda params, t, x: x.double(), (), torch.ones(2), torch.linspace(0, 1, 3))
     x = torch.zeros(2)
     still = lambda params, t, x: x  # noqa: E731
     for times in (torch.tensor([0.0, 0.5, 0.5]), torch.tensor([0.0, 1.0, 0.5]), torch.zeros(1), torch.zeros(2, 2)):

@@ -8,6 +8,7 @@ from torch.func import vmap
 
 from .. import checks, fields, paths, tree
 from ..paths import Field, Path, TimeEnergy
+from ..paths.path import has_latent
 from ..types import Params, Position, Tree
 
 __all__ = ["energy_guided", "guided"]
@@ -120,7 +121,7 @@ def energy_guided(
     """
     checks.require(of in ("position", "data"), 'of must be "position" or "data"', of, 'Write of="data".')
     must = "the path must have no further noise gamma"
-    checks.require(path.gamma_squared is None, must, "one that has", "Take linear() or another affine path.")
+    checks.require(not has_latent(path), must, "one that has", "Take linear() or another affine path.")
     predicted = paths.convert(path, field, "velocity", "data")
 
     def function(params: Params, t: Tensor, x: Position, *condition: Tree) -> Position:

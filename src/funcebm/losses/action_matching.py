@@ -12,6 +12,7 @@ from .. import couplings, paths, tree
 from ..couplings import Coupling
 from ..fields import require_scalar
 from ..paths import Path, TimeEnergy
+from ..paths.path import has_latent
 from ..types import Batch, Key, Loss, LossAux, Params, Position, Tree
 from ._staged import staged, without_memory
 from ._transport import Source, TransportNoise, draw_ends, map_field, pair_ends, paired
@@ -71,7 +72,7 @@ def action_matching(
     route = paths.linear() if path is None else path
     pairs = couplings.independent() if coupling is None else coupling
     times = stratified_times() if time is None else time
-    is_latent = route.gamma_squared is not None
+    is_latent = has_latent(route)
 
     def draw(key: Key, batch: Batch) -> TransportNoise:
         return draw_ends(key, batch, times, pairs, source, is_latent)

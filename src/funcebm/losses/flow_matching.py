@@ -11,6 +11,7 @@ from torch.func import vmap
 from .. import checks, couplings, paths, random, tree
 from ..couplings import Coupling
 from ..paths import Field, Path
+from ..paths.path import has_latent
 from ..types import Batch, Key, Loss, LossAux, Params, Position, Tree
 from ._staged import staged, without_memory
 from ._transport import (
@@ -98,7 +99,7 @@ def flow_matching(
     coupling = couplings.independent() if coupling is None else coupling
     fix = "paths.negative_gradient makes a score of an energy."
     checks.require(prediction in _PREDICTIONS, f"prediction must be one of {', '.join(_PREDICTIONS)}", prediction, fix)
-    is_latent = path.gamma_squared is not None
+    is_latent = has_latent(path)
     if time is None:
         time = uniform_times(0.001, 0.999) if is_latent else uniform_times()
     route, times, pairs = path, time, coupling

@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import checks, fields, loops, paths, random, tree
 from ..fields import require_scalar
 from ..paths import Path, TimeEnergy
+from ..paths.path import has_latent
 from ..types import Batch, Key, Loss, LossAux, Params, Position, Tree
 from ._staged import staged, without_memory
 from ._transport import as_transport, map_field, per_row
@@ -87,7 +88,7 @@ def diffusion_recovery_likelihood(
     if not isinstance(step_size, Tensor):
         checks.require(step_size < 2, "step_size must be below 2", step_size, "Try 0.1.")
     must = "the path must have no further noise"
-    checks.require(path.gamma_squared is None, must, "a gamma", "Use trigonometric(), say.")
+    checks.require(not has_latent(path), must, "a gamma", "Use trigonometric(), say.")
     right = isinstance(times, Tensor) and times.dim() == 1 and len(times) >= 2
     fix = "Try torch.linspace(0.1, 1, 7)."
     checks.require(right, "times must be a vector of two or more", str(getattr(times, "shape", times)), fix)

@@ -115,7 +115,7 @@ def transformer(
     right = height % patch_size == 0 and breadth % patch_size == 0
     checks.require(right, f"height and width must divide by {patch_size}", shape, "Choose another patch_size.")
     right = width % (4 if positions == "sine" else 1) == 0 and width % num_heads == 0
-    checks.require(right, "4 and num_heads must divide the width", width, "Try a width of 32 num_heads.")
+    checks.require(right, "4 and num_heads must divide the width", width, "Try a width of 32 for each head.")
     checks.require(positions in _POSITIONS, 'positions must be "sine" or "rotary"', positions, 'Try "sine".')
     right = positions == "sine" or (width // num_heads) % 4 == 0
     checks.require(right, "for rotary positions 4 must divide the size of a head", width // num_heads, "Widen it.")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks, fields, tree
 from ..types import Params, Position, Tree
-from .path import Coefficients, Field, Path, TimeEnergy, at, at_time
+from .path import Coefficients, Field, Path, TimeEnergy, at, at_time, has_latent
 
 __all__ = [
     "convert",
@@ -119,11 +119,11 @@ def convert(path: Path, field: Field | TimeEnergy, source: str = "velocity", tar
     fix = f"Use one of {', '.join(_FORMS)}; energy_of(potential, path) gives an energy."
     checks.require(source in (*_FORMS, "energy"), "source must name a prediction, or energy", source, fix)
     checks.require(target in _FORMS, "target must name a prediction", target, fix)
+    is_latent = has_latent(path)
     if source == "energy":
         return convert(path, negative_gradient(field), "score", target)
     if source == target:
         return field
-    is_latent = path.gamma_squared is not None
     right = not is_latent or {source, target} == {"noise", "score"}
     must = "on a path with further noise, only noise and score follow from each other"
     checks.require(right, must, f"{source} to {target}", "Learn each of them, or take a path without it.")

@@ -19,6 +19,7 @@ __all__ = [
     "TimeEnergy",
     "at",
     "at_time",
+    "has_latent",
     "path",
     "sample_path",
     "static",
@@ -124,6 +125,20 @@ def path(
     return Path(alpha, sigma, squared, gamma_squared, wronskian, inverse_log_snr)
 
 
+def has_latent(path: Path) -> bool:
+    """Whether a path has further noise :math:`\\gamma_t z`.
+
+    Raises:
+        TypeError: what is not a :class:`Path`.
+
+    >>> from funcebm import paths
+    >>> has_latent(paths.linear()), has_latent(paths.brownian_bridge(1.0))
+    (False, True)
+    """
+    checks.require(isinstance(path, Path), "path must be a path", path, "Write paths.linear(), say.", TypeError)
+    return path.gamma_squared is not None
+
+
 def at(path: Path, t: Tensor) -> Coefficients:
     r"""The coefficients of a path at a time, with their derivatives.
 
@@ -219,7 +234,7 @@ def sample_path(path: Path, t: Tensor, x0: Position, x1: Position, z: Tree = ())
     c = at(path, t)
     position = tree.map(lambda a, b: c.alpha * b + c.sigma * a, x0, x1)
     velocity = tree.map(lambda a, b: c.d_alpha * b + c.d_sigma * a, x0, x1)
-    if path.gamma_squared is not None:
+    if has_latent(path):
         fix = "Draw it with funcebm.tree.normal_like."
         checks.require(bool(tree.leaves(z)), "a path with further noise needs z, normals like x0", "()", fix)
         position = tree.add_scaled(position, c.gamma, z)

@@ -8,6 +8,7 @@ from torch import Tensor
 from .. import checks, paths, tree
 from ..paths import Coefficients, Path
 from ..paths.conversions import factors_of
+from ..paths.path import has_latent
 from ..types import Key, Params, Position, Tree
 from .euler_maruyama import without_memory
 from .integrator import Field, Integrator, SolverInfo, SolverState, SolverTuning, evaluate, finished_step
@@ -18,7 +19,7 @@ __all__ = ["ancestral", "both_ends", "check_affine", "ddim", "parts_of"]
 def check_affine(path: Path, prediction: str) -> None:
     """These solvers need a path whose marginals one prediction determines."""
     must = "the path must have no further noise gamma"
-    checks.require(path.gamma_squared is None, must, "one that has", "Take linear() or another affine path.")
+    checks.require(not has_latent(path), must, "one that has", "Take linear() or another affine path.")
     fix = 'Write prediction="velocity", the default.'
     known = prediction in ("velocity", "data", "noise", "score")
     checks.require(known, "prediction must be velocity, data, noise or score", prediction, fix)

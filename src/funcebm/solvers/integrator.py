@@ -168,6 +168,11 @@ def evaluate(field: Field, params: Params, t: Tensor, x: Position) -> Position:
             found = f"{where}{tuple(getattr(got, 'shape', ()))} for a position of shape {tuple(want.shape)}"
             fix = "Return one number for each number of one particle; torch.func.vmap adds the batch axis."
             raise ValueError(checks.message("a field must return the shapes of the position", found, fix))
+        if got.dtype != want.dtype:
+            fix = "Cast the position, or the params with tree.cast_like."
+            raise ValueError(
+                checks.message("a field must return the dtype of the position", f"{got.dtype} for {want.dtype}", fix)
+            )
     return value
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ... import checks
 from ...types import Params
-from ..path import Path, at
+from ..path import Path, at, has_latent
 
 __all__ = [
     "as_covariances",
@@ -196,6 +196,6 @@ def velocity_variance(path: Path, params: Params, t: Tensor) -> Tensor:
     >>> velocity_variance(paths.linear(), gaussian_params(torch.zeros(2)), torch.tensor(0.5))
     tensor(4.)
     """
-    checks.require(path.gamma_squared is None, "the path must have no further noise", "a gamma", "Use linear(), say.")
+    checks.require(not has_latent(path), "the path must have no further noise", "a gamma", "Use linear(), say.")
     values = torch.linalg.eigvalsh(params["covariance"])
     return (at(path, t.to(values)).wronskian ** 2 * values / _variances(path, values, t.to(values))).sum(-1)
