@@ -154,6 +154,16 @@ def test_folders_of_a_burn_in_hold_no_draws(tmp_path):
     _equal(ebm.resume(ebm.distributed.load(tmp_path, _run(sampler, 1).run), num_samples=5).draws, whole.draws)
 
 
+def test_a_folder_holds_the_last_run_and_nothing_of_others(tmp_path):
+    sampler = SAMPLERS["mala"]()
+    options = {"checkpoint": tmp_path, "checkpoint_every": 2, "gather": "files"}
+    for num_samples in (7, 3, 4):  # a longer one before
+        _run(sampler, num_samples, **options)
+        _equal(ebm.distributed.draws_of(tmp_path)[0], _run(sampler, num_samples).draws)
+    ebm.distributed.save(tmp_path, _run(sampler, 1))
+    assert ebm.load(tmp_path, sampler).run.num_steps == 1
+
+
 @pytest.mark.parametrize("name", ["mala", "hmc_dense", "nuts", "constrained", "cycle"])
 def test_a_warm_up_from_a_file_is_the_same(name, tmp_path):
     path, sampler = tmp_path / "warm.safetensors", SAMPLERS[name]()

@@ -67,9 +67,11 @@ def in_folder(
     checks.require(gather != "draws", "a run of ranks with checkpoints must leave draws where they are", gather, fix)
     assert folder is not None
     mesh = samples.run.place.mesh  # type: ignore[union-attr]
+    is_first = True
     for samples in _parts(samples, go_on, num_samples, every):  # noqa: B020
-        is_burn_in = samples.run.num_burn_in > 0  # type: ignore[union-attr]
-        checkpoint.save(folder, samples, mesh=mesh, is_part=not is_burn_in)
+        is_burnt_in = samples.run.num_burn_in == 0  # type: ignore[union-attr]
+        checkpoint.save(folder, samples, mesh=mesh, is_part=is_burnt_in and not is_first)
+        is_first = False
     has_draws = bool(tree.leaves(samples.draws))
     if gather == "files" or not has_draws:
         nothing: Any = ()

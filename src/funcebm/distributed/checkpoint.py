@@ -29,7 +29,7 @@ def save(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh | None = None
     """Writes where a run is, so that :func:`load` goes on with it on any number of ranks; :func:`funcebm.load` reads it too.
 
     Makes the folder ``path/run-<steps>`` with one file of safetensors for the chains of each rank, ``meta.json`` with their
-    digests, and at last an empty file ``done``; an older run in ``path`` is removed after that. So whenever a rank is killed
+    digests, and at last an empty file ``done``; another run in ``path`` is removed after that. So whenever a rank is killed
     there is a whole one. All ranks must see the folder.
 
     Args:
@@ -97,8 +97,7 @@ def save(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh | None = None
             _files.put(folder / "meta.json", json.dumps(meta, indent=1).encode())
             _files.put(folder / "done", b"")
             for other in pathlib.Path(path).glob("run-*"):
-                is_old = other.name < name and not is_part
-                if other != folder and (is_old or not (other / "done").exists()):
+                if other != folder and not (is_part and (other / "done").exists()):
                     shutil.rmtree(other, ignore_errors=True)
 
 
