@@ -153,26 +153,58 @@ def test_wolff(name):
     assert_kernel(matrix, target.probabilities, is_reversible=True)
 
 
+TABLE = {  # bonds, |m| and m^2 a site, by enumeration
+    ((3, 3), 0.2): (0.53809911, 0.45997740, 0.29413402),
+    ((3, 3), K_C): (1.61124638, 0.87107194, 0.80942999),
+    ((4, 4), 0.2): (0.45613537, 0.34276563, 0.17519948),
+    ((4, 4), K_C): (1.56562379, 0.84386044, 0.76135891),
+    ((4, 4), 0.6): (1.90806953, 0.97286745, 0.95289806),
+}
+
+
+@pytest.mark.parametrize(("shape", "coupling"), TABLE)
 @pytest.mark.parametrize("make", ["swendsen_wang", "wolff"])
-def test_the_critical_torus(make):
-    """Bonds, |m| and m^2 a site on 4 x 4 at the critical coupling, from enumeration."""
-    edges = graphs.torus((4, 4))
+def test_small_tori_have_the_moments_of_the_table(make, shape, coupling):
+    edges = graphs.torus(shape)
     sampler = getattr(samplers, make)(edges, lambda params: params)
-    starts = spaces.sample(random.key(1), spaces.spins((4, 4)), 3000)
-    run = ebm.sample(random.key(2), sampler, torch.tensor(K_C), starts, num_samples=1, num_burn_in=25, jit=False)
-    draws = run.draws[:, 0]
-    magnetisation = draws.mean((1, 2)).abs()
-    assert_mean(-run.info.energy[:, 0] / K_C / 16, 1.56562379)
-    assert_mean(magnetisation, 0.84386044)
-    assert_mean(magnetisation**2, 0.76135891)
+    starts = spaces.sample(random.key(1), spaces.spins(shape), 3000)
+    num_burn_in = 25 if make == "swendsen_wang" or coupling > 0.4 else 60  # clusters of few sites
+    options = {"num_samples": 1, "num_burn_in": num_burn_in, "jit": False}
+    run = ebm.sample(random.key(2), sampler, torch.tensor(coupling), starts, **options)
+    magnetisation = run.draws[:, 0].double().mean((1, 2)).abs()
+    bonds, first, second = TABLE[shape, coupling]
+    assert_mean(-run.info.energy[:, 0].double() / coupling / magnetisation.new_tensor(shape).prod(), bonds)
+    assert_mean(magnetisation, first)
+    assert_mean(magnetisation**2, second)
 
 
-def test_below_the_critical_temperature_the_magnetisation_is_that_of_yang():
-    """T = 2 on 48 x 48: finite size shows in the fourth digit."""
-    shape, coupling = (48, 48), torch.tensor(0.5)
+@pytest.mark.slow
+@pytest.mark.parametrize(("side", "bonds"), [(8, 1.491589), (16, 1.453065), (32, 1.433658)])
+def test_larger_critical_tori_have_the_bonds_of_kaufman(side, bonds):
+    shape = (side, side)
     sampler = samplers.swendsen_wang(graphs.torus(shape), lambda params: params)
-    run = ebm.sample(random.key(3), sampler, coupling, torch.ones(40, *shape), num_samples=1, num_burn_in=15, jit=False)
-    assert_mean(run.draws[:, 0].mean((1, 2)).abs(), 0.91132, bias=5e-4)
+    starts = spaces.sample(random.key(1), spaces.spins(shape), 1000)
+    options = {"num_samples": 1, "num_burn_in": 60, "jit": False}
+    run = ebm.sample(random.key(2), sampler, torch.tensor(K_C), starts, **options)
+    assert_mean(-run.info.energy[:, 0].double() / K_C / side**2, bonds)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "side", "magnetisation"),
+    [
+        (2.0, 48, 0.91132),
+        pytest.param(1.5, 48, 0.98650, marks=pytest.mark.slow),
+        pytest.param(2.2, 96, 0.78476, marks=pytest.mark.slow),
+        pytest.param(2.25, 256, 0.67185, marks=pytest.mark.slow),
+    ],
+)
+def test_below_the_critical_temperature_the_magnetisation_is_that_of_yang(temperature, side, magnetisation):
+    """Of an infinite lattice; the size shows in the fourth digit."""
+    shape, coupling = (side, side), torch.tensor(1 / temperature)
+    sampler = samplers.swendsen_wang(graphs.torus(shape), lambda params: params)
+    options = {"num_samples": 1, "num_burn_in": 15 if side < 64 else 60, "jit": False}
+    run = ebm.sample(random.key(3), sampler, coupling, torch.ones(40, *shape), **options)
+    assert_mean(run.draws[:, 0].mean((1, 2)).abs(), magnetisation, bias=5e-4)
 
 
 def test_runs_do_not_depend_on_chunks_or_on_the_number_of_chains_and_map_over_couplings():
