@@ -9,7 +9,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from funcebm import couplings, energies, losses, paths, random, samplers, tree
+from funcebm import couplings, energies, flows, losses, paths, random, samplers, solvers, tree
 from funcebm.types import Loss, Sampler, Tree
 
 
@@ -174,6 +174,7 @@ LOSSES: dict[str, Callable[[], Loss]] = {
     "annealed_denoising": lambda: losses.annealed_denoising_score_matching(
         conditional_energy, losses.geometric_noise_scales(1.0, 0.2, 4)
     ),
+    "flow_likelihood": lambda: losses.flow_likelihood(flows.flow(field, solvers.midpoint(), 2, "exact")),
     "flow_matching": lambda: losses.flow_matching(field),
     "flow_matching_transport": lambda: losses.flow_matching(
         field, paths.trigonometric(), coupling=couplings.optimal_transport(), time=losses.stratified_times()

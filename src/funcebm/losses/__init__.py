@@ -24,6 +24,7 @@ from .equilibrium import (
     truncated_weight,
 )
 from .finite_difference import finite_difference_score_matching
+from .flow_likelihood import flow_likelihood
 from .flow_matching import conditional_dropout, edm_preconditioned, edm_weight, flow_matching
 from .improved_contrastive import improved_contrastive_divergence
 from .jarzynski import jarzynski_maximum_likelihood
@@ -76,6 +77,7 @@ __all__ = [
     "fitted_gaussian_noise",
     "fitted_independent_noise",
     "flip_noise",
+    "flow_likelihood",
     "flow_matching",
     "gaussian_noise",
     "geometric_noise_scales",
