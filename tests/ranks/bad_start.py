@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import pathlib
 import sys
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # torchrun starts it as a file
 
 import torch
 

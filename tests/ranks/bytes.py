@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import pathlib
 import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # torchrun starts it as a file
 
 from funcebm import distributed
 from tests.ranks import work

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pathlib
 import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # torchrun starts it as a file
 
 import torch
 

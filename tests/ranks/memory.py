@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import pathlib
 import resource
 import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # torchrun starts it as a file
 
 import torch
 
@@ -18,7 +21,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--chains", type=int, default=1_000_000)
     parser.add_argument("--draws", type=int, default=10)
-    parser.add_argument("--max-rss", type=float, default=2.0, help="GB")
+    parser.add_argument("--max-rss", default="2G", help="in GB")
     options = parser.parse_args()
     mesh = distributed.mesh()
     first, last = bounds(options.chains, mesh.rank, mesh.size)
@@ -39,7 +42,7 @@ def main():
     print(
         f"rank {mesh.rank}: {samples.chains} {used:.2f} GB, variance {samples.reduced['variance'].tolist()}", flush=True
     )
-    return 0 if used <= options.max_rss else 1
+    return 0 if used <= float(options.max_rss.upper().rstrip("GB")) else 1
 
 
 if __name__ == "__main__":

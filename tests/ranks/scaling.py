@@ -7,8 +7,11 @@ chains for itself, at the same time as the others, without a mesh. What ranks co
 from __future__ import annotations
 
 import argparse
+import pathlib
 import sys
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # torchrun starts it as a file
 
 import torch
 

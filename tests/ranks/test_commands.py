@@ -20,12 +20,13 @@ pytestmark = [
 
 def ranks(num, script, *arguments, check=True, restarts=0):
     """What a script prints under torchrun; with None ranks, as a plain program."""
-    call = [sys.executable, "-m", f"tests.ranks.{script}", *map(str, arguments)]
+    call = [sys.executable, f"tests/ranks/{script}.py", *map(str, arguments)]
     if num is not None:
         options = ["--standalone", "--nproc-per-node", str(num), "--max-restarts", str(restarts)]
         call = [sys.executable, "-m", "torch.distributed.run", *options, *call[1:]]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
     result = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=500, check=False)
+    print(num, script, *arguments, "->", result.stdout.strip())
     assert not check or result.returncode == 0, result.stdout + result.stderr[-3000:]
     return result.stdout.strip()
 
@@ -46,7 +47,7 @@ def test_a_killed_run_goes_on_with_more_ranks(tmp_path):
     whole = ranks(None, "draws")
     ranks(2, "draws", "--folder", tmp_path, "--kill-rank", 1, check=False)
     assert list(tmp_path.glob("run-*20/done"))
-    assert ranks(4, "draws", "--folder", tmp_path) == whole
+    assert ranks(4, "draws", "--folder", tmp_path, "--resume") == whole
 
 
 def test_a_killed_run_is_restarted_by_torchrun(tmp_path):
@@ -57,6 +58,10 @@ def test_a_killed_run_is_restarted_by_torchrun(tmp_path):
 def test_training_is_that_of_one_process():
     assert len({ranks(num, "fit", "--deterministic") for num in (None, 1, 2, 4)}) == 1
     assert "relative difference" in ranks(2, "fit")
+
+
+def test_a_ladder_is_that_of_one_process():
+    assert len({ranks(num, "tempering", "--digest") for num in (None, 1, 2, 3)}) == 1
 
 
 @pytest.mark.parametrize(
@@ -74,7 +79,7 @@ def test_a_second_call_compiles_nothing():
 
 @pytest.mark.compiled
 def test_a_million_chains_need_two_gigabytes():
-    ranks(2, "memory", "--chains", 1_000_000, "--max-rss", 2)
+    ranks(2, "memory", "--chains", 1_000_000, "--max-rss", "2G")
 
 
 def test_two_hosts_draw_what_one_draws():
@@ -83,4 +88,5 @@ def test_two_hosts_draw_what_one_draws():
     result = subprocess.run(call, capture_output=True, text=True, env=environment, timeout=300, check=False)
     if "skipped" in result.stdout:
         pytest.skip(result.stdout.strip())
+    print(result.stdout)
     assert result.returncode == 0, result.stdout + result.stderr[-3000:]

@@ -13,12 +13,12 @@ for n in 0 1; do
   ip -n ebm$n link set veth$n up
   ip -n ebm$n link set lo up
 done
-alone=$(python -m tests.ranks.draws)
+alone=$(python tests/ranks/draws.py)
 common="--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint 10.77.0.1:29544 --rdzv-id hosts"
 GLOO_SOCKET_IFNAME=veth1 ip netns exec ebm1 python -m torch.distributed.run $common --node-rank 1 --rdzv-conf is_host=0 \
-  --local-addr 10.77.0.2 -m tests.ranks.draws >/dev/null &
+  --local-addr 10.77.0.2 tests/ranks/draws.py >/dev/null &
 found=$(GLOO_SOCKET_IFNAME=veth0 ip netns exec ebm0 python -m torch.distributed.run $common --node-rank 0 --rdzv-conf is_host=1 \
-  --local-addr 10.77.0.1 -m tests.ranks.draws)
+  --local-addr 10.77.0.1 tests/ranks/draws.py)
 wait
 echo "one process $alone, two hosts $found"
 [ "$alone" = "$found" ]

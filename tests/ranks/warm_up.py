@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import pathlib
 import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # torchrun starts it as a file
 
 from funcebm import distributed
 from funcebm.distributed.agreement import digest
@@ -16,6 +19,7 @@ def main():
     parser.add_argument("--chains", type=int, default=64)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--jit", action="store_true")
+    parser.add_argument("--digest", action="store_true", help="print it, which is done in any case")
     options = parser.parse_args()
     mesh = distributed.mesh()
     found = work.warm_up(mesh, options.adaptation, options.chains, options.steps, options.jit)
