@@ -28,7 +28,7 @@ def nearest(images, train):
 @pytest.mark.skipif(os.environ.get("FUNCEBM_ACCEPTANCE") != "1", reason="set FUNCEBM_ACCEPTANCE=1: some minutes")
 @pytest.mark.compiled
 def test_digits_are_no_worse_than_those_of_an_energy_in_a_tenth_of_the_time():
-    """Accuracies of classifiers within two standard errors of the difference; distances as near to those of real digits."""
+    """The support vector machine tells them less often, the forest as often within two standard errors of the difference."""
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.svm import SVC
 
@@ -75,4 +75,4 @@ def test_digits_are_no_worse_than_those_of_an_energy_in_a_tenth_of_the_time():
     best = rows[2.0]
     assert best["seconds"] < ENERGY_SECONDS / 10
     assert abs(best["nearest"] - real) < abs(ENERGY["nearest"] - real)
-    assert best["SVM"] < ENERGY["SVM"] + 2 * 0.019 and best["forest"] < ENERGY["forest"] + 2 * 0.013
+    assert best["SVM"] < ENERGY["SVM"] and best["forest"] < ENERGY["forest"] + 2 * 0.013
