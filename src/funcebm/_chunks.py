@@ -19,7 +19,17 @@ from . import loops, tree
 from .transforms import jit_scan
 from .types import Sampler, Tree
 
-__all__ = ["advance", "drive", "largest", "make_loop", "sizes", "sizes_by_the_clock", "until_interrupted", "weight_of"]
+__all__ = [
+    "advance",
+    "drive",
+    "drive_all",
+    "largest",
+    "make_loop",
+    "sizes",
+    "sizes_by_the_clock",
+    "until_interrupted",
+    "weight_of",
+]
 
 _BYTES = 2**26  # that are made in one chunk, after which Ctrl-C is heard
 _STEPS = 4096
@@ -175,6 +185,14 @@ def drive(
         yield carry, ys, size
         if bar is not None:
             bar.update(size)
+
+
+def drive_all(loop: Loop, shared: Tree, carry: Tree, chunks: Iterable[int], **options: Any) -> tuple[Tree, Tree]:
+    """All chunks of :func:`drive`: the last carry, and all that they emitted, one after another."""
+    emitted = []
+    for carry, ys, _ in drive(loop, shared, carry, chunks, **options):  # noqa: B020
+        emitted.append(ys)
+    return carry, tree.map(lambda *parts: torch.cat(parts), *emitted)
 
 
 @contextlib.contextmanager

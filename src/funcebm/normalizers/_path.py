@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, random, samplers, tree
-from .._chunks import drive, make_loop, weight_of
+from .._chunks import drive_all, make_loop, weight_of
 from ..chains._loop import chunks, draw_noise, draw_step
 from ..energies._guarded import explained
 from ..fields import require_scalar
@@ -185,14 +185,8 @@ class AnnealedPath(NamedTuple):
         def given(indices: Tensor) -> Step:
             return tree.map(lambda line: line[indices.long()], Step(weights, betas, log_step_sizes, rates, ()))
 
-        shared, sizes, outputs = (
-            (self.both_params, tuning, keys),
-            chunks(particles.positions, num_steps, jit=self.is_jitted),
-            [],
-        )
-        for particles, output, _ in drive(loop, shared, particles, sizes, like=keys, given=given):  # noqa: B020
-            outputs.append(output)
-        acceptance, used = (torch.cat(parts) for parts in zip(*outputs, strict=True))
+        shared, sizes = (self.both_params, tuning, keys), chunks(particles.positions, num_steps, jit=self.is_jitted)
+        particles, (acceptance, used) = drive_all(loop, shared, particles, sizes, like=keys, given=given)
         return particles, acceptance, used
 
     def start(self, positions: Position) -> Particles:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, fields, random, tree
-from .._chunks import drive, make_loop
+from .._chunks import drive_all, make_loop
 from ..chains._loop import chunks, draw_noise, draw_step
 from ..paths import Field
 from ..transforms import is_worth_it
@@ -189,8 +189,7 @@ def escorted_annealing(
     )
     keys, lines = random.split(key_run, num_particles), (times[:-1], times[1:], betas[1:])
     options: Any = {"like": keys, "given": lambda indices: tuple(line[indices.long()] for line in lines)}
-    for walkers, _, _ in drive(loop, (shared, keys), walkers, chunks(positions, num, jit=is_jitted), **options):  # noqa: B020
-        pass
+    walkers, _ = drive_all(loop, (shared, keys), walkers, chunks(positions, num, jit=is_jitted), **options)
     log_weights = vmap(path.final, (None, 0))(shared, walkers)
     value, error, size_ = log_mean_exp(log_weights)
     return AnnealedImportance(
