@@ -7,11 +7,24 @@ error is five times what chance explains. Keys are fixed, so a test that passes 
 from __future__ import annotations
 
 import math
+from typing import Any, Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
-__all__ = ["SIGMAS", "assert_covariance", "assert_mean", "assert_same_law", "assert_uniform"]
+from funcebm import random
+
+__all__ = [
+    "SIGMAS",
+    "assert_covariance",
+    "assert_mean",
+    "assert_same_law",
+    "assert_uniform",
+    "order_of",
+    "repeated",
+    "slopes_of",
+]
 
 SIGMAS = 5.0
 
@@ -69,3 +82,30 @@ def assert_uniform(counts: Tensor, probabilities: Tensor | None = None) -> None:
     # Wilson and Hilferty: the cube root of a chi-squared is close to normal
     deviate = ((statistic / degrees) ** (1 / 3) - (1 - 2 / (9 * degrees))) / math.sqrt(2 / (9 * degrees))
     assert abs(deviate) < SIGMAS, f"chi-squared {statistic:.1f} on {degrees} degrees of freedom"
+
+
+def order_of(sizes: Sequence[float], errors: Sequence[float]) -> float:
+    """The slope of a line through the logarithms: the order of errors that fall as a power of the size."""
+    x, y = torch.log(torch.tensor(sizes)), torch.log(torch.tensor(errors))
+    return float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+
+
+def repeated(loss: Any, params: Any, draw_data: Callable, num: int = 50, function: Callable | None = None) -> Any:
+    """Values of a loss (or another function of key and batch) on independent batches ``draw_data(key)``."""
+
+    def one(key: Tensor) -> Any:
+        key_data, key_loss = random.split(key)
+        batch = draw_data(key_data)
+        return loss(key_loss, params, batch)[0] if function is None else function(key_loss, batch)
+
+    return vmap(one)(random.split(random.key(7), num))
+
+
+def slopes_of(loss: Any, params: Any, draw_data: Callable, num: int = 50) -> Any:
+    """The gradients of a loss on independent batches."""
+
+    def slope(key: Tensor, batch: Any) -> Any:
+        noise = loss.draw(key, batch)
+        return torch.func.grad(loss.value, has_aux=True)(params, (), batch, noise)[0]
+
+    return repeated(loss, params, draw_data, num, slope)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.integrators.test_symplectic import _field, _slope
+from tests.laws import order_of
+from tests.targets import field_of
 from torch.func import jacrev
 
 from funcebm import metrics, random, tree
@@ -32,10 +33,10 @@ def _energy(x):
 
 def _path(metric, integrator, step_size, num_steps, x, u, energy=_energy):
     """Positions, velocities and sums of kinetic energy, step by step."""
-    point, total = MicrocanonicalPoint(x, u, _field(energy)(x)[1]), torch.zeros((), dtype=DTYPE)
+    point, total = MicrocanonicalPoint(x, u, field_of(energy)(x)[1]), torch.zeros((), dtype=DTYPE)
     for _ in range(num_steps):
         size = torch.as_tensor(step_size, dtype=DTYPE)
-        point, change, _ = microcanonical_step(_field(energy), metric, size, point, integrator)
+        point, change, _ = microcanonical_step(field_of(energy), metric, size, point, integrator)
         total = total + change
         yield point.position, point.velocity, total
 
@@ -149,8 +150,8 @@ def _energy_errors(integrator, step_size, num_steps):
 def test_the_energy_is_kept_with_second_order_and_in_one_step_with_third(integrator):
     sizes = [0.04, 0.02, 0.01, 0.005]
     paths = [_energy_errors(integrator, size, round(2 / size)) for size in sizes]
-    assert abs(_slope(sizes, [path[0] for path in paths]) - 3) < 0.1
-    assert abs(_slope(sizes, [path[-1] for path in paths]) - 2) < 0.1
+    assert abs(order_of(sizes, [path[0] for path in paths]) - 3) < 0.1
+    assert abs(order_of(sizes, [path[-1] for path in paths]) - 2) < 0.1
 
 
 @both
@@ -160,7 +161,7 @@ def test_the_global_error_is_of_second_order(name, integrator):
     counts = [10, 20, 40, 80]
     flows = [torch.cat(_flow(METRICS[name], integrator, 2 / num, num, X, U)[:2]) for num in counts]
     errors = [float((end - reference).norm()) for end in flows]
-    assert abs(_slope([2 / num for num in counts], errors) - 2) < 0.1
+    assert abs(order_of([2 / num for num in counts], errors) - 2) < 0.1
 
 
 def test_mclachlan_pays_for_its_second_gradient():
@@ -186,9 +187,9 @@ def test_a_step_costs_a_gradient_for_each_drift(integrator):
 
     def field(x):
         calls.append(x)
-        return _field(_energy)(x)
+        return field_of(_energy)(x)
 
-    point = MicrocanonicalPoint(X, U, _field(_energy)(X)[1])
+    point = MicrocanonicalPoint(X, U, field_of(_energy)(X)[1])
     end, _, value = microcanonical_step(field, METRICS["identity"], torch.tensor(0.1), point, integrator)
     assert len(calls) == {"leapfrog": 1, "mclachlan": 2}[integrator]
-    torch.testing.assert_close((value, end.gradient), _field(_energy)(end.position))
+    torch.testing.assert_close((value, end.gradient), field_of(_energy)(end.position))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.integrators.test_symplectic import _field, _slope
+from tests.laws import order_of
+from tests.targets import field_of
 from torch.func import grad, vmap
 
 from funcebm import integrators, metrics, random, samplers, tree
@@ -39,11 +40,11 @@ sweep = pytest.mark.parametrize("name", list(METRICS))
 
 
 def _flow(name, step_size, num_steps, x, p, tolerance=1e-14):
-    point = PhasePoint(x, p, _field(_energy)(x)[1])
+    point = PhasePoint(x, p, field_of(_energy)(x)[1])
     size = torch.as_tensor(step_size, dtype=DTYPE)
     for _ in range(num_steps):
         point, _, _, _ = generalised_leapfrog(
-            _field(_energy), METRICS[name], size, point, tolerance=tolerance, max_iterations=100
+            field_of(_energy), METRICS[name], size, point, tolerance=tolerance, max_iterations=100
         )
     return point.position, point.momentum
 
@@ -91,23 +92,25 @@ def test_the_global_error_is_of_second_order_and_so_is_that_of_the_energy(name):
     ends = [torch.cat(end) for end in flows]
     exact = ends[3] + (ends[3] - ends[2]) / 3  # Richardson: the error that is left is of fourth order
     sizes = [1 / num for num in counts[:3]]
-    assert abs(_slope(sizes, [float((end - exact).norm()) for end in ends[:3]]) - 2) < 0.1
-    assert abs(_slope(sizes, [abs(_total(name, *end) - _total(name, X, P)) for end in flows[:3]]) - 2) < 0.2
+    assert abs(order_of(sizes, [float((end - exact).norm()) for end in ends[:3]]) - 2) < 0.1
+    assert abs(order_of(sizes, [abs(_total(name, *end) - _total(name, X, P)) for end in flows[:3]]) - 2) < 0.2
 
 
 @sweep
 def test_the_local_error_of_the_energy_is_of_third_order(name):
     sizes = [0.04, 0.02, 0.01]
     errors = [abs(_total(name, *_flow(name, size, 1, X, P)) - _total(name, X, P)) for size in sizes]
-    assert abs(_slope(sizes, errors) - 3) < 0.15
+    assert abs(order_of(sizes, errors) - 3) < 0.15
 
 
 def test_with_a_constant_metric_it_is_leapfrog_and_solved_at_once():
-    point = PhasePoint(X, P, _field(_energy)(X)[1])
+    point = PhasePoint(X, P, field_of(_energy)(X)[1])
     size = torch.tensor(0.4, dtype=DTYPE)
     limits = {"tolerance": 1e-12, "max_iterations": 9}
-    got, value, is_converged, count = generalised_leapfrog(_field(_energy), METRICS["constant"], size, point, **limits)
-    expected, energy = integrators.leapfrog(_field(_energy), metrics.of(torch.linalg.inv(CONSTANT)), size, point)
+    got, value, is_converged, count = generalised_leapfrog(
+        field_of(_energy), METRICS["constant"], size, point, **limits
+    )
+    expected, energy = integrators.leapfrog(field_of(_energy), metrics.of(torch.linalg.inv(CONSTANT)), size, point)
     torch.testing.assert_close((got, value), (expected, energy), rtol=1e-12, atol=1e-12)
     assert bool(is_converged)
     assert int(count) == 4  # each equation once, and once more to see that nothing changes
@@ -118,7 +121,7 @@ def test_trees_move_as_their_vectors():
     of_tree = lambda t: tree.ravel(t)[0]  # noqa: E731
     size = torch.tensor(0.3, dtype=DTYPE)
     limits = {"tolerance": 1e-13, "max_iterations": 99}
-    field = _field(lambda t: _energy(of_tree(t)))
+    field = field_of(lambda t: _energy(of_tree(t)))
     point = PhasePoint(back(X), back(P), field(back(X))[1])
     got, _, _, _ = generalised_leapfrog(field, lambda t: _curved(of_tree(t)), size, point, **limits)
     expected = _flow("curved", 0.3, 1, X, P)
@@ -174,12 +177,12 @@ def test_the_count_is_that_of_the_evaluations_of_the_metric():
         calls.append(x)
         return _curved(x)
 
-    point = PhasePoint(X, P, _field(_energy)(X)[1])
+    point = PhasePoint(X, P, field_of(_energy)(X)[1])
     size = torch.tensor(0.4, dtype=DTYPE)
     for tolerance in (1e-3, 1e-12):
         calls.clear()
         _, _, _, count = generalised_leapfrog(
-            _field(_energy), counted, size, point, tolerance=tolerance, max_iterations=99
+            field_of(_energy), counted, size, point, tolerance=tolerance, max_iterations=99
         )
         assert int(count) == len(calls) - 2  # one at the start, for the velocity, and one at the end, explicit
 

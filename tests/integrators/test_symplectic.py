@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
-from torch.func import grad_and_value, jacrev, vmap
+from tests.laws import order_of
+from tests.targets import field_of
+from torch.func import jacrev, vmap
 
 from funcebm import integrators, metrics, random, tree
 from funcebm.integrators import PhasePoint
@@ -27,18 +29,10 @@ def _energy(x: torch.Tensor) -> torch.Tensor:
     return (x**2).sum() / 2 + 0.3 * torch.sin(2 * x[0] + x[1]) + 0.1 * x[0] ** 4 + 0.2 * x[0] * x[1] ** 2
 
 
-def _field(energy):
-    def field(x):
-        gradient, value = grad_and_value(energy)(x)
-        return value, gradient
-
-    return field
-
-
 def _flow(energy, metric, step_size, num_steps, x, p, integrator="leapfrog"):
-    step, point = getattr(integrators, integrator), PhasePoint(x, p, _field(energy)(x)[1])
+    step, point = getattr(integrators, integrator), PhasePoint(x, p, field_of(energy)(x)[1])
     for _ in range(num_steps):
-        point, _ = step(_field(energy), metric, torch.as_tensor(step_size, dtype=torch.float64), point)
+        point, _ = step(field_of(energy), metric, torch.as_tensor(step_size, dtype=torch.float64), point)
     return point.position, point.momentum
 
 
@@ -76,11 +70,6 @@ def test_the_map_is_symplectic_and_so_keeps_volume(name, integrator, step_size):
     torch.testing.assert_close(torch.linalg.det(jacobian), torch.ones(()).double(), rtol=0, atol=rounding)
 
 
-def _slope(sizes, errors) -> float:
-    x, y = torch.log(torch.tensor(sizes)), torch.log(torch.tensor(errors))
-    return float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
-
-
 ORDERS = pytest.mark.parametrize(
     ("integrator", "order"), [("leapfrog", 2), ("position_leapfrog", 2), ("mclachlan", 2), ("yoshida", 4)]
 )
@@ -99,7 +88,7 @@ def test_the_global_error_is_of_its_order(metric_and_end, integrator, order):
     counts = [32, 64, 128] if order == 2 else [16, 32, 64]
     flows = [torch.cat(_flow(_energy, metric, 1 / num, num, X, P, integrator)) for num in counts]
     errors = [float((end - reference).norm()) for end in flows]
-    assert abs(_slope([1 / num for num in counts], errors) - order) < 0.05
+    assert abs(order_of([1 / num for num in counts], errors) - order) < 0.05
 
 
 @ORDERS
@@ -108,7 +97,7 @@ def test_the_local_error_of_the_energy_is_one_order_higher(integrator, order):
     sizes = [0.02, 0.01, 0.005, 0.0025] if order == 2 else [0.01, 0.0075, 0.005, 0.0035]
     flows = [_flow(_energy, METRICS["identity"], size, 1, X, P, integrator) for size in sizes]
     errors = [abs(total(*end) - total(X, P)) for end in flows]
-    assert abs(_slope(sizes, errors) - (order + 1)) < 0.05
+    assert abs(order_of(sizes, errors) - (order + 1)) < 0.05
 
 
 def test_two_stages_keep_the_energy_better_than_leapfrog_at_the_same_cost():
@@ -194,16 +183,16 @@ def test_trees_move_as_their_vectors():
 
 @all_integrators
 def test_a_step_costs_what_it_says_and_hands_on_the_last_gradient(integrator):
-    point = PhasePoint(X, P, _field(_energy)(X)[1])
+    point = PhasePoint(X, P, field_of(_energy)(X)[1])
     calls, step = [], getattr(integrators, integrator)
 
     def field(x):
         calls.append(x)
-        return _field(_energy)(x)
+        return field_of(_energy)(x)
 
     end, value = step(field, metrics.of(None), torch.tensor(0.1).double(), point)
     assert len(calls) == step.num_gradients
-    torch.testing.assert_close((value, end.gradient), _field(_energy)(calls[-1]))
+    torch.testing.assert_close((value, end.gradient), field_of(_energy)(calls[-1]))
     assert torch.equal(calls[-1], end.position) == step.ends_on_kick
     if not step.ends_on_kick:
         torch.testing.assert_close(end, step(field, metrics.of(None), 0.1, point._replace(gradient=math.nan * X))[0])

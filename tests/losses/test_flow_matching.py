@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import SIGMAS, assert_mean, assert_uniform
+from tests.laws import SIGMAS, assert_mean, assert_uniform, repeated, slopes_of
 from torch.func import vmap
 
 import funcebm as ebm
@@ -19,25 +19,6 @@ MIXTURE = exact.mixture_params(
 )
 NUM = 400
 ZERO = torch.zeros(2).double()
-
-
-def repeated(loss, params, draw_data, num=50, function=None):
-    """Values (or another function of key and batch) of independent batches."""
-
-    def one(key):
-        key_data, key_loss = random.split(key)
-        batch = draw_data(key_data)
-        return loss(key_loss, params, batch)[0] if function is None else function(key_loss, batch)
-
-    return vmap(one)(random.split(random.key(7), num))
-
-
-def slopes(loss, params, draw_data, num=50):
-    def slope(key, batch):
-        noise = loss.draw(key, batch)
-        return torch.func.grad(loss.value, has_aux=True)(params, (), batch, noise)[0]
-
-    return repeated(loss, params, draw_data, num, slope)
 
 
 def data_of_mixture(key):
@@ -66,8 +47,8 @@ def test_the_exact_field_is_the_minimiser(name, prediction):
         return oracle(MIXTURE, t, x) + params
 
     loss = losses.flow_matching(field, path, prediction=prediction, time=INSIDE, weight=lambda t: 1 + t)
-    assert_mean(slopes(loss, ZERO, data_of_mixture), 0.0)
-    away = slopes(loss, ZERO + 0.5, data_of_mixture)
+    assert_mean(slopes_of(loss, ZERO, data_of_mixture), 0.0)
+    away = slopes_of(loss, ZERO + 0.5, data_of_mixture)
     assert (away.mean(0).abs() > SIGMAS * away.std(0) / math.sqrt(len(away))).all()
 
 
@@ -101,7 +82,7 @@ def test_an_energy_at_every_time_is_trained_as_a_score():
         return exact.marginals(path).energy(MIXTURE, t, x) + params @ x
 
     loss = losses.flow_matching(paths.negative_gradient(energy), path, prediction="score", time=INSIDE)
-    assert_mean(slopes(loss, ZERO, data_of_mixture), 0.0)
+    assert_mean(slopes_of(loss, ZERO, data_of_mixture), 0.0)
 
 
 # -- batches, labels, times ---------------------------------------------------------------------------------------------
@@ -112,7 +93,7 @@ def test_a_source_of_ones_own():
     loss = losses.flow_matching(
         lambda params, t, x: 0 * x + params, source=lambda key: 3 + random.normal(key, (1,), dtype=torch.float64)
     )
-    draws = slopes(loss, torch.tensor(-3.0).double(), lambda key: random.normal(key, (NUM, 1), dtype=torch.float64))
+    draws = slopes_of(loss, torch.tensor(-3.0).double(), lambda key: random.normal(key, (NUM, 1), dtype=torch.float64))
     assert_mean(draws, 0.0)
 
 

@@ -6,8 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import SIGMAS, assert_covariance, assert_mean
-from tests.losses.test_flow_matching import repeated, slopes
+from tests.laws import SIGMAS, assert_covariance, assert_mean, repeated, slopes_of
 from torch.func import vmap
 
 from funcebm import couplings, fields, losses, paths, random
@@ -57,8 +56,8 @@ def test_its_minimiser_is_that_of_quadrature(weight):
         return (pull(x.square().sum(), scale, 1, weight, TIMES[5::10]) + params[0]) * x + params[1]
 
     loss = losses.equilibrium_matching(gradient, weight, form="gradient")
-    assert_mean(slopes(loss, torch.zeros(2).double(), normal_data(scale), 30), 0.0)
-    assert_not_zero(slopes(loss, torch.ones(2).double(), normal_data(scale), 30))
+    assert_mean(slopes_of(loss, torch.zeros(2).double(), normal_data(scale), 30), 0.0)
+    assert_not_zero(slopes_of(loss, torch.ones(2).double(), normal_data(scale), 30))
 
 
 def test_an_energy_and_its_gradient_are_one_loss():
@@ -96,8 +95,8 @@ def test_action_matching_has_the_velocity_of_the_path_and_minus_half_its_energy(
     """The path energy of N(0, 1) to N(2, 1/4) is 4.464602."""
     loss = losses.action_matching(_gaussian_potential)
     zero = torch.zeros(2).double()
-    assert_mean(slopes(loss, zero, normal_data(0.5, 1, 2.0), 100), 0.0)
-    assert_not_zero(slopes(loss, zero + 0.5, normal_data(0.5, 1, 2.0), 100))
+    assert_mean(slopes_of(loss, zero, normal_data(0.5, 1, 2.0), 100), 0.0)
+    assert_not_zero(slopes_of(loss, zero + 0.5, normal_data(0.5, 1, 2.0), 100))
     values = repeated(loss, zero, normal_data(0.5, 1, 2.0), 100)
     assert_mean(values, -4.464602 / 2)
     metric = repeated(
@@ -198,8 +197,8 @@ def test_on_pairs_of_the_schroedinger_bridge_its_drift_is_the_minimiser(directio
         return drift(ENDS, t, x) + params[0] + params[1] * x
 
     loss = losses.bridge_matching(field, SCALE, direction, time=losses.uniform_times(0.05, 0.95))
-    assert_mean(slopes(loss, torch.zeros(2).double(), pairs_of_the_bridge), 0.0)
-    assert_not_zero(slopes(loss, torch.ones(2).double(), pairs_of_the_bridge))
+    assert_mean(slopes_of(loss, torch.zeros(2).double(), pairs_of_the_bridge), 0.0)
+    assert_not_zero(slopes_of(loss, torch.ones(2).double(), pairs_of_the_bridge))
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
@@ -255,7 +254,7 @@ def test_iterated_markovian_fitting_tends_to_the_bridge():
             direction,
             time=losses.uniform_times(0.05, 0.95),
         )
-        check = slopes(loss, torch.zeros(1).double(), lambda key: batch, 20)  # noqa: B023
+        check = slopes_of(loss, torch.zeros(1).double(), lambda key: batch, 20)  # noqa: B023
         assert_mean(check, 0.0, bias=0.1)  # it is the minimiser, but for the draw of the batch
         fresh = exact.sample(next(keys), ENDS["start" if index % 2 == 0 else "end"], num)
         other = losses.simulate_bridge(next(keys), field, (), fresh, SCALE, direction, num_steps=60)
@@ -281,10 +280,10 @@ def test_recovery_likelihood_is_least_at_the_energy_of_each_level():
 
     loss = losses.diffusion_recovery_likelihood(energy, path, times, num_steps=40, step_size=0.1)
     zero = torch.zeros(3).double()
-    draws = slopes(loss, zero, normal_data(scale), 60)
+    draws = slopes_of(loss, zero, normal_data(scale), 60)
     assert_mean(draws, 0.0, bias=0.008)  # of the steps at the first level: 3.7 % of the variance
     for wrong in (-0.5, 1.0):
-        away = slopes(loss, zero + wrong, normal_data(scale), 60)
+        away = slopes_of(loss, zero + wrong, normal_data(scale), 60)
         assert_not_zero(away)
         assert (torch.sign(away.mean(0)) == math.copysign(1, wrong)).all()  # downhill to the true energies
 

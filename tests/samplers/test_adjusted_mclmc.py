@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.laws import assert_mean, assert_uniform
-from tests.samplers.test_mclmc import _numpy_kick
+from tests.references import isokinetic_kick_in_numpy
 from torch.func import vmap
 
 from funcebm import random, samplers, tree
@@ -46,7 +46,7 @@ def _numpy_trajectory(energy, gradient, h, num, scale, integrator, x, u, uniform
     for _ in range(num):
         for index, part in enumerate(plan):
             if index % 2 == 0:
-                u, change = _numpy_kick(part * h, u, scale * gradient(x))
+                u, change = isokinetic_kick_in_numpy(part * h, u, scale * gradient(x))
                 total += change
             else:
                 x = x + part * h * scale * u

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.cases import quartic, quartic_params
 from tests.laws import SIGMAS, assert_covariance, assert_mean, assert_same_law, assert_uniform
-from tests.samplers.test_invariance import draw_skewed, skewed
+from tests.targets import draw_skewed, skewed
 
 import funcebm as ebm
 from funcebm import random, samplers, schedules, tree

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.laws import assert_covariance, assert_mean, assert_same_law
-from tests.samplers.test_invariance import draw_skewed, skewed
+from tests.targets import draw_skewed, skewed
 from torch.func import vmap
 
 import funcebm as ebm

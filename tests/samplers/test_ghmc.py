@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from tests.laws import assert_covariance, assert_mean, assert_same_law, assert_uniform
-from tests.samplers.test_invariance import draw_skewed, skewed
+from tests.targets import draw_skewed, skewed
 from torch.func import vmap
 
 import funcebm as ebm

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from tests.laws import assert_same_law
-from tests.samplers.test_invariance import DENSE, draw_skewed, skewed
+from tests.targets import DENSE, draw_skewed, skewed
 
 import funcebm as ebm
 from funcebm import random, samplers

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.laws import assert_covariance, assert_mean, assert_same_law
-from torch import Tensor
+from tests.targets import DENSE, draw_skewed, skewed
 from torch.func import vmap
 
 import funcebm as ebm
@@ -14,18 +14,6 @@ from funcebm import energies, integrators, random, samplers
 NUM_CHAINS = 16000
 
 
-def skewed(params: Tensor, x: Tensor) -> Tensor:
-    """``T`` times minus the log density of ``u = log Gamma(2)`` and ``v ~ N(u^2 / 2, 1)``; no symmetry of any kind."""
-    return params * (torch.exp(x[0]) - 2 * x[0] + (x[1] - x[0] ** 2 / 2) ** 2 / 2)
-
-
-def draw_skewed(key: Tensor, num: int) -> Tensor:
-    key_u, key_v = random.split(key)
-    u = torch.log(random.exponential(key_u, (num, 2)).sum(1))
-    return torch.stack([u, u**2 / 2 + random.normal(key_v, (num,))], 1)
-
-
-DENSE = torch.tensor([[0.6, 0.4], [0.4, 1.1]])
 CASES = {
     "mala": lambda t: samplers.mala(skewed, step_size=0.5 / t, temperature=t),
     "mala_large": lambda t: samplers.mala(skewed, step_size=1.2 / t, temperature=t),

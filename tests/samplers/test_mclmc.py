@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.integrators.test_symplectic import _slope
-from tests.laws import assert_covariance, assert_mean, assert_same_law, assert_uniform
-from tests.samplers.test_invariance import draw_skewed, skewed
+from tests.laws import assert_covariance, assert_mean, assert_same_law, assert_uniform, order_of
+from tests.references import isokinetic_kick_in_numpy
+from tests.targets import draw_skewed, skewed
 from torch.func import vmap
 
 import funcebm as ebm
@@ -87,7 +87,7 @@ def test_on_a_gaussian_the_bias_of_the_variance_shrinks_with_the_square_of_the_s
         ).draws
         biases.append(float(abs((stiffness * draws[:, 0] ** 2).mean() - 1)))
     assert biases[0] > 5 * math.sqrt(2 / (4 * 20000))
-    assert abs(_slope(sizes, biases) - 2) < 0.6
+    assert abs(order_of(sizes, biases) - 2) < 0.6
 
 
 def test_the_energy_error_is_of_third_order_in_a_step():
@@ -97,15 +97,7 @@ def test_the_energy_error_is_of_third_order_in_a_step():
         sampler = samplers.mclmc(skewed, step_size=step_size, decoherence_length=2.0)
         info = ebm.sample(random.key(6), sampler, torch.tensor(1.0).double(), start, num_samples=1, jit=False).info
         errors.append(float(info.energy_error.abs().median()))
-    assert abs(_slope(sizes, errors) - 3) < 0.2
-
-
-def _numpy_kick(t, u, g):
-    degrees, norm = len(u) - 1, np.linalg.norm(g)
-    e, a = -g / norm, t * norm / degrees
-    q = u @ e
-    scale = np.cosh(a) + q * np.sinh(a)
-    return (u + e * (np.sinh(a) + q * (np.cosh(a) - 1))) / scale, degrees * np.log(scale)
+    assert abs(order_of(sizes, errors) - 3) < 0.2
 
 
 def _numpy_step(energy, gradient, h, length, scale, integrator, x, u, before, after):
@@ -115,7 +107,7 @@ def _numpy_step(energy, gradient, h, length, scale, integrator, x, u, before, af
     start, total, u = energy(x), 0.0, refresh(u, before)
     for index, part in enumerate(plan):
         if index % 2 == 0:
-            u, change = _numpy_kick(part * h, u, scale * gradient(x))
+            u, change = isokinetic_kick_in_numpy(part * h, u, scale * gradient(x))
             total += change
         else:
             x = x + part * h * scale * u

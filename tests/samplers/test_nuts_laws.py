@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from tests.laws import assert_covariance, assert_mean, assert_same_law, assert_uniform
-from tests.samplers.test_nuts import ENERGIES, Reference
+from tests.references import NUTS_ENERGIES, RecursiveNUTS
 from torch.func import vmap
 
 import funcebm as ebm
 from funcebm import metrics, random, samplers, tree
 from funcebm.samplers.nuts import NUTSNoise
 
-FUNNEL, QUARTIC = ENERGIES["funnel"][0], ENERGIES["quartic"][0]
+FUNNEL, QUARTIC = NUTS_ENERGIES["funnel"][0], NUTS_ENERGIES["quartic"][0]
 MATRIX = torch.tensor([[0.9, 0.3, 0.0], [0.3, 0.5, -0.1], [0.0, -0.1, 0.7]])
 
 
@@ -54,7 +54,7 @@ def test_a_leaf_is_chosen_with_the_probability_that_the_papers_give_it(seed, max
     assert (info.tree_depth == max_depth).all()
 
     energy, gradient = (lambda x: (STIFFNESS * x**2).sum() / 2), (lambda x: STIFFNESS * x)
-    reference = Reference(energy, gradient, 0.25, max_depth, np.eye(2))
+    reference = RecursiveNUTS(energy, gradient, 0.25, max_depth, np.eye(2))
     points, law, before, uneven, build = [position.numpy()], np.ones(1), 1.0, [], reference.build
 
     def record(level, *arguments):
@@ -159,7 +159,7 @@ def test_temperature_divides_the_energy():
 def test_too_little_depth_is_told():
     for max_depth in (1, 2, 4):  # from the bottom of a bowl, a part of the way up
         (_, info), _, _ = _run(
-            samplers.nuts(ENERGIES["isotropic"][0], step_size=0.01, max_depth=max_depth), torch.zeros(50, 3)
+            samplers.nuts(NUTS_ENERGIES["isotropic"][0], step_size=0.01, max_depth=max_depth), torch.zeros(50, 3)
         )
         assert info.is_max_depth.all()
         assert not info.is_turning.any()
