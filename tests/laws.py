@@ -21,6 +21,7 @@ __all__ = [
     "assert_mean",
     "assert_same_law",
     "assert_uniform",
+    "log_variance_deviation",
     "order_of",
     "repeated",
     "slopes_of",
@@ -82,6 +83,11 @@ def assert_uniform(counts: Tensor, probabilities: Tensor | None = None) -> None:
     # Wilson and Hilferty: the cube root of a chi-squared is close to normal
     deviate = ((statistic / degrees) ** (1 / 3) - (1 - 2 / (9 * degrees))) / math.sqrt(2 / (9 * degrees))
     assert abs(deviate) < SIGMAS, f"chi-squared {statistic:.1f} on {degrees} degrees of freedom"
+
+
+def log_variance_deviation(num_effective: float) -> float:
+    """Five standard errors of the log of a variance that was found from so many independent draws."""
+    return SIGMAS * math.sqrt(2 / num_effective)
 
 
 def order_of(sizes: Sequence[float], errors: Sequence[float]) -> float:
