@@ -50,7 +50,7 @@ def compiles_nothing() -> Iterator[None]:
     """Inside, nothing is traced, and so nothing compiled: all that is called is known."""
     with counted() as counts:
         yield
-    assert counts.traces == 0, f"{counts.traces} functions were traced anew"
+    assert counts.traces == 0, f"{counts.traces} functions were traced again"
 
 
 @contextlib.contextmanager

@@ -50,7 +50,7 @@ def parallel_tempering_contrastive_divergence(
         initial: ``key -> position``, where one rung starts and restarts, or a space of discrete states; by default standard
             normal, like the data.
         regularization, gradient_penalty, trim, clamp, data_noise: as in :func:`contrastive_divergence`.
-        tuning: the numbers of the parallel tempering; by default its own.
+        tuning: the parameters of the parallel tempering; by default its own.
 
     Returns:
         A :class:`~funcebm.types.Loss` with a memory of positions ``(buffer_size, K, *event)``; metrics as in

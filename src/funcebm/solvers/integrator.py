@@ -105,7 +105,7 @@ class Integrator(NamedTuple):
         draw: ``(key, x) -> noise``, all the random numbers of one step; ``()`` for an ODE.
         step: ``(field, params, tuning, state, noise) -> (state, info)``.
         order: of convergence; for an SDE the weak one.
-        tuning: the numbers of the solver, a tree of 0-d tensors.
+        tuning: the parameters of the solver, a tree of 0-d tensors.
         strong_order: of an SDE solver, for additive noise; None for an ODE.
         error_order: one more than that of the embedded formula, for step control; None where no error is estimated.
         attempt: ``(field, params, t, h, x, slope) -> Attempt``, where the error is estimated; ``slope`` may be ``()``.
