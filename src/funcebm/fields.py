@@ -30,6 +30,7 @@ __all__ = [
     "require_scalar",
     "score",
     "sharded",
+    "value",
     "value_and_gradient",
 ]
 
@@ -70,6 +71,24 @@ def require_scalar(value: Any, position: Position, name: str = "an energy") -> T
             "write no batch axis: torch.func.vmap, and the samplers, add it.",
         )
     )
+
+
+def value(energy: Energy) -> Energy:
+    """The energy itself, which must return a scalar.
+
+    Args:
+        energy: ``(params, x) -> ()``.
+
+    Returns:
+        ``(params, x) -> E(x)``.
+
+    Raises:
+        ValueError: when called, if the energy does not return a 0-d tensor.
+
+    >>> value(lambda params, x: (x**2).sum())((), torch.tensor([1.0, 2.0]))
+    tensor(5.)
+    """
+    return lambda params, position: require_scalar(energy(params, position), position)
 
 
 def value_and_gradient(energy: Energy) -> Callable[[Params, Position], tuple[Tensor, Position]]:

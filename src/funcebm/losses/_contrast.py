@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, fields, loops, random, tree
-from ..fields import require_scalar
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Sampler, Tree, step_of_chains
 from ._buffer import BufferNoise, Starts
 from ._staged import staged
@@ -207,10 +206,7 @@ def perturbed(batch: Batch, noise: Tree, data_noise: float | Tensor) -> Batch:
 def energies_of(energy: Energy) -> Callable[[Params, Tree], Tensor]:
     """``(params, positions) -> (B,)``."""
 
-    def one(params: Params, position: Position) -> Tensor:
-        return require_scalar(energy(params, position), position)
-
-    return vmap(one, (None, 0))
+    return vmap(fields.value(energy), (None, 0))
 
 
 def value_and_metrics(

@@ -109,10 +109,7 @@ def evaluated(energy: Energy, metric: Any, name: str = "inverse_mass") -> tuple[
 
 def valued(energy: Energy, metric: Any, name: str) -> tuple[Energy, Callable[..., ValueState]]:
     """``(params, x) -> E``, which must be a scalar, and the ``init`` of a sampler whose state is a :class:`ValueState`."""
-    check_shape = metrics.shape_check(metric, name=name)
-
-    def value(params: Params, position: Position) -> Tensor:
-        return fields.require_scalar(energy(params, position), position)
+    value, check_shape = fields.value(energy), metrics.shape_check(metric, name=name)
 
     def init(params: Params, position: Position) -> ValueState:
         check_shape(position)

@@ -114,8 +114,7 @@ def locally_balanced(
     log_balance = balancing(balance)
     space_of = space_for("locally_balanced", space, energy)
 
-    def scalar(params: Params, position: Position) -> Tensor:
-        return fields.require_scalar(energy(params, position), position)
+    scalar = fields.value(energy)
 
     def at(params: Params, position: Position) -> LocallyBalancedState:
         value = scalar(params, position)

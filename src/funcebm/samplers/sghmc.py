@@ -7,7 +7,7 @@ from typing import Any, Callable, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import checks, metrics, tree
+from .. import checks, fields, metrics, tree
 from ..types import Energy, Info, Params, Position, Sampler, Tree
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
@@ -128,7 +128,7 @@ def noisy_step(
     normal = metrics.momentum(tuning.metric, noise.normal)
     momentum = tree.where(is_fresh, normal, state.momentum)
     position = tree.add_scaled(state.position, h, metrics.velocity(tuning.metric, momentum))
-    value, gradient = batches.value_and_gradient(params, position, noise.indices)
+    value, gradient = fields.value_and_gradient(batches.on(noise.indices))(params, position)
     decay = torch.where(is_fresh, 1, 1 - h * friction)
     spread = torch.where(is_fresh, 0, torch.sqrt(injected))
     pull = h / tuning.temperature

@@ -27,14 +27,12 @@ class Minibatches(NamedTuple):
     """An energy of a minibatch, as functions.
 
     Attributes:
-        value: ``(params, position, indices) -> ()``.
-        value_and_gradient: the same, with the gradient in the position.
+        on: ``indices -> energy``, the energy on a batch as one of ``(params, x)``.
         draw: ``(key, position) -> MinibatchNoise``.
         at_start: ``(params, position) -> ()``, on a batch that needs no key, evenly spaced.
     """
 
-    value: Callable[..., Tensor]
-    value_and_gradient: Callable[..., tuple[Tensor, Tree]]
+    on: Callable[[Any], Energy]
     draw: Callable[[Key, Position], MinibatchNoise]
     at_start: Callable[[Params, Position], Tensor]
 
@@ -48,12 +46,8 @@ def minibatches(energy: Callable[..., Tensor], num_data: int | None, batch_size:
         checks.positive_int("num_data", num_data)
         checks.positive_int("batch_size", batch_size)
 
-    def value(params: Params, position: Position, indices: Any) -> Tensor:
-        batch = () if num_data is None else (indices,)
-        return fields.require_scalar(energy(params, position, *batch), position)
-
-    def value_and_gradient(params: Params, position: Position, indices: Any) -> tuple[Tensor, Tree]:
-        return fields.value_and_gradient(lambda params, position: value(params, position, indices))(params, position)
+    def on(indices: Any) -> Energy:
+        return energy if num_data is None else lambda params, position: energy(params, position, indices)
 
     def draw(key: Key, position: Position) -> MinibatchNoise:
         key_normal, key_batch = random.split(key)
@@ -63,12 +57,12 @@ def minibatches(energy: Callable[..., Tensor], num_data: int | None, batch_size:
         return MinibatchNoise(normal, random.randint(key_batch, (batch_size,), 0, num_data))
 
     def at_start(params: Params, position: Position) -> Tensor:
-        if num_data is None or batch_size is None:
-            return value(params, position, ())
-        indices = torch.arange(batch_size, device=tree.first(position).device) * num_data // batch_size
-        return value(params, position, indices)
+        indices: Any = ()
+        if num_data is not None and batch_size is not None:
+            indices = torch.arange(batch_size, device=tree.first(position).device) * num_data // batch_size
+        return fields.value(on(indices))(params, position)
 
-    return Minibatches(value, value_and_gradient, draw, at_start)
+    return Minibatches(on, draw, at_start)
 
 
 class SGLDState(NamedTuple):
@@ -151,11 +145,12 @@ def sgld(
         return SGLDState(nan_outside(batches.at_start(params, position), position))
 
     def step(params: Params, tuning: SGLDTuning, state: SGLDState, noise: MinibatchNoise) -> tuple[SGLDState, Info]:
-        _, gradient = batches.value_and_gradient(params, state.position, noise.indices)
+        of_batch = batches.on(noise.indices)
+        _, gradient = fields.value_and_gradient(of_batch)(params, state.position)
         injected = tuning.temperature - 0.5 * tuning.step_size * tuning.gradient_noise
         langevin = LangevinTuning(tuning.step_size, tuning.metric, injected)
         position = langevin_proposal(langevin, state.position, gradient, noise.normal)
-        value = batches.value(params, position, noise.indices)
+        value = fields.value(of_batch)(params, position)
         return SGLDState(position), unadjusted_info(position, value, num_gradients=1)
 
     return Sampler(init, batches.draw, step, tuning)

@@ -130,8 +130,7 @@ def single_site(energy: Energy, space: Tree | None, rule: str, scan: str, temper
     checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
     space_of = space_for("a sampler of single sites", space, energy)
 
-    def scalar(params: Params, position: Position) -> Tensor:
-        return fields.require_scalar(energy(params, position), position)
+    scalar = fields.value(energy)
 
     def init(params: Params, position: Position) -> SingleSiteState:
         return SingleSiteState(position, door(space_of(position), position, scalar(params, position)))
