@@ -115,11 +115,11 @@ def adjusted_mclmc(
         metrics.of(inverse_mass),
     )
     gradients_a_step = num_stages(integrator)
-    evaluate, begin = evaluated(energy, tuning.metric)
+    evaluate, at_start = evaluated(energy, tuning.metric)
 
     def init(params: Params, position: Position) -> EnergyState:
         check_dimension(position)
-        return begin(params, position)
+        return at_start(params, position)
 
     def draw(key: Key, position: Position) -> AdjustedMCLMCNoise:
         normal, uniform, key_length = normal_and_uniform(key, position, 3)

@@ -139,10 +139,10 @@ def dynamic_hmc(
         positive("temperature", temperature),
     )
     checks.one_of("lengths", lengths, ("halton", "uniform"))
-    evaluate, begin = evaluated(energy, tuning.metric)
+    evaluate, at_start = evaluated(energy, tuning.metric)
 
     def init(params: Params, position: Position) -> DynamicHMCState:
-        position, value, gradient = begin(params, position)
+        position, value, gradient = at_start(params, position)
         num_steps = torch.zeros((), dtype=torch.int64, device=value.device)
         proposal = tree.map(torch.clone, position)
         fraction = torch.zeros((), dtype=tree.first(position).dtype, device=value.device)
