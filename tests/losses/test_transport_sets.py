@@ -4,6 +4,10 @@ The suite learns one set. ``FUNCEBM_ACCEPTANCE=1 pytest -s`` learns three until 
 the protocol of Tong et al. (2024), arXiv:2307.03672, table 2: 10,000 points, MLP of 3 x 64 with SELU on (x, t), AdamW 1e-3 with
 decay 1e-5, batches of 512, 1000 epochs, 100 Euler steps. On one thread its independent pairs take 10 s of training, its optimal
 ones seven minutes, and a distance between 10,000 points two.
+
+Measured with independent pairs, seed 0, between 4,000 points: W2 0.196 and path energy 0.438 from the normal to the moons, 0.463
+and 0.251 to the eight Gaussians, 0.772 and 1.721 from the moons to them. MMD after one training of each set: within 1.3 standard
+errors.
 """
 
 from __future__ import annotations
