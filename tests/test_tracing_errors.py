@@ -219,9 +219,9 @@ def test_an_error_of_the_user_keeps_its_type_its_words_and_its_place(way, error)
     def energy(params, x):
         raise error
 
-    with pytest.raises(type(error), match=r"^'?mine'?$") as caught:
+    with pytest.raises(type(error)) as caught:
         WAYS[way](energy)
-    assert caught.value is error
+    assert caught.value is error and str(error) in ("mine", "'mine'")  # beside them there may be a note
     assert any(frame.name == "energy" for frame in traceback.extract_tb(caught.value.__traceback__))
 
 
