@@ -161,7 +161,7 @@ def sgd(
         rate = -rate_at(state.step)
         return tree.map(lambda leaf: _times(rate, leaf), direction), SGDState(state.step + 1, velocity)
 
-    return Optimizer(init, update)
+    return Optimizer(init, update, is_elementwise=True)
 
 
 def adam(
@@ -275,7 +275,7 @@ def _adam(
 
         return tree.map(new, first, second, params), AdamState(step, first, second)
 
-    return Optimizer(init, update)
+    return Optimizer(init, update, is_elementwise=True)
 
 
 def _dtypes(params: Params) -> list[torch.dtype]:
@@ -355,7 +355,7 @@ def chain(*optimizers: Optimizer | Sequence[Optimizer]) -> Optimizer:
             states.append(new)
         return gradients, tuple(states)
 
-    return Optimizer(init, update)
+    return Optimizer(init, update, all(part.is_elementwise for part in parts))
 
 
 def centring(visible_mean: Tensor, hidden_mean: Tensor | None = None) -> Optimizer:

@@ -25,6 +25,7 @@ __all__ = [
     "map",
     "mul",
     "normal_like",
+    "parts",
     "paths",
     "ravel",
     "scale",
@@ -68,6 +69,15 @@ def flatten(tree: Tree) -> tuple[list[Any], Any]:
 def unflatten(structure: Any, leaves: list[Any]) -> Tree:
     """The inverse of :func:`flatten`."""
     return optree.tree_unflatten(structure, leaves)
+
+
+def parts(structure: Any, tree: Tree) -> list[Tree]:
+    """What a tree has in the places of the leaves of a structure, with which it begins.
+
+    >>> parts(structure({"a": 0, "b": 0}), {"a": 1, "b": {"c": 2}})
+    [1, {'c': 2}]
+    """
+    return structure.flatten_up_to(tree)
 
 
 def structure(tree: Tree) -> Any:

@@ -203,7 +203,10 @@ class Optimizer(NamedTuple):
     Attributes:
         init: ``params -> state``.
         update: ``(gradients, state, params) -> (updates, state)``; the new params are ``params + updates``.
+        is_elementwise: whether each number is updated by itself, whatever leaf it is in: then compiled training may give all
+            params as one vector.
     """
 
     init: Callable[[Params], Tree]
     update: Callable[[Tree, Tree, Params], tuple[Tree, Tree]]
+    is_elementwise: bool = False

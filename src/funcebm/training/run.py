@@ -22,6 +22,7 @@ from ..types import Key, Params, Tree
 from ._cut import cut_of, described, whole_fit
 from ._door import check_loss, check_options
 from ._ranks import own_memory, share, shared_gradient, start_memory, whole_memory
+from ._vectors import Vectors, vectors_of
 from .checkpoint import restored, save
 from .data import Rows, Stream, Taken, open_source
 from .divergence import Streak, check_limits, ending, find_streak, is_bad, reason
@@ -101,8 +102,12 @@ class _Run:
             self._go_on(resume)
         self.start = self.step
         is_indexed = isinstance(self.source, Rows)
+        vectors = self._vectors()
+        if vectors is not None:
+            recipe = recipe._replace(gradient=vectors.gradient(recipe.gradient or plain_gradient))
         body = make_body(recipe, is_indexed, self.num_members)
-        self.loop = make_loop(body, self.draw, jit=options.jit, name="training, its state")
+        loop = make_loop(body, self.draw, jit=options.jit, name="training, its state")
+        self.loop = loop if vectors is None else vectors.loop(loop)
         self.shared = (self.source.shared, hyper, self.key_steps, self.source.example)
         self.taken = Taken((), [], None)
         self.evaluate = None
@@ -110,6 +115,11 @@ class _Run:
             check_like(options.validation, self.source.example)
             key_validation = random.fold_in(key_init, 1)
             self.evaluate = make_evaluate(recipe, options.validation, key_validation, hyper, options.jit)
+
+    def _vectors(self) -> Vectors | None:
+        """Vectors to train on; None in eager training, which gains nothing, of an ensemble, and where ranks share params."""
+        is_plain = self.options.jit and not self.recipe.is_ensemble and self.sharing is None and self.cut is None
+        return vectors_of(self.state, self.recipe.optimizer(self.hyper)) if is_plain else None
 
     def _go_on(self, resume: Fit) -> None:
         must = "resume must be a run of this model, with this loss and optimizer"
