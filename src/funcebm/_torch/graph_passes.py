@@ -24,13 +24,14 @@ def improve(graph: torch.fx.Graph) -> None:
 
 
 def share_equal_nodes(graph: torch.fx.Graph) -> None:
-    """Computes once what is computed twice from the same: the derivatives of an activation share its sigmoid."""
+    """Computes once what is computed twice from the same: the derivatives of an activation share its sigmoid.
+
+    Nothing that is recorded draws random numbers (:mod:`generators`), so equal nodes have equal values.
+    """
     seen: dict[str, torch.fx.Node] = {}
     for node in list(graph.nodes):
         operator: Any = node.target
         if not isinstance(operator, torch._ops.OpOverload) or operator._schema.is_mutable:
-            continue
-        if torch.Tag.nondeterministic_seeded in operator.tags:
             continue
         if not (_is_view(operator) or torch.Tag.pointwise in operator.tags or operator is aten.reshape.default):
             continue
