@@ -72,9 +72,10 @@ def test_lengths_do_not_compile_anew():
 
 @pytest.mark.usefixtures("op_by_op")
 def test_by_default_a_run_is_compiled_where_that_pays(monkeypatch):
-    """By what is asked for: steps, of which one with a loop in it counts as four, one of training as three."""
+    """By what is asked for: steps, of which one of HMC counts as four, one of NUTS as ten, one of training as three."""
     well, params = ebm.energies.double_well, ebm.energies.double_well.params()
     langevin, nuts = ebm.samplers.langevin(well, step_size=0.01), ebm.samplers.nuts(well, max_depth=1)
+    hmc = ebm.samplers.hmc(well, step_size=0.1, num_leapfrog=10)
     key, starts, data = ebm.random.key(0), torch.zeros(2, 2), torch.ones(4, 2)
     monkeypatch.setattr(transforms, "_COMPILE_FROM", 60)
     loss, sgd = ebm.losses.denoising_score_matching(well, 0.1), ebm.optimizers.sgd(0.01)
@@ -83,7 +84,8 @@ def test_by_default_a_run_is_compiled_where_that_pays(monkeypatch):
             lambda n: ebm.sample(key, langevin, params, starts, num_samples=n // 3, thin=2, num_burn_in=n // 3),
             60,
         ),
-        "nuts": (lambda n: ebm.sample(key, nuts, params, starts, num_samples=n), 15),
+        "nuts": (lambda n: ebm.sample(key, nuts, params, starts, num_samples=n), 6),
+        "hmc": (lambda n: ebm.sample(key, hmc, params, starts, num_samples=n), 15),
         "warm-up": (lambda n: ebm.warm_up(key, langevin, params, starts, num_steps=n), 60),
         "training": (lambda n: ebm.fit(key, loss, params, data, optimizer=sgd, num_steps=n, batch_size=2), 20),
     }

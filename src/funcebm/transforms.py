@@ -116,7 +116,7 @@ def is_worth_it(jit: bool | None, num_steps: int, weight: int = 1) -> bool:
     Args:
         jit: True, False, or None.
         num_steps: of the run.
-        weight: of a step: 4 for one with a loop in it, 3 for a step of training.
+        weight: of a step: 10 for one with a loop in it, 3 for a step of training.
 
     >>> is_worth_it(None, 300), is_worth_it(None, 300, 10), is_worth_it(True, 2)
     (False, True, True)

@@ -150,7 +150,7 @@ def _no_init(params: Params, position: Position) -> Any:
 
 def compiled_part(sampler: Sampler) -> Sampler:
     """What a compiled run depends on: neither the numbers, which are its arguments, nor ``init``, which it does not call."""
-    unused: Any = dict.fromkeys(("unconstrained", "bijection", "adaptation", "relocation"))
+    unused: Any = dict.fromkeys(("unconstrained", "bijection", "adaptation", "relocation", "weight"))
     return sampler._replace(tuning=(), init=_no_init, parts=(), **unused)
 
 

@@ -66,8 +66,8 @@ def sample(
         reduce: a streaming :class:`~funcebm.chains.reducers.Reducer` of what ``collect`` gives, or a dict of them; then no
             draws are kept and memory does not grow with ``num_samples``.
         jit: compile. With None a run is compiled where that pays, from 2,000 steps on, of which one of a sampler with a loop in
-            it (HMC, NUTS) counts as four. With ``jit=False`` this is a pure function, which can be used inside ``vmap`` and
-            ``grad``.
+            it counts as more (HMC with ten leapfrog steps as 4, NUTS as 10). With ``jit=False`` this is a pure function, which
+            can be used inside ``vmap`` and ``grad``.
         progress: show a bar (tqdm). Ctrl-C then, as always, ends the run and returns what is finished; in the burn-in that is
             a state without draws, and ``resume`` goes through the rest of the burn-in first.
         chunk_size: at most this many draws in one call, after which Ctrl-C is heard; it changes speed and memory only. By

@@ -137,6 +137,7 @@ def lockstep(
     tuning: TuningT,
     target_acceptance: float | None = None,
     adaptation: str | None = None,
+    weight: int | None = None,
 ) -> Sampler[StateT, InfoT, TuningT]:
     """A sampler with a loop in its step, which of many chains runs in lock step: the loop is outside of ``vmap``.
 
@@ -148,6 +149,7 @@ def lockstep(
         tuning: as of any sampler.
         target_acceptance: as of any sampler.
         adaptation: as of any sampler.
+        weight: as of any sampler.
     """
 
     def alone(params: Params, tuning: Tree, state: StateT, noise: Tree) -> tuple[StateT, InfoT]:
@@ -157,4 +159,4 @@ def lockstep(
         return step(vmap, params, tuning, state, noise)
 
     alone.__qualname__ = together.__qualname__ = step.__qualname__
-    return Sampler(init, draw, alone, tuning, together, target_acceptance, adaptation=adaptation)
+    return Sampler(init, draw, alone, tuning, together, target_acceptance, adaptation=adaptation, weight=weight)

@@ -140,4 +140,4 @@ def hmc(
         point = loops.repeat(lambda point: chains(advance)(h, point)[0], start, num_leapfrog - 1)
         return chains(finish)(state, noise, start, h, point)
 
-    return lockstep(init, draw, step, tuning, target_acceptance=0.8)
+    return lockstep(init, draw, step, tuning, target_acceptance=0.8, weight=2 + num_leapfrog // 5)
