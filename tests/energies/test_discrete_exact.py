@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from tests.laws import assert_uniform
+from tests.references import ISING_MOMENTS
 
 from funcebm import energies, graphs, random, spaces, tree
 from funcebm.energies import exact
@@ -91,16 +92,7 @@ def test_an_even_torus_does_not_know_the_sign_of_its_coupling():
     torch.testing.assert_close(exact.kaufman((4, 4), _number(-0.3)), found)
 
 
-MOMENTS = {
-    ((3, 3), 0.2): (0.53809911, 0.45997740, 0.29413402),
-    ((3, 3), CRITICAL): (1.61124638, 0.87107194, 0.80942999),
-    ((4, 4), 0.2): (0.45613537, 0.34276563, 0.17519948),
-    ((4, 4), CRITICAL): (1.56562379, 0.84386044, 0.76135891),
-    ((4, 4), 0.6): (1.90806953, 0.97286745, 0.95289806),
-}
-
-
-@pytest.mark.parametrize(("shape", "coupling"), MOMENTS)
+@pytest.mark.parametrize(("shape", "coupling"), ISING_MOMENTS)
 def test_bonds_and_magnetisations_are_the_table(shape, coupling):
     energy = energies.ising_torus(shape)
 
@@ -109,7 +101,9 @@ def test_bonds_and_magnetisations_are_the_table(shape, coupling):
         return torch.stack([-energy(energy.params(1.0), x) / x.numel(), m.abs(), m**2])
 
     found = exact.expectation(energy, energy.space, moments)(energy.params(_number(coupling)))
-    torch.testing.assert_close(found, torch.tensor(MOMENTS[shape, coupling], dtype=torch.float64), rtol=0, atol=6e-9)
+    torch.testing.assert_close(
+        found, torch.tensor(ISING_MOMENTS[shape, coupling], dtype=torch.float64), rtol=0, atol=6e-9
+    )
 
 
 def test_a_ring_in_a_field_has_two_eigenvalues():

@@ -16,6 +16,7 @@ from funcebm.samplers.swendsen_wang import SwendsenWangNoise
 from funcebm.samplers.wolff import WolffNoise
 
 from ..laws import assert_mean
+from ..references import ISING_MOMENTS
 from .transition import Target, _bisect, assert_kernel, outcomes, values_by_uniforms
 
 TRIANGLE = torch.tensor([[0, 1], [1, 2], [0, 2]])
@@ -153,16 +154,7 @@ def test_wolff(name):
     assert_kernel(matrix, target.probabilities, is_reversible=True)
 
 
-TABLE = {  # bonds, |m| and m^2 a site, by enumeration
-    ((3, 3), 0.2): (0.53809911, 0.45997740, 0.29413402),
-    ((3, 3), K_C): (1.61124638, 0.87107194, 0.80942999),
-    ((4, 4), 0.2): (0.45613537, 0.34276563, 0.17519948),
-    ((4, 4), K_C): (1.56562379, 0.84386044, 0.76135891),
-    ((4, 4), 0.6): (1.90806953, 0.97286745, 0.95289806),
-}
-
-
-@pytest.mark.parametrize(("shape", "coupling"), TABLE)
+@pytest.mark.parametrize(("shape", "coupling"), ISING_MOMENTS)
 @pytest.mark.parametrize("make", ["swendsen_wang", "wolff"])
 def test_small_tori_have_the_moments_of_the_table(make, shape, coupling):
     edges = graphs.torus(shape)
@@ -172,7 +164,7 @@ def test_small_tori_have_the_moments_of_the_table(make, shape, coupling):
     options = {"num_samples": 1, "num_burn_in": num_burn_in, "jit": False}
     run = ebm.sample(random.key(2), sampler, torch.tensor(coupling), starts, **options)
     magnetisation = run.draws[:, 0].double().mean((1, 2)).abs()
-    bonds, first, second = TABLE[shape, coupling]
+    bonds, first, second = ISING_MOMENTS[shape, coupling]
     assert_mean(-run.info.energy[:, 0].double() / coupling / magnetisation.new_tensor(shape).prod(), bonds)
     assert_mean(magnetisation, first)
     assert_mean(magnetisation**2, second)

@@ -21,6 +21,7 @@ from ..chains._loop import (
     chunks,
     compiled_part,
     draw_inside,
+    name_of,
     over_chains,
     to_inside,
 )
@@ -276,7 +277,7 @@ def _steps(run: _Run, state: Any, memory: Any, bar: Any) -> WarmUp:
     restarts = {num_steps * part // 4 for part in (1, 2, 3)} if num_steps >= 4 * _LEAST_PART else set()
     axis, num_chains = chain_axis(state.position), tree.batch_size(state.position)
     body = make_body(compiled_part(run.sampler), adaptation.update, adaptation.is_per_chain, axis)
-    name = f"the warm-up of {run.sampler.step.__qualname__.split('.')[0]}, {num_chains} chains, its state"
+    name = f"the warm-up of {name_of(run.sampler)}, {num_chains} chains, its state"
     loop = make_loop(body, draw_inside(run.sampler, axis), jit=run.jit, name=name)
     late = torch.zeros(3, num_chains, device=chain_keys.device)
     start_of_late = num_steps - max(round(_LATE * num_steps), 1)

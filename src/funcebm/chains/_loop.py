@@ -32,6 +32,7 @@ __all__ = [
     "join_blocks",
     "make_begin",
     "make_body",
+    "name_of",
     "numbers_to_flags",
     "over_chains",
     "summary",
@@ -152,6 +153,11 @@ def compiled_part(sampler: Sampler) -> Sampler:
     """What a compiled run depends on: neither the numbers, which are its arguments, nor ``init``, which it does not call."""
     unused: Any = dict.fromkeys(("unconstrained", "bijection", "adaptation", "relocation", "weight"))
     return sampler._replace(tuning=(), init=_no_init, parts=(), **unused)
+
+
+def name_of(sampler: Sampler) -> str:
+    """The function that made it."""
+    return getattr(sampler.step, "__qualname__", type(sampler.step).__name__).split(".")[0]
 
 
 def draw_step(sampler: Sampler, chain_keys: Key, positions: Position, index: Tensor) -> Tree:

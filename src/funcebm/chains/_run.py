@@ -28,6 +28,7 @@ from ._loop import (
     join_blocks,
     make_begin,
     make_body,
+    name_of,
     numbers_to_flags,
     summary,
     take_block,
@@ -174,7 +175,7 @@ def _index_dtype(run: Run) -> torch.dtype:
 def _program(run: Run, axis: int, blocks: list[tuple[int, int, int]]) -> _Program:
     schedule = run.tuning if callable(run.tuning) else None
     body = make_body(compiled_part(run.sampler), schedule, run.collect, run.reducer, axis)
-    name = f"{run.sampler.step.__qualname__.split('.')[0]}, {blocks[-1][1]} chains, blocks"
+    name = f"{name_of(run.sampler)}, {blocks[-1][1]} chains, blocks"
     loop = make_loop(body, draw_inside(run.sampler, axis), jit=run.jit, name=name)
     tuning = () if callable(run.tuning) else run.tuning
     shared = [(run.params, tuning, take_block(run.chain_keys, block, 0)) for block in blocks]

@@ -18,6 +18,7 @@ from ..distributed.mesh import Mesh, single
 from ..types import Sampler, Tree
 from . import _checks, _ranks, reducers
 from ._folders import names_in_rows, read_folder
+from ._loop import name_of
 from ._run import Run, Samples, collect_position
 from .reducers import Reducer
 
@@ -204,11 +205,6 @@ def load(
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
-
-
-def name_of(sampler: Sampler) -> str:
-    """The function that made it."""
-    return getattr(sampler.step, "__qualname__", type(sampler.step).__name__).split(".")[0]
 
 
 def _is_default(collect: Any) -> bool:

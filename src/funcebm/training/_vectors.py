@@ -24,22 +24,14 @@ class Vectors:
     """How a state of training is one of vectors, and the other way round."""
 
     def __init__(self, state: TrainState, optimizer: Optimizer) -> None:
-        leaves, self.structure = tree.flatten(state.params)
-        self.shapes = [tuple(leaf.shape) for leaf in leaves]
-        self.sizes = [leaf.numel() for leaf in leaves]
-        self.remembered = tree.structure(optimizer.init(self.join(state.params)))
+        self.structure = tree.structure(state.params)
+        vector, self.split = tree.ravel(state.params)
+        self.remembered = tree.structure(optimizer.init(vector))
         self.are_like_params = [self._is_like_params(part) for part in tree.parts(self.remembered, state.opt_state)]
 
     def join(self, value: Tree) -> Tensor:
         """A tree like the params as a vector."""
-        return torch.cat([leaf.reshape(-1) for leaf in tree.leaves(value)])
-
-    def split(self, vector: Tensor) -> Tree:
-        """The way back, as views."""
-        parts = vector.split(self.sizes)
-        return tree.unflatten(
-            self.structure, [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
-        )
+        return tree.ravel(value)[0]
 
     def of_state(self, state: TrainState) -> TrainState:
         """A state whose params, averages and memories of params are vectors."""
