@@ -55,6 +55,12 @@ def test_a_killed_run_is_restarted_by_torchrun(tmp_path):
     assert ranks(2, "draws", "--folder", tmp_path, "--kill-rank", 1, restarts=1) == ranks(None, "draws")
 
 
+@pytest.mark.parametrize("num", [2, 3])
+def test_restarts_at_random_moments_end(num):
+    text = ranks(num, "restarts", "--seed", num, restarts=10)
+    assert text.count("attempt 10, rank") == text.count(f"a mesh of {num}") == num
+
+
 def test_training_is_that_of_one_process():
     assert len({ranks(num, "fit", "--deterministic") for num in (None, 1, 2, 4)}) == 1
     assert "relative difference" in ranks(2, "fit")

@@ -44,6 +44,22 @@ def test_axes_are_meshes_of_the_ranks_in_a_line(two):
         assert "must multiply to the number of ranks" in text
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_does_not_come_is_an_error_in_time(two, rank):
+    """It is named where the first rank waits for it; the next mesh is one of all again."""
+    found = two.run(work.comes_alone, rank)
+    (text, differ), seconds, both = found[1 - rank]
+    assert f"rank {rank} of 2 did not come within 0.5 s" in text
+    assert 0.5 <= seconds < 2
+    assert both == found[rank][2] == 2
+    for other in (differ, *found[rank][0]):
+        assert "Got mesh(chains=2, rungs=1) on rank 1, mesh(chains=2) on rank 0" in other
+
+
+def test_a_mesh_does_not_read_notes_of_another(two):
+    assert two.run(work.notes) == [("1", "")] * 2
+
+
 @pytest.mark.compiled
 def test_a_sum_in_a_compiled_loop_is_that_of_an_eager_one(two):
     for eager, compiled in two.run(work.scan):

@@ -12,11 +12,13 @@ import contextlib
 import datetime
 import os
 import time
+from functools import partial
 from typing import Any, Callable
 
 import torch
 from torch import Tensor
 
+from .joining import RankError, agreed_name, name_groups, own_store, within
 from .tracing import is_mapped
 
 __all__ = [
@@ -34,10 +36,6 @@ __all__ = [
 ]
 
 
-class RankError(RuntimeError):
-    """Another rank failed, or went away."""
-
-
 class Peers:
     """The processes of a mesh, by the name that the operator is given.
 
@@ -47,10 +45,10 @@ class Peers:
         size: how many there are.
     """
 
-    def __init__(self, group: Any, timeout: float) -> None:
+    def __init__(self, group: Any, timeout: float, place: str) -> None:
         import torch.distributed as dist
 
-        self.group, self.timeout = group, timeout
+        self.group, self.timeout, self.place = group, timeout, place
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         self.backend = str(dist.get_backend(group))
         self.num_bytes, self.num_calls, self.num_runs = 0, 0, 0
@@ -76,11 +74,10 @@ class Peers:
             return ""
 
     def _place(self, name: str) -> str:
-        return f"funcebm/{_names[id(self)]}/{self.num_runs}/{name}"
+        return f"funcebm/{self.place}/{self.num_runs}/{name}"
 
 
 _peers: dict[str, Peers] = {}
-_names: dict[int, str] = {}
 _is_ours = False  # whether the default group was opened here
 
 
@@ -103,26 +100,43 @@ def has_ranks() -> bool:
     return dist.is_initialized() or all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR"))
 
 
-def connect(timeout: float, backend: str | None) -> str:
-    """Joins the group there is, or the one of torchrun; the name of its peers."""
+def connect(timeout: float, backend: str | None, words: str = "") -> str:
+    """Joins the group there is, or the one of torchrun; the name of its peers.
+
+    All that waits for other ranks ends: with an error after ``timeout`` where one does not come, or a few seconds later.
+
+    Args:
+        timeout: seconds.
+        backend: of a group that is made here.
+        words: what all ranks must say alike.
+    """
     global _is_ours
     import torch.distributed as dist
 
     seconds = datetime.timedelta(seconds=timeout)
-    if not dist.is_initialized():
+    if dist.is_initialized():
+        store, name = _store(), ""
+        if store is not None:
+            name = agreed_name(store, dist.get_rank(), dist.get_world_size(), timeout, words)
+            name_groups(name)
+    else:
         is_cuda = torch.cuda.is_available() and dist.is_nccl_available()
         if is_cuda:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        dist.init_process_group(backend or ("cpu:gloo,cuda:nccl" if is_cuda else "gloo"), timeout=seconds)
+        store, rank, size = own_store(timeout)
+        name = agreed_name(store, rank, size, timeout, words)
+        options: Any = {"store": dist.PrefixStore(name, store), "rank": rank, "world_size": size, "timeout": seconds}
+        backend = backend or ("cpu:gloo,cuda:nccl" if is_cuda else "gloo")
+        within(timeout, lambda: dist.init_process_group(backend, **options), "opening the group of processes")
         _is_ours = True
         atexit.register(close)
     # a group of our own: its timeout is ours, and it may be closed without harm to the user's
-    return _known(Peers(dist.new_group(timeout=seconds), timeout), f"mesh{len(_peers)}")
+    group = within(timeout, lambda: dist.new_group(timeout=seconds), "opening a group for the mesh")
+    return _known(Peers(group, timeout, name), f"mesh{len(_peers)}")
 
 
 def _known(peers: Peers, name: str) -> str:
     _peers[name] = peers
-    _names[id(peers)] = name
     return name
 
 
@@ -133,9 +147,11 @@ def subgroups(name: str, axis: str, members: list[list[int]]) -> str:
     whole, own = _peers[name], ""
     seconds = datetime.timedelta(seconds=whole.timeout)
     for ranks in members:  # every rank opens every group
-        group = dist.new_group([dist.get_global_rank(whole.group, rank) for rank in ranks], timeout=seconds)
+        of_all = [dist.get_global_rank(whole.group, rank) for rank in ranks]
+        make = partial(dist.new_group, of_all, timeout=seconds)
+        group = within(whole.timeout, make, f"opening the axis {axis}")
         if whole.rank in ranks:
-            own = _known(Peers(group, whole.timeout), f"{name}.{axis}")
+            own = _known(Peers(group, whole.timeout, f"{whole.place}/{axis}/{ranks[0]}"), f"{name}.{axis}")
     return own
 
 
@@ -202,7 +218,8 @@ def _exchange(x: Tensor, name: str, size: int, is_sum: bool) -> Tensor:
     except RuntimeError as error:
         peers.is_open = False
         waited = time.monotonic() - start
-        why = peers.note("failed") or f"no answer after {waited:.0f} s ({(str(error).splitlines() or ['?'])[0][:200]})"
+        what = f"no answer after {waited:.0f} s" if waited > peers.timeout else "another rank has ended"
+        why = peers.note("failed") or f"{what} ({(str(error).splitlines() or ['?'])[0][:200]})"
         raise RankError(
             f"rank {peers.rank} of {peers.size} cannot go on: {why}. This mesh is closed; where all ranks are still there, "
             "funcebm.distributed.mesh() on all of them makes a new one."

@@ -81,11 +81,12 @@ def mesh(*, timeout: float = 60.0, memory: int = 2**32, backend: str | None = No
     """Joins the ranks of this run.
 
     Under ``torchrun`` it opens the group of processes (gloo for CPUs, NCCL for CUDA); where there is a group already, as under
-    Lightning Fabric or accelerate, it joins that and owns nothing. In a lone process it is :data:`single`, whose functions
-    are identities. Every rank must call it.
+    Lightning Fabric or accelerate, it joins that and owns nothing. (Where torchrun may restart ranks, let it open the group:
+    torch itself takes the addresses of ranks that are no more from torchrun's store, and may wait for them for ever.) In a lone
+    process it is :data:`single`, whose functions are identities. Every rank must call it.
 
     Args:
-        timeout: seconds that a rank waits for the others before it gives up with an error.
+        timeout: seconds that a rank waits for the others before it gives up with an error; making a group may take five more.
         memory: the most bytes of draws that one rank may hold; a run that would keep more is refused.
         backend: of ``torch.distributed``, where the group is opened here.
         axes: names and sizes whose product is the number of ranks, such as ``chains=8, rungs=4``: then
@@ -95,7 +96,8 @@ def mesh(*, timeout: float = 60.0, memory: int = 2**32, backend: str | None = No
         A :class:`Mesh`.
 
     Raises:
-        ValueError: axes that do not multiply to the number of ranks.
+        ValueError: axes that do not multiply to the number of ranks, or that differ between ranks.
+        RankError: a rank that does not come, which is named.
 
     >>> lone = mesh()
     >>> lone.rank, lone.size, lone.sum(torch.ones(2)), lone.agree(False)
@@ -108,7 +110,8 @@ def mesh(*, timeout: float = 60.0, memory: int = 2**32, backend: str | None = No
     if not collectives.has_ranks():
         size, whole = 1, single._replace(memory=memory)
     else:
-        whole = _mesh_of(collectives.connect(timeout, backend), memory)
+        words = f"mesh({', '.join(f'{axis}={size}' for axis, size in axes.items())})"
+        whole = _mesh_of(collectives.connect(timeout, backend, words), memory)
         size = whole.size
     shape = list(axes.values())
     must = "the sizes of the axes must multiply to the number of ranks"

@@ -29,7 +29,7 @@ from .fit_work import (
     loss_of,
     resume_fit,
 )
-from .mesh_work import axes, collect, differentiate, scan
+from .mesh_work import axes, collect, comes_alone, differentiate, notes, scan
 from .parameters_work import cut, fit_cut
 from .pool_work import pooled
 from .warm_up_work import sampler_of, warm_up, warm_up_fails
@@ -43,6 +43,7 @@ __all__ = [
     "_squares",
     "axes",
     "collect",
+    "comes_alone",
     "differentiate",
     "draws",
     "energy",
@@ -64,6 +65,7 @@ __all__ = [
     "stein",
     "tempering",
     "normalizer",
+    "notes",
     "others_refused",
     "clipped_inside",
     "another_size",

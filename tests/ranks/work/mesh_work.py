@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch.func import grad, vmap
 
 import funcebm as ebm
 from funcebm import distributed
+from funcebm._torch import collectives
 
 
 def collect(mesh):
@@ -56,3 +59,29 @@ def scan(mesh):
 
     arguments = (torch.ones(3), torch.linspace(0, 1, 20))
     return run(*arguments), ebm.jit(run)(*arguments)
+
+
+def comes_alone(mesh, rank):
+    """The errors of a mesh that one rank does not join, and of one that ranks make differently; then one of both."""
+    found, start = [], time.monotonic()
+    if mesh.rank != rank:
+        try:
+            distributed.mesh(timeout=0.5)
+        except distributed.RankError as error:
+            found.append(str(error))
+    seconds = time.monotonic() - start
+    mesh.agree(False)
+    try:
+        distributed.mesh(chains=mesh.size, **({"rungs": 1} if mesh.rank == 1 else {}))
+    except ValueError as error:
+        found.append(str(error))
+    again = distributed.mesh(chains=1, rungs=2).axes["rungs"]
+    return found, seconds, int(again.sum(torch.tensor(1)))
+
+
+def notes(mesh):
+    """What a rank of an earlier attempt has left in the store of torchrun is read by none of this one."""
+    again = distributed.mesh()
+    collectives.peers_of(mesh.name).post("stop")
+    mesh.agree(False)
+    return collectives.peers_of(mesh.name).note("stop"), collectives.peers_of(again.name).note("stop")
