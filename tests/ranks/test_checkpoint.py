@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from funcebm import distributed, tree
+import funcebm as ebm
+from funcebm import distributed, random, samplers, tree
 from tests.ranks import work
 
 pytest.importorskip("safetensors")
@@ -52,6 +53,34 @@ def test_a_folder_of_ranks_is_read_as_a_file_is(two, tmp_path, writes):
             assert torch.equal(before[name], draws[name][:, :4])
             assert torch.equal(after[name], draws[name][:, 4:])
     assert [chains for *_, chains in found] == [(0, 7, 7), (0, 4, 7), (4, 7, 7)]
+
+
+@pytest.mark.parametrize(("num_ranks", "gather"), [(1, "files"), (2, "files"), (2, "summary")])
+def test_a_run_goes_on_in_its_folder(two, tmp_path, num_ranks, gather):
+    """With what it had; from an earlier moment without what came later; not in the folder of another run."""
+    path = str(tmp_path / "run")
+    work_of = [work.resumed_in_folder(distributed.single, path, gather)] if num_ranks == 1 else None
+    arguments = (random.key(0), samplers.mala(work.energy, step_size=0.1), torch.tensor(0.5))
+    positions = random.normal(random.key(1), (5, 2))
+    whole = ebm.sample(*arguments, positions, num_samples=12, num_burn_in=4, jit=False).draws
+    other = ebm.sample(random.key(7), *arguments[1:], positions, num_samples=10, jit=False).draws
+    for (all_draws, rest, from_before, new), texts in work_of or two.run(work.resumed_in_folder, path, gather):
+        assert torch.equal(all_draws, whole)
+        assert rest == () if gather == "files" else torch.equal(rest, whole[:, 7:])
+        assert torch.equal(from_before, whole[:, :10])
+        assert torch.equal(new, other)
+        assert "of 6 steps, or none. Got one of [3, 7, 10, 11, 14] steps" in texts[0], texts
+        assert "Got one of another key" in texts[1]
+
+
+def test_a_run_goes_on_in_its_folder_with_fewer_ranks(two, tmp_path):
+    path = str(tmp_path / "run")
+    two.run(work.resumed_in_folder, path, "files")
+    found, rest = work.resumed_in_folder(distributed.single, path, "files", True)
+    arguments = (random.key(0), samplers.mala(work.energy, step_size=0.1), torch.tensor(0.5))
+    whole = ebm.sample(*arguments, random.normal(random.key(1), (5, 2)), num_samples=15, num_burn_in=4, jit=False)
+    assert rest == ()
+    assert torch.equal(found, whole.draws)
 
 
 @pytest.mark.slow

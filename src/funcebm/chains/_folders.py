@@ -51,4 +51,4 @@ def read_folder(
     checks.require(last > first, must, f"{total} for {mesh.size} ranks", fix)
     rows = rows_of(folder, meta["files"], first, last)
     tensors |= {here: rows[there] for here, there in header["rows"].items()}
-    return header, tensors, (first, last, total)
+    return {**header, "gather": meta.get("gather", "summary")}, tensors, (first, last, total)

@@ -50,35 +50,42 @@ def in_folder(
     folder: str | os.PathLike[str] | None,
     every: int,
     gather: str,
+    is_new: bool = True,
 ) -> Samples:
     """A run whose ranks write their draws, and where they are, after each part: draws that no memory need hold.
 
     Args:
-        samples: where it begins, without draws.
+        samples: where it begins; of a new run without draws.
         go_on: goes on with it.
-        num_samples: how many draws all together.
+        num_samples: how many draws more.
         folder: where to.
         every: draws in a part.
         gather: ``"files"`` keeps nothing else; with ``"summary"`` or ``"none"`` the draws of this rank come back too.
+        is_new: whether another run in the folder is written over; one that goes on adds to what the folder has of it.
     """
     fix = 'Write sample(..., gather="files", checkpoint=folder).'
     checks.require(folder is not None, 'gather="files" must have a folder', "checkpoint=None", fix)
     fix = "Leave gather out, or read all draws from the folder: funcebm.distributed.draws_of(folder)."
     checks.require(gather != "draws", "a run of ranks with checkpoints must leave draws where they are", gather, fix)
     assert folder is not None
-    mesh = samples.run.place.mesh  # type: ignore[union-attr]
-    is_first = True
+    run: Any = samples.run
+    mesh, is_first, num_before = run.place.mesh, is_new, run.num_steps + run.num_burn_in
+    samples = samples._replace(run=run._replace(place=run.place._replace(policy=gather)))
+    if not is_new:
+        checkpoint.open_folder(folder, samples, mesh=mesh)
+    like: Any = ((), ())
     for samples in _parts(samples, go_on, num_samples, every):  # noqa: B020
         is_burnt_in = samples.run.num_burn_in == 0  # type: ignore[union-attr]
         checkpoint.save(folder, samples, mesh=mesh, is_part=is_burnt_in and not is_first)
-        is_first = False
-    has_draws = bool(tree.leaves(samples.draws))
-    if gather == "files" or not has_draws:
-        nothing: Any = ()
-        return samples._replace(draws=nothing, info=nothing) if has_draws else samples
-    draws, info = checkpoint.draws_of(folder, mesh=mesh, like=(samples.draws, samples.info))
-    device = tree.first(samples.draws).device
-    draws, info = tree.map(lambda leaf: leaf.to(device), (draws, info))
+        like, is_first = (samples.draws, samples.info) if tree.leaves(samples.draws) else like, False
+    if not tree.leaves(like):
+        return samples
+    nothing: Any = ()
+    draws, info = nothing, nothing
+    if gather != "files":
+        draws, info = checkpoint.draws_of(folder, mesh=mesh, like=like)
+        num_draws, device = (samples.run.num_steps - num_before) // run.thin, tree.first(like).device  # type: ignore[union-attr]
+        draws, info = tree.map(lambda leaf: leaf[:, -num_draws:].to(device), (draws, info))
     return samples._replace(draws=draws, info=info)
 
 

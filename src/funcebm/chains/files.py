@@ -197,7 +197,7 @@ def load(
         accumulator=parts["accumulator"],
         collect=collect_position if collect is None else collect,
         reducer=reducer,
-        place=_ranks.alone(num_chains) if chains is None else _ranks.Place(mesh, *chains, policy="summary"),
+        place=_ranks.alone(num_chains) if chains is None else _ranks.Place(mesh, *chains, policy=header["gather"]),
         **{name: header[name] for name in _NUMBERS if name in header},
     )
     kept = {name: parts[name] for name in ("draws", "info", "state", "reduced")}

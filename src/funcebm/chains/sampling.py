@@ -176,15 +176,16 @@ def resume(
         samples: from :func:`sample` or :func:`resume`.
         num_samples: how many draws more.
         sampler: of samples that were pickled, which keep no functions: built as it was for that run.
-        checkpoint: a file in which the run, the draws of ``samples`` included, is saved as :func:`sample` does.
+        checkpoint: a file in which the run, the draws of ``samples`` included, is saved as :func:`sample` does. With several
+            ranks a folder: that of this run, which then has all its draws, or one without a run.
         checkpoint_every: draws.
 
     Returns:
         :class:`Samples` with the new draws; what ``reduce`` gives covers the whole run.
 
     Raises:
-        ValueError: a count below 1, pickled samples without a sampler, a checkpoint of ranks, or samples that were made inside
-            of a transform or a compiled function.
+        ValueError: a count below 1, pickled samples without a sampler, a folder of another run, or samples that were made
+            inside of a transform or a compiled function.
         TypeError: something that is not a sampler.
 
     >>> from funcebm import random, samplers
@@ -211,9 +212,9 @@ def resume(
     if checkpoint is None:
         return _go_on(samples, num_samples)
     checks.positive_int("checkpoint_every", checkpoint_every)
-    fix = "Call resume for some draws at a time, and funcebm.distributed.save(folder, samples, mesh=mesh) after each call."
-    must = "resume with a checkpoint must be of one process"
-    checks.require(run.place.mesh.size == 1, must, f"{run.place.mesh.size} ranks", fix)
+    if run.place.mesh.size > 1 or run.place.policy == "files" or os.path.isdir(checkpoint):
+        options: Any = {"gather": run.place.policy, "is_new": False}
+        return in_folder(samples, _go_on, num_samples, checkpoint, checkpoint_every, **options)
     return in_file(samples, _go_on, num_samples, checkpoint, checkpoint_every)
 
 

@@ -19,7 +19,7 @@ from ..types import Tree
 from .agreement import together
 from .mesh import Mesh, bounds, single
 
-__all__ = ["draws_of", "last_run", "load", "rows_of", "save"]
+__all__ = ["draws_of", "last_run", "load", "open_folder", "rows_of", "save"]
 
 _FORMAT = 1
 _PARTS = ("state", "draws", "info", "accumulator", "keys")
@@ -90,6 +90,7 @@ def save(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh | None = None
                 "num_steps": samples.run.num_steps,
                 "thin": samples.run.thin,
                 "num_burn_in": samples.run.num_burn_in,
+                "gather": place.policy,
                 "torch": torch.__version__,
                 "files": files,
             }
@@ -174,8 +175,43 @@ def draws_of(path: str | os.PathLike[str], *, mesh: Mesh | None = None, like: Tr
         return _tree(joined["draws"]), _tree(joined["info"])
 
 
+def open_folder(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh) -> None:
+    """Makes a folder such that parts of a run can be added: it holds the run up to ``samples``, and nothing after.
+
+    Raises:
+        ValueError: a folder of another run, on every rank.
+    """
+    _files.need_safetensors("distributed.save and load")
+    run, is_new = samples.run, False
+    with together(mesh):
+        folders = {int(folder.name.removeprefix("run-")): folder for folder in _done(pathlib.Path(path))}
+        is_new = not folders
+        if not is_new:
+            must = f"{os.fspath(path)} must hold this run, of {run.num_steps} steps, or none"
+            fix = "Load the run from there and go on with it, or give another folder."
+            checks.require(run.num_steps in folders, must, f"one of {sorted(folders)} steps", fix)
+            folder = folders[run.num_steps]
+            meta = json.loads((folder / "meta.json").read_text())
+            total, first = meta["num_chains"], min(run.place.first, meta["num_chains"] - 1)
+            checks.require(total == run.place.total, must, f"one of {total} chains", fix)
+            keys = rows_of(folder, meta["files"], first, max(run.place.last, first + 1))["keys/"]
+            checks.require(torch.equal(keys, run.chain_keys.cpu()), must, "one of another key", fix)
+    if is_new:
+        save(path, samples, mesh=mesh)
+        return
+    with together(mesh):
+        for num_steps, folder in folders.items() if mesh.rank == 0 else ():
+            if num_steps > run.num_steps:
+                (folder / "done").unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _done(path: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(folder for folder in path.glob("run-*") if (folder / "done").exists())
+
+
 def _whole_runs(path: pathlib.Path) -> list[pathlib.Path]:
-    found = sorted(folder for folder in path.glob("run-*") if (folder / "done").exists())
+    found = _done(path)
     fix = "Give the folder that distributed.save was given; one that no rank finished cannot be used."
     checks.require(bool(found), f"{path} must hold a run that was saved whole", "none", fix)
     return found
@@ -207,7 +243,10 @@ def _loaded(path: pathlib.Path, like: Any, run: Any, mesh: Mesh) -> Any:
     accumulator = _like(parts["accumulator"], run.accumulator, "the reducers")
     draws = _tree(parts["draws"]) if like is None else _like(parts["draws"], like.draws, "the draws")
     info = _tree(parts["info"]) if like is None else _like(parts["info"], like.info, "the info")
-    place = run.place._replace(mesh=mesh, first=first, last=last, total=total, spare=state if is_spare else ())
+    policy = meta.get("gather", run.place.policy)
+    place = run.place._replace(
+        mesh=mesh, first=first, last=last, total=total, policy=policy, spare=state if is_spare else ()
+    )
     counts = {"num_steps": meta["num_steps"], "num_burn_in": meta.get("num_burn_in", 0)}
     run = run._replace(chain_keys=parts["keys"][""], accumulator=accumulator, place=place, **counts)
     if is_spare:

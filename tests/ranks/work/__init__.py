@@ -16,7 +16,7 @@ from .common import KEY, energy, network
 from .compiled_work import compiled_twice
 from .data_work import _squares, sharded
 from .ensemble_work import ladder_refused, normalizer, others_refused, stein, tempering
-from .files_work import _of_tree, _part, loaded, loaded_plainly, refuses_to_load, saved
+from .files_work import _of_tree, _part, loaded, loaded_plainly, refuses_to_load, resumed_in_folder, saved
 from .fit_work import (
     _model,
     _neural,
@@ -77,6 +77,7 @@ __all__ = [
     "refused",
     "refuses_to_load",
     "resume_fit",
+    "resumed_in_folder",
     "sampler_of",
     "saved",
     "scan",
