@@ -32,11 +32,10 @@ MACHINES = {(784, 16): (100, 100), (784, 500): (100, 10)}  # units: chains, swee
 WORKERS = ("funcebm", "ess", "compiled", "jax", "thrml")
 
 
-def _best(run: Callable[[], Any]) -> float:
-    """Seconds, after a first call."""
-    run()
+def _best(run: Callable[[], Any], num: int = 4) -> float:
+    """Seconds, the least of some calls; a first one compiles."""
     seconds = []
-    for _ in range(3):
+    for _ in range(num):
         begin = _clock()
         run()
         seconds.append(_clock() - begin)
@@ -202,12 +201,13 @@ def _ess() -> dict[str, list[float]]:
             options = {"num_samples": draws, "thin": thin, "collect": keep, "jit": True}
             begin = warm.draws[:, 0]
             run = lambda: ebm.sample(random.key(4), sampler, params, begin, **options)  # noqa: B023, E731
-            seconds, samples = _best(run), run()
+            samples, seconds = run(), _best(run, 1)
             ess = [float(ebm.diagnostics.ess(samples.draws[..., i])) for i in range(2)]
             calls = float(samples.info.num_gradients.double().mean()) * chains * draws * thin / 1000
             rate = float(samples.info.acceptance_rate.mean())
             rhat = float(ebm.diagnostics.rhat(samples.draws[..., 0]))
             found[f"{target}|{name}"] = [ess[0] / seconds, ess[1] / seconds, ess[0] / max(calls, 1e-9), rate, rhat]
+            print(f"{target}, {name}: {seconds:.1f} s", file=sys.stderr, flush=True)
     return found
 
 
@@ -297,9 +297,9 @@ def main() -> None:
     for name in options.only:
         python = options.jax_python if name in ("jax", "thrml") else sys.executable
         command = [python, "-m", "tests.benchmarks.discrete", "--worker", name, *["--cpu"] * options.cpu]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            print(f"{name}: {(done.stderr.strip().splitlines() or ['?'])[-1]}", file=sys.stderr)
+            print(f"{name}: left out", file=sys.stderr)
             continue
         results[name] = json.loads(done.stdout.strip().splitlines()[-1])
     _tables(results)
