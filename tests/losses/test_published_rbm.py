@@ -2,8 +2,8 @@
 
 The data are not kept here: ``FUNCEBM_MNIST`` names a folder with ``train-images-idx3-ubyte`` and ``t10k-images-idx3-ubyte``.
 
-Reference: Melchior, Fischer, Wiskott (2016), How to center deep Boltzmann machines, JMLR 17, and the tutorials of PyDeep: -142.56 nats
-by the centred gradient, -149.05 by the plain one, after 50 epochs.
+Reference: Melchior, Fischer, Wiskott (2016), How to center deep Boltzmann machines, JMLR 17, and the tutorials of PyDeep: -142.56
+nats by the centred gradient, -149.05 by the plain one, after 50 epochs.
 """
 
 import os
