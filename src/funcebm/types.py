@@ -8,7 +8,7 @@ hidden state. Randomness is data: ``draw`` makes all the noise of one applicatio
 from __future__ import annotations
 
 import sys
-from typing import Any, Callable, Generic, TypeVar
+from typing import Any, Callable, Generic, TypeVar, Union
 
 from torch import Tensor
 from torch.func import vmap
@@ -26,6 +26,8 @@ __all__ = [
     "Key",
     "Loss",
     "LossAux",
+    "MetricLike",
+    "Number",
     "Optimizer",
     "Params",
     "Position",
@@ -38,6 +40,9 @@ __all__ = [
 Tree = Any
 """A nested dict, list, tuple or NamedTuple with tensor leaves; ``()`` is "nothing"."""
 
+Number = Union[float, Tensor]
+"""A number of a user's: a Python one, or a 0-d tensor, which may be traced."""
+
 Key = Tensor
 """Integer words of shape ``(..., 2)``, made by :func:`funcebm.random.key`; opaque."""
 
@@ -46,6 +51,10 @@ Params = Tree
 
 Position = Tree
 """Where one chain is: a tensor ``(*event,)`` or any tree of tensors."""
+
+MetricLike = Union[float, Tree, None]
+"""An inverse mass or a preconditioner as users give it: None is the identity, a number, a vector or a tree like one position is
+diagonal, a matrix ``(D, D)`` is dense over the ravelled position; or one of :mod:`funcebm.metrics`."""
 
 Batch = Tree
 """Data with a leading batch axis on every leaf."""

@@ -114,12 +114,7 @@ def cluster_model(
 
 
 def check_model(
-    name: str,
-    model: ClusterModel,
-    own: ClusterModel,
-    space: Space | None,
-    params: Params,
-    position: Position,
+    name: str, model: ClusterModel, own: ClusterModel, space: Space | None, params: Params, position: Position
 ) -> ClusterState:
     """The state where a chain starts; a fault stops a run there, and where numbers can be looked at an error says why."""
     space = spaces.spins(tuple(position.shape)) if space is None else space

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks, fields, random, tree
 from ..spaces.space import Space, is_value
-from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Key, MetricLike, Number, Params, Position, Sampler, Tree
 from ._heat_bath import DiscreteInfo
 from ._kernel import EnergyState as InformedState
 from ._moves import door, num_changed, space_for
@@ -54,9 +54,9 @@ def factorised(
     space: Tree | None,
     tables: Tables,
     *,
-    step_size: float | Tensor,
-    preconditioner: Tree | None,
-    temperature: float | Tensor,
+    step_size: Number,
+    preconditioner: MetricLike,
+    temperature: Number,
     adjusted: bool,
     target_acceptance: float,
 ) -> Sampler:
@@ -160,7 +160,7 @@ def _factors(preconditioner: Tree, parts: list[Space]) -> list[Tensor]:
     return [f if part.kind == "binary" or f.ndim == 0 else f[..., None] for part, f in zip(parts, leaves, strict=True)]
 
 
-def _check_preconditioner(preconditioner: Tree | None, space: Tree) -> None:
+def _check_preconditioner(preconditioner: MetricLike, space: Tree) -> None:
     leaves = [torch.as_tensor(leaf) for leaf in tree.leaves(preconditioner)]
     if len(leaves) == 0 or (len(leaves) == 1 and leaves[0].ndim == 0):
         return

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, fields, metrics, random, tree
-from ..types import Energy, InfoT, Key, Params, Position, Sampler, StateT, Tree, TuningT
+from .. import checks, fields, loops, metrics, random, tree
+from ..types import Energy, InfoT, Key, Number, Params, Position, Sampler, StateT, Tree, TuningT
 
 __all__ = [
     "Chains",
@@ -23,6 +23,7 @@ __all__ = [
     "normal_and_uniform",
     "positive",
     "step_tuning",
+    "travel",
     "valued",
 ]
 
@@ -60,9 +61,14 @@ class ValueState(NamedTuple):
     energy: Tensor
 
 
-def positive(name: str, value: float | Tensor, hint: str | None = None) -> Tensor:
-    """A number above zero, checked at the door, as a tensor; the usual names have hints of their own."""
-    checks.positive(name, value, _HINTS[name] if hint is None else hint)
+def positive(name: str, value: Number, hint: str | None = None, *, most: float = torch.inf) -> Tensor:
+    """A number above zero, checked at the door, as a tensor; the usual names have hints of their own.
+
+    Of a Python number ``most`` is the largest that is allowed.
+    """
+    hint = _HINTS[name] if hint is None else hint
+    checks.positive(name, value, hint)
+    checks.require(isinstance(value, Tensor) or value <= most, f"{name} must be at most {most:g}", value, hint)
     return torch.as_tensor(value)
 
 
@@ -75,9 +81,9 @@ class StepTuning(NamedTuple):
 
 
 def step_tuning(
-    step_size: float | Tensor,
+    step_size: Number,
     metric: Any,
-    temperature: float | Tensor,
+    temperature: Number,
     name: str = "inverse_mass",
     step_hint: str | None = None,
     temperature_hint: str | None = None,
@@ -128,6 +134,14 @@ def normal_and_uniform(key: Key, position: Position, num: int = 2, shape: tuple[
 def no_noise(key: Key, position: Position) -> Tree:
     """The ``draw`` of a sampler that is deterministic."""
     return ()
+
+
+def travel(advance: Callable[[Tree], Tree], start: Tree, num: int | Tensor) -> Tree:
+    """``advance``, of all chains at once, ``num`` times; a chain with a number of its own waits at its end for the last one."""
+    if isinstance(num, int):
+        return loops.repeat(advance, start, num)
+    carry = (start, torch.zeros_like(num), num)
+    return loops.while_loop(lambda at: at[1] < at[2], lambda at: (advance(at[0]), at[1] + 1, at[2]), carry)[0]
 
 
 def lockstep(

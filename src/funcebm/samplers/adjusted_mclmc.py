@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import checks, loops, metrics, random
+from .. import checks, metrics, random
 from ..integrators.microcanonical import MicrocanonicalPoint, microcanonical_step, normalise, num_stages
-from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
-from ._kernel import Chains, EnergyState, evaluated, lockstep, normal_and_uniform, positive
+from ..types import Energy, Info, Key, MetricLike, Number, Params, Position, Sampler, Tree
+from ._kernel import Chains, EnergyState, evaluated, lockstep, normal_and_uniform, positive, travel
 from .constraints import takes_energy
 from .mclmc import check_dimension
 from .metropolis import metropolis_hastings
@@ -34,14 +34,8 @@ class AdjustedMCLMCTuning(NamedTuple):
     metric: Any
 
 
-class _Trajectory(NamedTuple):
-    """What the loop carries: where the trajectory is, its kinetic energy error, the energy, steps done and to do."""
-
-    point: MicrocanonicalPoint
-    change: Tensor
-    energy: Tensor
-    num_done: Tensor
-    num_steps: Tensor
+_Trajectory = tuple[MicrocanonicalPoint, Tensor, Tensor]
+"""What the loop carries: where the trajectory is, the change of its kinetic energy so far, and the energy."""
 
 
 def random_count(mean: Tensor, uniform: Tensor) -> Tensor:
@@ -67,11 +61,11 @@ def random_count(mean: Tensor, uniform: Tensor) -> Tensor:
 def adjusted_mclmc(
     energy: Energy,
     *,
-    step_size: float | Tensor = 0.1,
-    trajectory_length: float | Tensor = 1.0,
+    step_size: Number = 0.1,
+    trajectory_length: Number = 1.0,
     num_steps: int | None = None,
     max_steps: int = 1000,
-    inverse_mass: Tree | None = None,
+    inverse_mass: MetricLike = None,
     integrator: str = "mclachlan",
 ) -> Sampler[EnergyState, Info, AdjustedMCLMCTuning]:
     r"""Metropolis-adjusted microcanonical sampler.
@@ -129,31 +123,28 @@ def adjusted_mclmc(
     def step(
         chains: Chains, params: Params, tuning: AdjustedMCLMCTuning, state: EnergyState, noise: AdjustedMCLMCNoise
     ) -> tuple[EnergyState, Info]:
-        def begin(state: EnergyState, noise: AdjustedMCLMCNoise) -> _Trajectory:
+        def begin(state: EnergyState, noise: AdjustedMCLMCNoise) -> tuple[_Trajectory, Tensor]:
             point = MicrocanonicalPoint(state.position, normalise(noise.velocity), state.gradient)
-            zero = torch.zeros_like(state.energy)
-            if num_steps is not None:
-                return _Trajectory(point, zero, state.energy, zero, zero + num_steps)
-            length = random_count(tuning.trajectory_length / tuning.step_size, noise.length).clamp(max=max_steps)
-            return _Trajectory(point, zero, state.energy, zero, length)
+            num = torch.full_like(state.energy, num_steps or 0)
+            if num_steps is None:
+                num = random_count(tuning.trajectory_length / tuning.step_size, noise.length).clamp(max=max_steps)
+            return (point, torch.zeros_like(state.energy), state.energy), num
 
         def advance(at: _Trajectory) -> _Trajectory:
             point, change, value = microcanonical_step(
-                lambda position: evaluate(params, position), tuning.metric, tuning.step_size, at.point, integrator
+                lambda position: evaluate(params, position), tuning.metric, tuning.step_size, at[0], integrator
             )
-            return _Trajectory(point, at.change + change, value, at.num_done + 1, at.num_steps)
+            return point, at[1] + change, value
 
-        def finish(state: EnergyState, noise: AdjustedMCLMCNoise, end: _Trajectory) -> tuple[EnergyState, Info]:
-            proposal = EnergyState(end.point.position, end.energy, end.point.gradient)
-            log_ratio = state.energy - end.energy - end.change
-            after, info = metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients=0)
-            return after, info._replace(num_gradients=(gradients_a_step * end.num_done).to(torch.int32))
+        def finish(state: EnergyState, uniform: Tensor, end: _Trajectory, num: Tensor) -> tuple[EnergyState, Info]:
+            point, change, value = end
+            proposal = EnergyState(point.position, value, point.gradient)
+            log_ratio = state.energy - value - change
+            after, info = metropolis_hastings(log_ratio, uniform, proposal, state, num_gradients=0)
+            return after, info._replace(num_gradients=(gradients_a_step * num).to(torch.int32))
 
-        at = chains(begin)(state, noise)
-        if num_steps is None:
-            at = loops.while_loop(lambda at: at.num_done < at.num_steps, chains(advance), at)
-        else:
-            at = loops.repeat(chains(advance), at, num_steps)
-        return chains(finish)(state, noise, at)
+        at, num = chains(begin)(state, noise)
+        end = travel(chains(advance), at, num_steps or num)
+        return chains(finish)(state, noise.uniform, end, num)
 
     return lockstep(init, draw, step, tuning, target_acceptance=0.9, adaptation="adjusted_mclmc")

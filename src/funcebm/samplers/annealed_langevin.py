@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, fields, tree
-from ..types import Info, Key, Params, Position, Sampler, Tree
+from ..types import Info, Key, Number, Params, Position, Sampler, Tree
 from .metropolis import nan_outside, unadjusted_info
 
 __all__ = ["AnnealedLangevinState", "AnnealedLangevinTuning", "annealed_langevin"]
@@ -34,9 +34,9 @@ def annealed_langevin(
     energy: Callable[[Params, Position, Tensor], Tensor],
     noise_scales: Tensor,
     *,
-    step_size: float | Tensor = 0.1,
+    step_size: Number = 0.1,
     num_steps_each: int = 100,
-    temperature: float | Tensor = 1.0,
+    temperature: Number = 1.0,
 ) -> Sampler[AnnealedLangevinState, Info, AnnealedLangevinTuning]:
     r"""Annealed Langevin dynamics, for an energy that takes the noise scale.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from .. import metrics, random, tree
-from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Info, Key, MetricLike, Number, Params, Position, Sampler, Tree
 from ._kernel import EnergyState, evaluated
 from .constraints import takes_energy
 from .langevin import LangevinTuning as BarkerTuning
@@ -29,11 +29,7 @@ class BarkerNoise(NamedTuple):
 
 @takes_energy
 def barker(
-    energy: Energy,
-    *,
-    step_size: float | Tensor = 0.3,
-    preconditioner: Tree | None = None,
-    temperature: float | Tensor = 1.0,
+    energy: Energy, *, step_size: Number = 0.3, preconditioner: MetricLike = None, temperature: Number = 1.0
 ) -> Sampler[EnergyState, Info, BarkerTuning]:
     r"""Metropolis-Hastings with the Barker proposal.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, fields, tree
-from ..types import Energy, Info, Params, Position, Sampler, Tree
+from ..types import Energy, Info, Number, Params, Position, Sampler, Tree
 from ._kernel import GradientState, no_noise, positive
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
@@ -40,9 +40,7 @@ class NesterovTuning(NamedTuple):
 
 
 @takes_energy
-def gradient_descent(
-    energy: Energy, *, step_size: float | Tensor = 0.01
-) -> Sampler[GradientState, Info, DescentTuning]:
+def gradient_descent(energy: Energy, *, step_size: Number = 0.01) -> Sampler[GradientState, Info, DescentTuning]:
     r"""Gradient descent to a mode: :math:`x' = x - h \nabla E(x)`.
 
     Args:
@@ -76,7 +74,7 @@ def gradient_descent(
 
 @takes_energy
 def nesterov(
-    energy: Energy, *, step_size: float | Tensor = 0.01, momentum: float | Tensor = 0.9
+    energy: Energy, *, step_size: Number = 0.01, momentum: Number = 0.9
 ) -> Sampler[NesterovState, Info, NesterovTuning]:
     r"""Nesterov's accelerated gradient: :math:`v' = \mu v - h \nabla E(x + \mu v)`, :math:`x' = x + v'`.
 

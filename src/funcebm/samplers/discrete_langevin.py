@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ..spaces.space import Space
-from ..types import Energy, Sampler, Tree
+from ..types import Energy, MetricLike, Number, Sampler, Tree
 from ._factorised import DiscreteLangevinNoise, DiscreteLangevinTuning, changes, factorised
 from ._heat_bath import DiscreteInfo
 from ._kernel import EnergyState
@@ -21,10 +21,10 @@ def discrete_langevin(
     energy: Energy,
     space: Tree | None = None,
     *,
-    step_size: float | Tensor = 0.2,
+    step_size: Number = 0.2,
     adjusted: bool = True,
-    preconditioner: Tree | None = None,
-    temperature: float | Tensor = 1.0,
+    preconditioner: MetricLike = None,
+    temperature: Number = 1.0,
 ) -> Sampler[EnergyState, DiscreteInfo, DiscreteLangevinTuning]:
     r"""Discrete Metropolis-adjusted Langevin algorithm.
 

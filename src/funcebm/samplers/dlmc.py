@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 
 from .. import checks
 from ..spaces.space import Space
-from ..types import Energy, Sampler, Tree
+from ..types import Energy, MetricLike, Number, Sampler, Tree
 from ._balance import balancing
 from ._factorised import DiscreteLangevinNoise as DLMCNoise
 from ._factorised import DiscreteLangevinTuning as DLMCTuning
@@ -25,12 +25,12 @@ def dlmc(
     energy: Energy,
     space: Tree | None = None,
     *,
-    step_size: float | Tensor = 0.5,
+    step_size: Number = 0.5,
     balance: str = "sqrt",
     solver: str = "interpolate",
     adjusted: bool = True,
-    preconditioner: Tree | None = None,
-    temperature: float | Tensor = 1.0,
+    preconditioner: MetricLike = None,
+    temperature: Number = 1.0,
 ) -> Sampler[EnergyState, DiscreteInfo, DLMCTuning]:
     r"""Discrete Langevin Monte Carlo: locally balanced jump processes of all sites, frozen at the start, for a time :math:`\tau`.
 

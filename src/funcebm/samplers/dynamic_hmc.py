@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import checks, loops, metrics, random, tree
+from .. import checks, metrics, random, tree
 from ..integrators import PhasePoint, leapfrog
-from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Info, Key, MetricLike, Number, Params, Position, Sampler, Tree
 from ._hamiltonian import arrived, energy_drop, set_off, tempered_field
-from ._kernel import Chains, EnergyState, evaluated, lockstep, normal_and_uniform, positive
+from ._kernel import Chains, EnergyState, evaluated, lockstep, normal_and_uniform, positive, travel
 from .constraints import takes_energy
 from .metropolis import metropolis_hastings
 
@@ -57,16 +57,6 @@ class DynamicHMCTuning(NamedTuple):
     temperature: Tensor
 
 
-class _Walk(NamedTuple):
-    """A trajectory on its way: where it is, the energy there, how many steps it made, how many it makes, and ``u``."""
-
-    point: PhasePoint
-    energy: Tensor
-    num_done: Tensor
-    num: Tensor
-    fraction: Tensor
-
-
 def van_der_corput(index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Point ``index`` of the base-2 van der Corput sequence: its 16 lowest bits, mirrored at the point. ``()``.
 
@@ -86,12 +76,12 @@ def van_der_corput(index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 def dynamic_hmc(
     energy: Energy,
     *,
-    step_size: float | Tensor = 0.1,
-    trajectory_length: float | Tensor = 1.0,
+    step_size: Number = 0.1,
+    trajectory_length: Number = 1.0,
     lengths: str = "halton",
     max_leapfrog: int = 1000,
-    inverse_mass: Tree | None = None,
-    temperature: float | Tensor = 1.0,
+    inverse_mass: MetricLike = None,
+    temperature: Number = 1.0,
 ) -> Sampler[DynamicHMCState, Info, DynamicHMCTuning]:
     r"""Hamiltonian Monte Carlo with jittered trajectory lengths.
 
@@ -158,30 +148,30 @@ def dynamic_hmc(
     ) -> tuple[DynamicHMCState, Info]:
         field = tempered_field(evaluate, params, tuning.temperature)
 
-        def begin(state: DynamicHMCState, noise: DynamicHMCNoise) -> _Walk:
+        def begin(state: DynamicHMCState, noise: DynamicHMCNoise) -> tuple[PhasePoint, Tensor, Tensor]:
             is_halton = lengths == "halton"
             fraction = van_der_corput(state.num_steps + 1, state.fraction.dtype) if is_halton else noise.fraction
             num = torch.ceil(fraction * tuning.trajectory_length / tuning.step_size).clamp(max=max_leapfrog)
             num = num.to(torch.int32).clamp(min=1)
-            return _Walk(set_off(tuning, state, noise.momentum), state.energy, torch.zeros_like(num), num, fraction)
+            return set_off(tuning, state, noise.momentum), num, fraction
 
-        def advance(walk: _Walk) -> _Walk:
-            point, value = leapfrog.step(field, tuning.metric, tuning.step_size, walk.point)
-            return walk._replace(point=point, energy=value, num_done=walk.num_done + 1)
+        def advance(at: tuple[PhasePoint, Tensor]) -> tuple[PhasePoint, Tensor]:
+            return leapfrog.step(field, tuning.metric, tuning.step_size, at[0])
 
         def finish(
-            state: DynamicHMCState, noise: DynamicHMCNoise, start: PhasePoint, walk: _Walk
+            state: DynamicHMCState, uniform: Tensor, start: PhasePoint, end: PhasePoint, value: Tensor, fraction: Tensor
         ) -> tuple[DynamicHMCState, Info]:
-            end, proposal = walk.point, arrived(tuning, walk.point, walk.energy)
+            proposal = arrived(tuning, end, value)
             log_ratio = energy_drop(tuning, state, start.momentum, proposal, end.momentum)
             stay = EnergyState(state.position, state.energy, state.gradient)
-            kept, info = metropolis_hastings(log_ratio, noise.uniform, proposal, stay, num_gradients=1)
+            kept, info = metropolis_hastings(log_ratio, uniform, proposal, stay, num_gradients=1)
             velocity = metrics.velocity(tuning.metric, end.momentum)
-            memory = (state.num_steps + 1, end.position, velocity, walk.fraction)
-            return DynamicHMCState._make((*kept, *memory)), info._replace(num_gradients=walk.num)
+            memory = (state.num_steps + 1, end.position, velocity, fraction)
+            return DynamicHMCState._make((*kept, *memory)), info
 
-        start = chains(begin)(state, noise)
-        end = loops.while_loop(lambda walk: walk.num_done < walk.num, chains(advance), start)
-        return chains(finish)(state, noise, start.point, end)
+        start, num, fraction = chains(begin)(state, noise)
+        end, value = travel(chains(advance), (start, state.energy), num)
+        after, info = chains(finish)(state, noise.uniform, start, end, value, fraction)
+        return after, info._replace(num_gradients=num)
 
     return lockstep(init, draw, step, tuning, target_acceptance=0.651, adaptation="chees")

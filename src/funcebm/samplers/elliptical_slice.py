@@ -54,11 +54,7 @@ class _Ellipse(NamedTuple):
 
 @takes_energy
 def elliptical_slice(
-    energy: Energy,
-    *,
-    mean: float | Tree = 0.0,
-    covariance: float | Tree | None = None,
-    max_shrinks: int = 50,
+    energy: Energy, *, mean: float | Tree = 0.0, covariance: float | Tree | None = None, max_shrinks: int = 50
 ) -> Sampler[EllipticalSliceState, EllipticalSliceInfo, EllipticalSliceTuning]:
     r"""Elliptical slice sampling.
 
@@ -136,12 +132,9 @@ def elliptical_slice(
             energy = value(params, position)
             return angle, position, energy, torch.isfinite(energy) & (energy <= ellipse.bound)
 
-        def finish(state: ValueState, search: Search) -> tuple[ValueState, SliceInfo]:
-            return found_or_stayed(state, search, search.num_tried)
-
         ellipse, search = chains(begin)(state, noise)
         search = shrink(chains, attempt, search, ellipse, noise.angles, max_shrinks)
-        return chains(finish)(state, search)
+        return chains(found_or_stayed)(state, search, search.num_tried)
 
     return lockstep(init, draw, step, prior, adaptation="unchanged")
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks, loops, metrics, tree
 from ..integrators import PhasePoint, leapfrog
-from ..types import Energy, Info, Params, Position, Sampler, Tree
+from ..types import Energy, Info, MetricLike, Number, Params, Position, Sampler, Tree
 from ._hamiltonian import MomentumNoise, arrived, momentum_noise, set_off, tempered_field
 from ._kernel import Chains, evaluated, lockstep, positive
 from .constraints import takes_energy
@@ -57,12 +57,12 @@ class GHMCTuning(NamedTuple):
 def ghmc(
     energy: Energy,
     *,
-    step_size: float | Tensor = 0.1,
+    step_size: Number = 0.1,
     num_leapfrog: int = 1,
-    alpha: float | Tensor = 0.1,
-    delta: float | Tensor | None = None,
-    inverse_mass: Tree | None = None,
-    temperature: float | Tensor = 1.0,
+    alpha: Number = 0.1,
+    delta: Number | None = None,
+    inverse_mass: MetricLike = None,
+    temperature: Number = 1.0,
 ) -> Sampler[GHMCState, Info, GHMCTuning]:
     r"""Generalised Hamiltonian Monte Carlo with a non-reversible Metropolis test.
 
@@ -110,13 +110,11 @@ def ghmc(
     checks.positive_int("num_leapfrog", num_leapfrog)
     tuning = GHMCTuning(
         step_size=positive("step_size", step_size),
-        alpha=positive("alpha", alpha, "Give a number in (0, 1]."),
+        alpha=positive("alpha", alpha, "Give a number in (0, 1]; 1 is HMC.", most=1),
         delta=torch.as_tensor(alpha) / 2 if delta is None else torch.as_tensor(delta),
         metric=metrics.of(inverse_mass),
         temperature=positive("temperature", temperature),
     )
-    if not isinstance(alpha, Tensor):
-        checks.require(alpha <= 1, "alpha must be at most 1", alpha, "Give a number in (0, 1]; 1 is HMC.")
     if delta is not None and not isinstance(delta, Tensor):
         checks.require(0 <= delta <= 1, "delta must be in [0, 1]", delta, "Leave it out for alpha / 2.")
     evaluate, start = evaluated(energy, tuning.metric)

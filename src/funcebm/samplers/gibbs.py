@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, fields, graphs, loops, random, spaces, tree
-from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Key, Number, Params, Position, Sampler, Tree
 from ._heat_bath import DiscreteInfo, heat_bath, logits_of, next_values
 from ._moves import num_changed, on_levels, space_for, uniform_like
 from .metropolis import unadjusted_info
@@ -56,7 +56,7 @@ def gibbs(
     conditional: Conditional | None = None,
     scan: str = "systematic",
     is_partial: bool = False,
-    temperature: float | Tensor = 1.0,
+    temperature: Number = 1.0,
 ) -> Sampler:
     r"""Gibbs sampling: sites are drawn again from their conditionals, given all others.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, fields, random, tree
-from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Key, Number, Params, Position, Sampler, Tree
 from ._heat_bath import DiscreteInfo
 from ._moves import (
     apply,
@@ -43,7 +43,7 @@ class GibbsWithGradientsTuning(NamedTuple):
 
 
 def gibbs_with_gradients(
-    energy: Energy, space: Tree | None = None, *, temperature: float | Tensor = 2.0, num_draws: int = 1
+    energy: Energy, space: Tree | None = None, *, temperature: Number = 2.0, num_draws: int = 1
 ) -> Sampler:
     r"""Gibbs-with-gradients: a locally informed proposal by one gradient.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, loops, metrics, random, tree
-from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Key, MetricLike, Number, Params, Position, Sampler, Tree
 from ._kernel import Chains, StepTuning, ValueState, lockstep, normal_and_uniform, step_tuning, valued
 from ._slices import Search, SliceInfo, begin_search, found_or_stayed, shrink
 from .constraints import takes_energy
@@ -57,11 +57,11 @@ class _Interval(NamedTuple):
 def hit_and_run_slice(
     energy: Energy,
     *,
-    step_size: float | Tensor = 1.0,
+    step_size: Number = 1.0,
     max_widenings: int = 8,
     max_shrinks: int = 50,
-    preconditioner: Tree | None = None,
-    temperature: float | Tensor = 1.0,
+    preconditioner: MetricLike = None,
+    temperature: Number = 1.0,
 ) -> Sampler[HitAndRunSliceState, HitAndRunSliceInfo, HitAndRunSliceTuning]:
     r"""Slice sampling along a random direction, with stepping out and shrinkage.
 

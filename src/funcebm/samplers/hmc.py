@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks, loops, metrics, random
 from ..integrators import Integrator, PhasePoint, leapfrog
-from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Info, Key, MetricLike, Number, Params, Position, Sampler, Tree
 from ._hamiltonian import arrived, energy_drop, set_off, tempered_field
 from ._kernel import Chains, EnergyState, evaluated, lockstep, normal_and_uniform, positive
 from .constraints import takes_energy
@@ -42,11 +42,11 @@ class HMCTuning(NamedTuple):
 def hmc(
     energy: Energy,
     *,
-    step_size: float | Tensor = 0.1,
+    step_size: Number = 0.1,
     num_leapfrog: int = 10,
-    inverse_mass: Tree | None = None,
-    temperature: float | Tensor = 1.0,
-    jitter: float | Tensor | None = None,
+    inverse_mass: MetricLike = None,
+    temperature: Number = 1.0,
+    jitter: Number | None = None,
     integrator: Integrator = leapfrog,
     endpoint: str = "metropolis",
 ) -> Sampler[EnergyState, Info, HMCTuning]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks, random, spaces
 from .._torch import checkerboard_kernels
 from ..energies._discrete import DiscreteEnergy
-from ..types import Key, Params, Position, Sampler
+from ..types import Key, Number, Params, Position, Sampler
 from ._heat_bath import DiscreteInfo
 from ._kernel import positive
 from ._moves import on_levels
@@ -41,7 +41,7 @@ class IsingGibbsTuning(NamedTuple):
     temperature: Tensor
 
 
-def ising_gibbs(lattice: DiscreteEnergy, *, temperature: float | Tensor = 1.0) -> Sampler:
+def ising_gibbs(lattice: DiscreteEnergy, *, temperature: Number = 1.0) -> Sampler:
     r"""Gibbs sampling of an Ising torus, by the two colours of a checkerboard.
 
     .. math:: p(s_i = 1 \mid s_{-i}) = \sigma\!\left(2\,\frac{K \sum_{j \sim i} s_j + h_i}{T}\right),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from .. import metrics, tree
-from ..types import Energy, Info, Params, Position, Sampler, Tree
+from ..types import Energy, Info, MetricLike, Number, Params, Position, Sampler, Tree
 from ._kernel import GradientState, StepTuning, evaluated, step_tuning
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
@@ -20,7 +19,7 @@ LangevinTuning = StepTuning
 
 
 def langevin_tuning(
-    step_size: float | Tensor, preconditioner: Tree | None, temperature: float | Tensor, step_hint: str | None = None
+    step_size: Number, preconditioner: MetricLike, temperature: Number, step_hint: str | None = None
 ) -> LangevinTuning:
     """Checks the numbers and makes tensors of them; ``step_hint`` is what others than Langevin dynamics should try."""
     cold = None if step_hint else "Use 1.0 for the density exp(-E), gradient_descent for temperature 0."
@@ -41,11 +40,7 @@ def langevin_proposal(tuning: LangevinTuning, position: Position, gradient: Tree
 
 @takes_energy
 def langevin(
-    energy: Energy,
-    *,
-    step_size: float | Tensor = 0.01,
-    preconditioner: Tree | None = None,
-    temperature: float | Tensor = 1.0,
+    energy: Energy, *, step_size: Number = 0.01, preconditioner: MetricLike = None, temperature: Number = 1.0
 ) -> Sampler[GradientState, Info, LangevinTuning]:
     r"""Unadjusted Langevin algorithm.
 

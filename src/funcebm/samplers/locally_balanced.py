@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, fields, random, tree
-from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Key, Number, Params, Position, Sampler, Tree
 from ._balance import balancing
 from ._heat_bath import DiscreteInfo
 from ._moves import apply, argmax_mask, differences, door, masked_sum, num_changed, num_moves, reverse, space_for
@@ -70,7 +70,7 @@ def locally_balanced(
     *,
     balance: str = "sqrt",
     rejection_free: bool = False,
-    temperature: float | Tensor = 1.0,
+    temperature: Number = 1.0,
 ) -> Sampler:
     r"""Locally balanced proposal by exact differences, for any energy.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import metrics, tree
-from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Info, Key, MetricLike, Number, Params, Position, Sampler, Tree
 from ._kernel import EnergyState, evaluated, normal_and_uniform
 from .constraints import takes_energy
 from .langevin import LangevinTuning, langevin_proposal, langevin_tuning
@@ -30,11 +30,7 @@ class MalaNoise(NamedTuple):
 
 @takes_energy
 def mala(
-    energy: Energy,
-    *,
-    step_size: float | Tensor = 0.1,
-    preconditioner: Tree | None = None,
-    temperature: float | Tensor = 1.0,
+    energy: Energy, *, step_size: Number = 0.1, preconditioner: MetricLike = None, temperature: Number = 1.0
 ) -> Sampler[EnergyState, Info, LangevinTuning]:
     r"""Metropolis-adjusted Langevin algorithm.
 

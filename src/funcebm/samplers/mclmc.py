@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks, metrics, random, tree
 from ..integrators.microcanonical import MicrocanonicalPoint, microcanonical_step, normalise, num_stages
-from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Key, MetricLike, Number, Params, Position, Sampler, Tree
 from ._kernel import evaluated, positive
 from .constraints import takes_energy
 from .metropolis import unadjusted_info
@@ -68,9 +68,9 @@ def check_dimension(position: Position) -> None:
 def mclmc(
     energy: Energy,
     *,
-    step_size: float | Tensor = 0.1,
-    decoherence_length: float | Tensor = 1.0,
-    inverse_mass: Tree | None = None,
+    step_size: Number = 0.1,
+    decoherence_length: Number = 1.0,
+    inverse_mass: MetricLike = None,
     integrator: str = "mclachlan",
 ) -> Sampler[MCLMCState, MCLMCInfo, MCLMCTuning]:
     r"""Microcanonical Langevin Monte Carlo.

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks, fields, loops, metrics, random, spaces, tree
 from ..integrators.symplectic import PhasePoint, leapfrog
 from ..spaces.space import Space
-from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Key, MetricLike, Number, Params, Position, Sampler, Tree
 from ._heat_bath import DiscreteInfo
 from ._moves import num_changed, on_levels
 from .mala import MalaState as MixedHMCState
@@ -47,11 +47,11 @@ def mixed_hmc(
     energy: Energy,
     space: dict[str, Space],
     *,
-    step_size: float | Tensor = 0.1,
+    step_size: Number = 0.1,
     num_visits: int = 4,
     num_leapfrog: int = 4,
-    inverse_mass: Tree | None = None,
-    temperature: float | Tensor = 1.0,
+    inverse_mass: MetricLike = None,
+    temperature: Number = 1.0,
 ) -> Sampler:
     r"""Mixed Hamiltonian Monte Carlo over real and discrete leaves.
 

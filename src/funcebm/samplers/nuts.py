@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .. import checks, loops, metrics, random, tree
-from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Key, MetricLike, Number, Params, Position, Sampler
 from ._kernel import Chains, EnergyState, StepTuning, evaluated, lockstep, step_tuning
 from ._nuts_trajectory import Dynamics, NUTSNoise, Packed, Point, grow, pack, start, unpack
 from .constraints import takes_energy
@@ -48,10 +48,10 @@ class NUTSInfo(NamedTuple):
 def nuts(
     energy: Energy,
     *,
-    step_size: float | Tensor = 0.1,
+    step_size: Number = 0.1,
     max_depth: int = 10,
-    inverse_mass: Tree | None = None,
-    temperature: float | Tensor = 1.0,
+    inverse_mass: MetricLike = None,
+    temperature: Number = 1.0,
 ) -> Sampler[EnergyState, NUTSInfo, NUTSTuning]:
     r"""No-U-Turn Sampler, with multinomial selection.
 

@@ -30,9 +30,7 @@ class PartState(NamedTuple):
 
 
 def on(
-    leaves: str | Sequence[str],
-    sampler: Callable[[Energy], Sampler] | Sampler,
-    energy: Energy | None = None,
+    leaves: str | Sequence[str], sampler: Callable[[Energy], Sampler] | Sampler, energy: Energy | None = None
 ) -> Any:
     r"""A sampler on some leaves of a position, the others frozen: a kernel of :math:`p(x_{part} \mid x_{rest})`.
 

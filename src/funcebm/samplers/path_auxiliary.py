@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, fields, random, tree
-from ..types import Energy, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Key, Number, Params, Position, Sampler, Tree
 from ._heat_bath import DiscreteInfo, value_of
 from ._moves import (
     apply,
@@ -47,10 +47,10 @@ def path_auxiliary(
     energy: Energy,
     space: Tree | None = None,
     *,
-    num_flips: float | Tensor = 2.0,
+    num_flips: Number = 2.0,
     max_flips: int = 16,
     is_fixed: bool = False,
-    temperature: float | Tensor = 1.0,
+    temperature: Number = 1.0,
 ) -> Sampler:
     r"""Path auxiliary fast sampler: R different sites, drawn one after the other from one locally balanced distribution.
 

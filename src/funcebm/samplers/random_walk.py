@@ -7,7 +7,7 @@ from typing import Callable, NamedTuple
 from torch import Tensor
 
 from .. import checks, metrics, random, tree
-from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Info, Key, MetricLike, Number, Params, Position, Sampler, Tree
 from ._kernel import ValueState, valued
 from .constraints import takes_energy
 from .langevin import LangevinTuning as RandomWalkTuning
@@ -30,10 +30,10 @@ class RandomWalkNoise(NamedTuple):
 def random_walk(
     energy: Energy,
     *,
-    step_size: float | Tensor = 0.5,
+    step_size: Number = 0.5,
     proposal: Callable[[Key, Position], Tree] | None = None,
-    preconditioner: Tree | None = None,
-    temperature: float | Tensor = 1.0,
+    preconditioner: MetricLike = None,
+    temperature: Number = 1.0,
 ) -> Sampler[RandomWalkState, Info, RandomWalkTuning]:
     r"""Random-walk Metropolis.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks, fields, loops, tree
 from ..integrators.riemannian import distance, generalised_leapfrog, kinetic_energy, metric_root
 from ..integrators.symplectic import PhasePoint
-from ..types import Energy, Params, Position, Sampler
+from ..types import Energy, Number, Params, Position, Sampler
 from ._hamiltonian import MomentumNoise, momentum_noise
 from ._kernel import Chains, EnergyState, lockstep, positive
 from .constraints import takes_energy
@@ -46,13 +46,8 @@ class RiemannianHMCInfo(NamedTuple):
     num_iterations: Tensor
 
 
-class _Trajectory(NamedTuple):
-    """What the loop carries: where the trajectory is, the energy there, and how the fixed points went so far."""
-
-    point: PhasePoint
-    energy: Tensor
-    is_converged: Tensor
-    num_iterations: Tensor
+_Trajectory = tuple[PhasePoint, Tensor, Tensor, Tensor]
+"""Where a trajectory is, the energy there, whether all fixed points were found so far, and their iterations."""
 
 
 @takes_energy
@@ -60,10 +55,10 @@ def riemannian_hmc(
     energy: Energy,
     metric: Callable[[Params, Position], Tensor],
     *,
-    step_size: float | Tensor = 0.1,
+    step_size: Number = 0.1,
     num_leapfrog: int = 10,
     num_fixed_point: int = 30,
-    tolerance: float | Tensor | None = None,
+    tolerance: Number | None = None,
     check_reversibility: bool = False,
 ) -> Sampler[EnergyState, RiemannianHMCInfo, RiemannianHMCTuning]:
     r"""Riemannian manifold Hamiltonian Monte Carlo.
@@ -139,11 +134,10 @@ def riemannian_hmc(
         def begin(state: EnergyState, noise: MomentumNoise) -> _Trajectory:
             normal, back = tree.ravel(noise.momentum)
             momentum = back(metric_root(metric(params, state.position)) @ normal)
-            zero = torch.zeros_like(state.energy)
-            point = PhasePoint(state.position, momentum, state.gradient)
-            return _Trajectory(point, state.energy, zero == 0, zero.to(torch.int32))
+            none = torch.zeros_like(state.energy, dtype=torch.int32)
+            return PhasePoint(state.position, momentum, state.gradient), state.energy, none == 0, none
 
-        def leapfrog(point: PhasePoint) -> tuple[PhasePoint, Any, Tensor, Tensor]:
+        def leapfrog(point: PhasePoint) -> _Trajectory:
             """Of one chain or of many: it has loops of its own."""
             return generalised_leapfrog(
                 lambda position: value_and_gradient(params, position),
@@ -159,25 +153,27 @@ def riemannian_hmc(
             return point._replace(momentum=tree.scale(-1, point.momentum))
 
         def advance(at: _Trajectory) -> _Trajectory:
-            point, value, is_converged, count = leapfrog(at.point)
+            before, _, was_converged, num_iterations = at
+            point, value, is_converged, count = leapfrog(before)
             if check_reversibility:
                 back, _, can_return, back_count = leapfrog(chains(turned)(point))
-                returns = chains(distance)(back.position, at.point.position) <= 10 * limit
+                returns = chains(distance)(back.position, before.position) <= 10 * limit
                 is_converged, count = is_converged & can_return & returns, count + back_count
-            return _Trajectory(point, value, at.is_converged & is_converged, at.num_iterations + count)
+            return point, value, was_converged & is_converged, num_iterations + count
 
         def finish(
-            state: EnergyState, noise: MomentumNoise, start: PhasePoint, end: _Trajectory
+            state: EnergyState, uniform: Tensor, start: PhasePoint, end: _Trajectory
         ) -> tuple[EnergyState, RiemannianHMCInfo]:
-            kinetic = [kinetic_energy(metric(params, at.position), at.momentum) for at in (start, end.point)]
-            log_ratio = state.energy - end.energy + kinetic[0] - kinetic[1]
-            log_ratio = torch.where(end.is_converged, log_ratio, torch.nan)  # a rejection with its flag
-            proposal = EnergyState(end.point.position, end.energy, end.point.gradient)
-            after, info = metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients)
-            return after, RiemannianHMCInfo(*info, end.is_converged, end.num_iterations)
+            point, value, is_converged, num_iterations = end
+            kinetic = [kinetic_energy(metric(params, at.position), at.momentum) for at in (start, point)]
+            log_ratio = state.energy - value + kinetic[0] - kinetic[1]
+            log_ratio = torch.where(is_converged, log_ratio, torch.nan)  # a rejection with its flag
+            proposal = EnergyState(point.position, value, point.gradient)
+            after, info = metropolis_hastings(log_ratio, uniform, proposal, state, num_gradients)
+            return after, RiemannianHMCInfo(*info, is_converged, num_iterations)
 
         start = chains(begin)(state, noise)
-        return chains(finish)(state, noise, start.point, loops.repeat(advance, start, num_leapfrog))
+        return chains(finish)(state, noise.uniform, start[0], loops.repeat(advance, start, num_leapfrog))
 
     return lockstep(init, momentum_noise, step, tuning, target_acceptance=0.8)
 
@@ -187,7 +183,7 @@ def _check_metric(matrix: Any, position: Position) -> None:
     fix = (
         "Return G(x), such as the Fisher information plus the precision of the prior, or use funcebm.samplers.softabs."
     )
-    got = f"shape {tuple(matrix.shape)}" if isinstance(matrix, Tensor) else repr(matrix)
-    is_square = isinstance(matrix, Tensor) and matrix.shape == (size, size)
-    checks.require(is_square, f"metric must return a ({size}, {size}) tensor", got, fix)
+    shape = tuple(getattr(matrix, "shape", ()))
+    got = f"shape {shape}" if isinstance(matrix, Tensor) else repr(matrix)
+    checks.require(shape == (size, size), f"metric must return a ({size}, {size}) tensor", got, fix)
     checks.positive_definite("metric", matrix, fix)

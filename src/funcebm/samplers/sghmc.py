@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, fields, metrics, tree
-from ..types import Energy, Info, Params, Position, Sampler, Tree
+from ..types import Energy, Info, MetricLike, Number, Params, Position, Sampler, Tree
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 from .sgld import Minibatches, MinibatchNoise, check_gradient_noise, minibatches
@@ -40,11 +40,11 @@ class SGHMCTuning(NamedTuple):
 def sghmc(
     energy: Energy | Callable[..., Tensor],
     *,
-    step_size: float | Tensor = 0.01,
-    friction: float | Tensor = 1.0,
-    inverse_mass: Tree | None = None,
-    temperature: float | Tensor = 1.0,
-    gradient_noise: float | Tensor = 0.0,
+    step_size: Number = 0.01,
+    friction: Number = 1.0,
+    inverse_mass: MetricLike = None,
+    temperature: Number = 1.0,
+    gradient_noise: Number = 0.0,
     num_data: int | None = None,
     batch_size: int | None = None,
 ) -> Sampler[SGHMCState, Info, SGHMCTuning]:
@@ -98,11 +98,9 @@ def sghmc(
     )
     most = 2 * tuning.friction * tuning.temperature**2 / tuning.step_size
     check_gradient_noise(tuning.gradient_noise, most, "2 friction temperature^2 / step_size")
-    batches = minibatches(energy, num_data, batch_size)
-    check_shape = metrics.shape_check(tuning.metric)
+    batches = minibatches(energy, num_data, batch_size, tuning.metric)
 
     def init(params: Params, position: Position) -> SGHMCState:
-        check_shape(position)
         return SGHMCState(position, *fresh_momentum(batches, params, position))
 
     def step(params: Params, tuning: SGHMCTuning, state: SGHMCState, noise: MinibatchNoise) -> tuple[SGHMCState, Info]:
@@ -143,7 +141,7 @@ def fresh_momentum(batches: Minibatches, params: Params, position: Position) -> 
 
 
 def stochastic_tuning(
-    step_size: float | Tensor, friction: float | Tensor, inverse_mass: Tree | None, temperature: float | Tensor
+    step_size: Number, friction: Number, inverse_mass: MetricLike, temperature: Number
 ) -> UnderdampedTuning:
     """The tuning, where friction takes only a part of the momentum in one step."""
     hint = "Try 0.01, and smaller where chains diverge."

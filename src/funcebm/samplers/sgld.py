@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, fields, metrics, random, tree
-from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Info, Key, MetricLike, Number, Params, Position, Sampler, Tree
 from .constraints import takes_energy
 from .langevin import LangevinTuning, langevin_proposal, langevin_tuning
 from .metropolis import nan_outside, unadjusted_info
@@ -29,7 +29,7 @@ class Minibatches(NamedTuple):
     Attributes:
         on: ``indices -> energy``, the energy on a batch as one of ``(params, x)``.
         draw: ``(key, position) -> MinibatchNoise``.
-        at_start: ``(params, position) -> ()``, on a batch that needs no key, evenly spaced.
+        at_start: ``(params, position) -> ()``, on a batch that needs no key, evenly spaced; it raises unless the metric fits.
     """
 
     on: Callable[[Any], Energy]
@@ -37,14 +37,20 @@ class Minibatches(NamedTuple):
     at_start: Callable[[Params, Position], Tensor]
 
 
-def minibatches(energy: Callable[..., Tensor], num_data: int | None, batch_size: int | None) -> Minibatches:
-    """An energy ``(params, x, indices) -> ()`` with batches of indices, or ``(params, x) -> ()`` without (both None)."""
+def minibatches(
+    energy: Callable[..., Tensor], num_data: int | None, batch_size: int | None, metric: Any, name: str = "inverse_mass"
+) -> Minibatches:
+    """An energy ``(params, x, indices) -> ()`` with batches of indices, or ``(params, x) -> ()`` without (both None).
+
+    ``name`` is what messages call the metric.
+    """
     both = (num_data is None) == (batch_size is None)
     fix = "Give both for an energy (params, x, indices), none for an energy (params, x)."
     checks.require(both, "num_data and batch_size go together", f"{num_data} and {batch_size}", fix)
     if num_data is not None and batch_size is not None:
         checks.positive_int("num_data", num_data)
         checks.positive_int("batch_size", batch_size)
+    check_shape = metrics.shape_check(metric, name=name)
 
     def on(indices: Any) -> Energy:
         return energy if num_data is None else lambda params, position: energy(params, position, indices)
@@ -57,6 +63,7 @@ def minibatches(energy: Callable[..., Tensor], num_data: int | None, batch_size:
         return MinibatchNoise(normal, random.randint(key_batch, (batch_size,), 0, num_data))
 
     def at_start(params: Params, position: Position) -> Tensor:
+        check_shape(position)
         indices: Any = ()
         if num_data is not None and batch_size is not None:
             indices = torch.arange(batch_size, device=tree.first(position).device) * num_data // batch_size
@@ -84,10 +91,10 @@ class SGLDTuning(NamedTuple):
 def sgld(
     energy: Energy | Callable[..., Tensor],
     *,
-    step_size: float | Tensor = 0.001,
-    preconditioner: Tree | None = None,
-    temperature: float | Tensor = 1.0,
-    gradient_noise: float | Tensor = 0.0,
+    step_size: Number = 0.001,
+    preconditioner: MetricLike = None,
+    temperature: Number = 1.0,
+    gradient_noise: Number = 0.0,
     num_data: int | None = None,
     batch_size: int | None = None,
 ) -> Sampler[SGLDState, Info, SGLDTuning]:
@@ -137,11 +144,9 @@ def sgld(
     """
     tuning = SGLDTuning(*langevin_tuning(step_size, preconditioner, temperature), torch.as_tensor(gradient_noise))
     check_gradient_noise(tuning.gradient_noise, 2 * tuning.temperature / tuning.step_size, "2 temperature / step_size")
-    batches = minibatches(energy, num_data, batch_size)
-    check_shape = metrics.shape_check(tuning.metric, name="preconditioner")
+    batches = minibatches(energy, num_data, batch_size, tuning.metric, "preconditioner")
 
     def init(params: Params, position: Position) -> SGLDState:
-        check_shape(position)
         return SGLDState(nan_outside(batches.at_start(params, position), position))
 
     def step(params: Params, tuning: SGLDTuning, state: SGLDState, noise: MinibatchNoise) -> tuple[SGLDState, Info]:

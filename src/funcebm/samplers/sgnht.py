@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import metrics, tree
-from ..types import Energy, Info, Params, Position, Sampler, Tree
+from ..types import Energy, Info, MetricLike, Number, Params, Position, Sampler, Tree
 from .constraints import takes_energy
 from .sghmc import fresh_momentum, noisy_step, stochastic_tuning
 from .sgld import MinibatchNoise, minibatches
@@ -31,10 +31,10 @@ class SGNHTState(NamedTuple):
 def sgnht(
     energy: Energy | Callable[..., Tensor],
     *,
-    step_size: float | Tensor = 0.01,
-    friction: float | Tensor = 1.0,
-    inverse_mass: Tree | None = None,
-    temperature: float | Tensor = 1.0,
+    step_size: Number = 0.01,
+    friction: Number = 1.0,
+    inverse_mass: MetricLike = None,
+    temperature: Number = 1.0,
     num_data: int | None = None,
     batch_size: int | None = None,
 ) -> Sampler[SGNHTState, Info, SGNHTTuning]:
@@ -82,11 +82,9 @@ def sgnht(
     torch.Size([])
     """
     tuning = stochastic_tuning(step_size, friction, inverse_mass, temperature)
-    batches = minibatches(energy, num_data, batch_size)
-    check_shape = metrics.shape_check(tuning.metric)
+    batches = minibatches(energy, num_data, batch_size, tuning.metric)
 
     def init(params: Params, position: Position) -> SGNHTState:
-        check_shape(position)
         momentum, is_fresh = fresh_momentum(batches, params, position)
         return SGNHTState(position, momentum, tree.first(position).new_zeros(()), is_fresh)
 

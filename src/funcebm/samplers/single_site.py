@@ -10,7 +10,7 @@ from torch.func import vmap
 
 from .. import checks, fields, loops, random, tree
 from ..spaces.space import Space
-from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Info, Key, Number, Params, Position, Sampler, Tree
 from ._heat_bath import DiscreteInfo, value_of
 from ._moves import door, space_for
 
@@ -51,7 +51,7 @@ class SingleSiteTuning(NamedTuple):
 
 
 def single_site_metropolis(
-    energy: Energy, space: Tree | None = None, *, scan: str = "random", temperature: float | Tensor = 1.0
+    energy: Energy, space: Tree | None = None, *, scan: str = "random", temperature: Number = 1.0
 ) -> Sampler:
     r"""Metropolis, one site at a time.
 
@@ -84,7 +84,7 @@ def single_site_metropolis(
 
 
 def metropolised_gibbs(
-    energy: Energy, space: Tree | None = None, *, scan: str = "random", temperature: float | Tensor = 1.0
+    energy: Energy, space: Tree | None = None, *, scan: str = "random", temperature: Number = 1.0
 ) -> Sampler:
     r"""Metropolised (modified) Gibbs: another value from the conditional of a site, with a test.
 
@@ -125,7 +125,7 @@ def check_scan(scan: str) -> None:
     checks.require(scan in known, f"scan must be one of {known}", scan, 'Write scan="systematic", for example.')
 
 
-def single_site(energy: Energy, space: Tree | None, rule: str, scan: str, temperature: float | Tensor) -> Sampler:
+def single_site(energy: Energy, space: Tree | None, rule: str, scan: str, temperature: Number) -> Sampler:
     """The sampler of a rule, ``"heat_bath"``, ``"metropolis"`` or ``"metropolised"``."""
     checks.positive("temperature", temperature, "Use 1.0 for the density exp(-E).")
     space_of = space_for("a sampler of single sites", space, energy)

@@ -12,7 +12,7 @@ from torch.func import vmap
 from .. import checks, fields, tree
 from ..distributed.agreement import check_same
 from ..distributed.mesh import Mesh, own_rows, shared_rows, single
-from ..types import Energy, Info, Params, Position, Sampler, Tree
+from ..types import Energy, Info, Number, Params, Position, Sampler, Tree
 from ._kernel import GradientState, no_noise, positive
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
@@ -55,11 +55,7 @@ def median_bandwidth(squared_distances: Tensor) -> Tensor:
 
 @takes_energy
 def svgd(
-    energy: Energy,
-    *,
-    step_size: float | Tensor = 0.1,
-    bandwidth: float | Tensor | None = None,
-    mesh: Mesh = single,
+    energy: Energy, *, step_size: Number = 0.1, bandwidth: Number | None = None, mesh: Mesh = single
 ) -> Sampler[GradientState, Info, SVGDTuning]:
     r"""Stein variational gradient descent: particles that go downhill together, and keep apart.
 

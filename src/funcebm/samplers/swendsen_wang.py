@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks, random, tree
 from ..spaces.space import Space
-from ..types import Energy, Key, Params, Position, Sampler
+from ..types import Energy, Key, Number, Params, Position, Sampler
 from ._clusters import ClusterState, ClusterTuning, check_model, cluster_model
 from ._heat_bath import DiscreteInfo, value_of
 from .metropolis import unadjusted_info
@@ -31,7 +31,7 @@ def swendsen_wang(
     space: Space | None = None,
     field: Callable[[Params], Tensor] | None = None,
     energy: Energy | None = None,
-    temperature: float | Tensor = 1.0,
+    temperature: Number = 1.0,
 ) -> Sampler:
     r"""Swendsen-Wang for attractive Ising and Potts models.
 

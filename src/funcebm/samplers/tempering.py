@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..types import InfoT, Sampler, Schedule, StateT, Tree, TuningT
+from ..types import InfoT, Number, Sampler, Schedule, StateT, Tree, TuningT
 from .combinators import check_samplers
 
 __all__ = ["annealed", "tempered"]
 
 
-def tempered(sampler: Sampler[StateT, InfoT, TuningT], temperature: float | Tensor) -> Sampler[StateT, InfoT, TuningT]:
+def tempered(sampler: Sampler[StateT, InfoT, TuningT], temperature: Number) -> Sampler[StateT, InfoT, TuningT]:
     r"""The sampler at another temperature: its target is :math:`e^{-E/T}`.
 
     Args:

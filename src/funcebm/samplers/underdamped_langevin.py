@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from .. import checks, metrics, random, tree
-from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
+from ..types import Energy, Info, Key, MetricLike, Number, Params, Position, Sampler, Tree
 from ._kernel import evaluated, positive
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 
 __all__ = ["UnderdampedState", "UnderdampedTuning", "underdamped_langevin", "underdamped_tuning"]
-
-_NUM_NORMALS = {"baoab": 1, "obabo": 2}
 
 
 class UnderdampedState(NamedTuple):
@@ -37,11 +35,7 @@ class UnderdampedTuning(NamedTuple):
 
 
 def underdamped_tuning(
-    step_size: float | Tensor,
-    friction: float | Tensor,
-    inverse_mass: Tree | None,
-    temperature: float | Tensor,
-    step_hint: str | None = None,
+    step_size: Number, friction: Number, inverse_mass: MetricLike, temperature: Number, step_hint: str | None = None
 ) -> UnderdampedTuning:
     """Checks the numbers and makes tensors of them; ``step_hint`` is what others than this sampler should try."""
     return UnderdampedTuning(
@@ -56,11 +50,11 @@ def underdamped_tuning(
 def underdamped_langevin(
     energy: Energy,
     *,
-    step_size: float | Tensor = 0.1,
-    friction: float | Tensor = 1.0,
+    step_size: Number = 0.1,
+    friction: Number = 1.0,
     splitting: str = "baoab",
-    inverse_mass: Tree | None = None,
-    temperature: float | Tensor = 1.0,
+    inverse_mass: MetricLike = None,
+    temperature: Number = 1.0,
 ) -> Sampler[UnderdampedState, Info, UnderdampedTuning]:
     r"""Underdamped Langevin dynamics, unadjusted.
 
@@ -105,7 +99,8 @@ def underdamped_langevin(
     torch.Size([2])
     """
     tuning = underdamped_tuning(step_size, friction, inverse_mass, temperature)
-    checks.require(splitting in _NUM_NORMALS, "splitting must be 'baoab' or 'obabo'", splitting, "Use 'baoab'.")
+    right = splitting in ("baoab", "obabo")
+    checks.require(right, "splitting must be 'baoab' or 'obabo'", splitting, "Use 'baoab'.")
     evaluate, start = evaluated(energy, tuning.metric)
 
     def init(params: Params, position: Position) -> UnderdampedState:
@@ -114,42 +109,32 @@ def underdamped_langevin(
         return UnderdampedState(position, tree.zeros_like(position), nan_outside(value, gradient), is_fresh)
 
     def draw(key: Key, position: Position) -> tuple[Tree, ...]:
-        keys = random.split(key, _NUM_NORMALS[splitting])
+        keys = random.split(key, splitting.count("o"))
         return tuple(tree.normal_like(key_normal, position) for key_normal in keys)
 
     def step(
         params: Params, tuning: UnderdampedTuning, state: UnderdampedState, noise: tuple[Tree, ...]
     ) -> tuple[UnderdampedState, Info]:
-        h, half = tuning.step_size, 0.5 * tuning.step_size
-        normals = [metrics.momentum(tuning.metric, normal) for normal in noise]
-
-        def drift(position: Position, momentum: Tree, time: Tensor) -> Position:
-            return tree.add_scaled(position, time, metrics.velocity(tuning.metric, momentum))
-
-        def kick(momentum: Tree, gradient: Tree) -> Tree:
-            return tree.add_scaled(momentum, -0.5 * h / tuning.temperature, gradient)
-
-        def refresh(momentum: Tree, normal: Tree, time: Tensor, if_fresh: tuple[int, int] | None = None) -> Tree:
+        def refresh(momentum: Tree, normal: Tree, time: Tensor, is_fresh: Tensor) -> Tree:
             decay, spread = torch.exp(-tuning.friction * time), torch.sqrt(-torch.expm1(-2 * tuning.friction * time))
-            if if_fresh is not None:
-                decay = torch.where(state.is_fresh, if_fresh[0], decay)
-                spread = torch.where(state.is_fresh, if_fresh[1], spread)
+            decay, spread = torch.where(is_fresh, 1, decay), torch.where(is_fresh, 0, spread)  # just drawn, it stays
             return tree.map(lambda p, z: decay * p + spread * z, momentum, normal)
 
-        if splitting == "baoab":
-            momentum = kick(tree.where(state.is_fresh, normals[0], state.momentum), state.gradient)
-            position = drift(state.position, momentum, half)
-            momentum = refresh(momentum, normals[0], h, if_fresh=(1, 0))  # it has just been drawn
-            position = drift(position, momentum, half)
-        else:
-            momentum = refresh(state.momentum, normals[0], half, if_fresh=(1, 1))  # of a momentum of zero
-            momentum = kick(momentum, state.gradient)
-            position = drift(state.position, momentum, h)
-        value, gradient = evaluate(params, position)
-        momentum = kick(momentum, gradient)
-        if splitting == "obabo":
-            momentum = refresh(momentum, normals[1], half)
-        after = UnderdampedState(position, momentum, gradient, torch.zeros_like(state.is_fresh))
+        position, momentum, gradient, is_fresh = state
+        normals = [metrics.momentum(tuning.metric, normal) for normal in noise]
+        momentum = tree.where(is_fresh, normals[0], momentum)
+        for part in splitting:
+            time = tuning.step_size / splitting.count(part)
+            if part == "a":
+                position = tree.add_scaled(position, time, metrics.velocity(tuning.metric, momentum))
+            elif part == "b":
+                if position is not state.position:
+                    value, gradient = evaluate(params, position)
+                momentum = tree.add_scaled(momentum, -time / tuning.temperature, gradient)
+            else:
+                momentum = refresh(momentum, normals.pop(0), time, is_fresh)
+                is_fresh = torch.zeros_like(is_fresh)
+        after = UnderdampedState(position, momentum, gradient, is_fresh)
         return after, unadjusted_info(position, value, num_gradients=1)
 
     return Sampler(init, draw, step, tuning)

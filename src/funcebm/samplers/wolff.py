@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import checks, random
 from ..spaces.space import Space
-from ..types import Energy, Key, Params, Position, Sampler
+from ..types import Energy, Key, Number, Params, Position, Sampler
 from ._clusters import ClusterState, ClusterTuning, check_model, cluster_model
 from ._heat_bath import DiscreteInfo
 from .metropolis import unadjusted_info
@@ -31,7 +31,7 @@ def wolff(
     *,
     space: Space | None = None,
     energy: Energy | None = None,
-    temperature: float | Tensor = 1.0,
+    temperature: Number = 1.0,
 ) -> Sampler:
     r"""Wolff's algorithm for attractive Ising and Potts models without a field.
 

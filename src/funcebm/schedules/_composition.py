@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..types import Schedule
-from ._numbers import Number, between, check_increasing, checked_number, in_range, progress, real_step, step_index
+from ..types import Number, Schedule
+from ._numbers import between, check_increasing, checked_number, in_range, progress, real_step, step_index
 
 __all__ = ["join", "piecewise", "temperature", "warm_up"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..types import Schedule
-from ._numbers import Number, between, checked_number, in_range, progress, real_step
+from ..types import Number, Schedule
+from ._numbers import between, checked_number, in_range, progress, real_step
 
 __all__ = ["constant", "cosine", "exponential", "geometric", "linear", "logarithmic", "polynomial"]
 

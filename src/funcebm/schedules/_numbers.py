@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Callable, Sequence, Union
+from typing import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from .. import checks, tree
+from ..types import Number
 
 __all__ = [
-    "Number",
     "between",
     "check_increasing",
     "checked_number",
@@ -22,8 +22,6 @@ __all__ = [
     "progress",
     "real_step",
 ]
-
-Number = Union[float, Tensor]
 
 
 def step_index(step: Tensor) -> Tensor:

@@ -2,19 +2,16 @@ r"""The Schroedinger bridge between two Gaussians, in closed form, for covarianc
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Union
+from typing import Callable, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ... import checks
-from ...types import Params
+from ...types import Number, Params
 from .gaussian import symmetric_power
 
 __all__ = ["GaussianBridge", "schrodinger_bridge"]
-
-
-Number = Union[float, Tensor]
 
 
 class GaussianBridge(NamedTuple):
