@@ -6,7 +6,7 @@ import torch
 
 import funcebm as ebm
 from funcebm import random, samplers
-from funcebm.adaptation.warm_up import Report
+from funcebm.adaptation.report import Report
 
 
 def _report(late_acceptance_rate, late_divergent, num_steps=1_000, step_size=0.3):

@@ -80,6 +80,16 @@ def test_four_ranks_tune_as_one(four, which, jit):
         _assert_equal(found, alone)
 
 
+@pytest.mark.parametrize("which", [pytest.param("meads", marks=pytest.mark.slow), "mclmc"])
+def test_a_warm_up_that_is_cut_goes_on(two, which, tmp_path):
+    """Each rank keeps what it alone has: chains, and sums over its own."""
+    pytest.importorskip("safetensors")
+    alone = work.warm_up(distributed.single, which)
+    for found, text in two.run(work.warm_up_cut, which, str(tmp_path / which)):
+        _assert_equal(found, alone)
+        assert "must be of 2 ranks. Got 0-of-2.safetensors" in text
+
+
 def test_an_error_of_one_rank_ends_the_waiting_of_all(two):
     for rank, (text, seconds, total) in enumerate(two.run(work.warm_up_fails, 1)):
         assert "no such file" in text

@@ -5,8 +5,9 @@ from .default import default, unchanged
 from .dual_averaging import DualAveraging, DualAveragingState, dual_averaging
 from .mclmc import MclmcMemory, adjusted_mclmc_adaptation, mclmc_adaptation
 from .meads import MeadsMemory, largest_eigenvalue, meads
+from .report import Report, WarmUp
 from .step_size import find_step_size, stable_step_size
-from .warm_up import Report, WarmUp, warm_up
+from .warm_up import warm_up
 from .welford import Welford, WelfordState, welford
 from .window import WindowMemory, stan_windows, window_adaptation
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from functools import partial
-from typing import Any, Callable, Generic
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
@@ -31,117 +32,17 @@ from ..distributed.mesh import Mesh, Shard, single
 from ..distributed.pool import Pool, make_pool
 from ..transforms import explained, is_worth_it
 from ..types import Adaptation, Key, NamedTuple, Params, Position, Sampler, Tree, TuningT, step_of_chains
+from ._checkpoint import Checkpoint, Where, open_checkpoint
 from ._ranks import over_ranks, takes_pool, with_pool
 from .default import default
+from .report import LATE, STUCK, Report, WarmUp
 
-__all__ = ["Report", "WarmUp", "warm_up"]
+__all__ = ["warm_up"]
 
-_FEW = 20  # steps, in which no search for a step size ends
-_STUCK = 0.01  # of an acceptance rate
 _LEAST_PART = 10  # steps, after which it is known whether a chain moves
 _RESTART = 2**20  # of keys, beyond those of windows
-_FEW_LAST = 15  # steps in the last window
-_FLAT = 1e9  # a step size that no energy of a proper density has
-_FALL = 1e3  # of energies in the last part
-_ROUNDING = 0.1  # of an energy, in the log of an acceptance ratio
+_NO_TRACE = tuple(torch.zeros(0) for _ in range(5))
 _MOST = 4096  # chains whose energies are compared
-_LATE = 0.25  # the last part of a warm-up, in which chains should move
-
-
-class Report(NamedTuple):
-    """What happened in a warm-up; ``print`` says it in words.
-
-    Attributes:
-        step_size: at each step, its mean over chains where they differ. ``(num_steps,)``.
-        acceptance_rate: its mean over the chains, at each step. ``(num_steps,)``.
-        num_divergent: how many chains diverged at each step. ``(num_steps,)``.
-        num_gradients: how many gradients each step cost, over all chains. ``(num_steps,)``.
-        late_acceptance_rate: of each chain, its mean over the last quarter. ``(C,)``.
-        late_divergent: of each chain, how often it diverged in the last quarter. ``(C,)``.
-        final_step_size: the one that comes back in the tuning, its mean over chains where they differ. ``()``.
-        num_last: steps after the last change of the metric, in which the step size for it was found. ``()``.
-        energy: the median over the chains, at each step; of more than 4,096 the median of the medians of 64 blocks.
-            ``(num_steps,)``.
-        is_complete: False where Ctrl-C ended it; then there are fewer steps. ``()`` bool.
-    """
-
-    step_size: Tensor
-    acceptance_rate: Tensor
-    num_divergent: Tensor
-    num_gradients: Tensor
-    late_acceptance_rate: Tensor
-    late_divergent: Tensor
-    final_step_size: Tensor
-    num_last: Tensor = torch.tensor(1000)
-    energy: Tensor = torch.zeros(1)
-    is_complete: Tensor = torch.tensor(True)
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What to look into, in words; empty when nothing was found."""
-        found = []
-        if not bool(self.is_complete):
-            found.append(f"it was interrupted after {len(self.step_size)} steps: the tuning is what was found by then.")
-        has_step_size = float(self.final_step_size) != 0  # 0 is of samplers without one
-        if len(self.step_size) < _FEW and has_step_size:
-            found.append(f"{len(self.step_size)} steps are too few to find a step size: take 100 or more.")
-        elif int(self.num_last) < _FEW_LAST and has_step_size:
-            few = (
-                f"{int(self.num_last)} steps after the last change of the metric are too few to find a step size for it"
-            )
-            found.append(f"{few}: take 100 steps or more.")
-        stuck = (self.late_acceptance_rate < _STUCK).nonzero().flatten().tolist()
-        if stuck:
-            found.append(f"chains {_listed(stuck)} hardly ever accepted: start elsewhere, or warm up longer.")
-        late = round(_LATE * len(self.step_size))
-        if float(self.step_size.max()) > _FLAT:
-            found.append("the step size grew without bound: the energy is flat where the chains are.")
-            return tuple(found)
-        before, after = float(self.energy[-min(max(late, 1), len(self.energy))]), float(self.energy[-1])
-        if after < 1.3 * before < 0 and after < before - _FALL:
-            found.append(
-                f"the energy still falls, from {before:.3g} to {after:.3g}: it has no lower bound, or is a log density; an "
-                "energy is minus the log density."
-            )
-            return tuple(found)
-        # in a short warm-up the search for the step size, begun again after each window, makes one or two on its way
-        divergent = (self.late_divergent > max(0.05 * late, 2)).nonzero().flatten().tolist()
-        if divergent:
-            found.append(f"chains {_listed(divergent)} still diverged at the end: the energy may be too steep there.")
-        rounding = abs(after) * torch.finfo(self.energy.dtype).eps
-        if rounding > _ROUNDING:
-            where = f"energies are so large that rounding leaves {rounding:.2g} of them uncertain"
-            found.append(f"{where}: use float64, or subtract a constant.")
-        if not bool(torch.isfinite(self.step_size).all()):
-            found.append("the step size met a number that is not finite: start closer to the bulk of the density.")
-        return tuple(found)
-
-    def __str__(self) -> str:
-        late = max(round(_LATE * len(self.step_size)), 1)
-        lines = [
-            f"warm-up of {len(self.late_acceptance_rate):,} chains, {len(self.step_size):,} steps",
-            f"step size        {float(self.final_step_size):.4g}",
-            f"acceptance rate  {float(self.acceptance_rate[-late:].mean()):.3f} over the last {late:,} steps",
-            f"divergences      {int(self.num_divergent.sum()):,}, {int(self.num_divergent[-late:].sum()):,} of them late",
-            f"gradients        {int(self.num_gradients.sum()):,}",
-            *(f"warning: {warning}" for warning in self.warnings),
-        ]
-        return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def _listed(indices: list[int], most: int = 8) -> str:
-    return ", ".join(map(str, indices[:most])) + (f" and {len(indices) - most} more" if len(indices) > most else "")
-
-
-class WarmUp(NamedTuple, Generic[TuningT]):
-    """What :func:`warm_up` returns: where the chains are ``(C, ...)``, the numbers to sample with, and a :class:`Report`."""
-
-    positions: Position
-    tuning: TuningT
-    report: Report
 
 
 def warm_up(
@@ -155,6 +56,8 @@ def warm_up(
     jit: bool | None = None,
     progress: bool = False,
     mesh: Mesh | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
 ) -> WarmUp[TuningT]:
     """Moves chains towards the bulk of the density, and finds good numbers for the sampler on the way.
 
@@ -175,12 +78,17 @@ def warm_up(
         mesh: from :func:`funcebm.distributed.mesh`: each rank steps its share of the chains, and the adaptation sees all of them
             through a :class:`funcebm.distributed.Pool`. What is tuned from them, and what comes back, is the same on all ranks
             and as in one process, bit for bit.
+        checkpoint: a file in which the warm-up writes where it is, after each ``checkpoint_every`` steps, at Ctrl-C and at the
+            end. The same call goes on from there, bit for bit, in another process too; one with other arguments refuses the file
+            (functions are in none: energy and adaptation are taken as they come). With several ranks a folder, for as many ranks.
+        checkpoint_every: steps.
 
     Returns:
         :class:`WarmUp`: ``(positions, tuning, report)``; positions are those of all chains.
 
     Raises:
-        ValueError: a bad count or shape, an energy that is not finite at the start, an adaptation for another sampler.
+        ValueError: a bad count or shape, an energy that is not finite at the start, an adaptation for another sampler, the
+            checkpoint of another warm-up.
         TypeError: an adaptation that is not one, positions that are not floating point.
 
     >>> from funcebm import samplers
@@ -190,14 +98,18 @@ def warm_up(
     >>> bool(tuning.step_size > 0.1)
     True
     """
-    random.check_key(key)
-    checks.positive_int("num_steps", num_steps)
-    _checks.is_sampler(sampler)
     mesh = single if mesh is None else mesh
-    given = {"key": key, "params": params, "tuning": sampler.tuning, "num_steps": num_steps}
+
+    def given() -> dict[str, Tree]:
+        random.check_key(key)
+        checks.positive_int("num_steps", num_steps)
+        _checks.is_sampler(sampler)
+        return {"key": key, "params": params, "tuning": sampler.tuning, "num_steps": num_steps}
+
     with failing_together(mesh):
-        positions = enter_whole(mesh, positions, given)
-        return _warm_up(key, sampler, params, positions, num_steps, adaptation, jit, progress, mesh)
+        starts = enter_whole(mesh, positions, given)
+        saved = (checkpoint, checkpoint_every)
+        return _warm_up(key, sampler, params, starts, num_steps, adaptation, jit, progress, mesh, saved)
 
 
 def _warm_up(
@@ -210,6 +122,7 @@ def _warm_up(
     jit: bool | None,
     progress: bool,
     mesh: Mesh,
+    saved: tuple[str | os.PathLike[str] | None, int],
 ) -> WarmUp:
     is_long = is_worth_it(jit, num_steps, weight_of(sampler)) and (jit or not checks.is_traced((key, positions)))
     jit = bool(is_long) and not loops.is_compiling()
@@ -222,7 +135,7 @@ def _warm_up(
     if sampler.unconstrained is not None:
         free = sampler.unconstrained._replace(tuning=sampler.tuning)
         starts = _checks.free_positions(sampler.bijection, positions)
-        result = _warm_up(key, free, params, starts, num_steps, adaptation, jit, progress, mesh)
+        result = _warm_up(key, free, params, starts, num_steps, adaptation, jit, progress, mesh, saved)
         return result._replace(positions=vmap(sampler.bijection.forward)(result.positions))
     if adaptation is None:
         adaptation = default(sampler, tree.batch_size(positions))
@@ -230,6 +143,16 @@ def _warm_up(
     checks.require(
         isinstance(adaptation, Adaptation), "adaptation must be an Adaptation", adaptation, fix, error=TypeError
     )
+    checkpoint = None
+    if saved[0] is not None:
+        is_inside = loops.is_compiling() or checks.is_traced((key, positions))
+        must, fix = (
+            "a warm-up with a checkpoint must not be inside of a transform",
+            "Call it outside of vmap, grad and jit.",
+        )
+        checks.require(not is_inside, must, "one that is", fix)
+        given = {"key": key, "params": params, "positions": positions, "tuning": sampler.tuning, "num_steps": num_steps}
+        checkpoint = open_checkpoint(saved[0], saved[1], mesh, {**given, "jit": jit})
     windows = (num_steps,) if adaptation.windows is None else adaptation.windows(num_steps)
 
     sampler = sampler._replace(tuning=tree.cast_like(sampler.tuning, like))
@@ -251,7 +174,7 @@ def _warm_up(
             stepping, searching = (over_ranks(sampler, mesh, flag) for flag in (adaptation.is_per_chain, False))
             adaptation = adaptation._replace(is_per_chain=False)
         memory = adaptation.init(random.fold_in(key_adapt, 0), searching, params, state)
-        run = _Run(adaptation, stepping, searching, pool, mesh, params, chain_keys, key_adapt, windows, jit)
+        run = _Run(adaptation, stepping, searching, pool, mesh, params, chain_keys, key_adapt, windows, jit, checkpoint)
         with progress_bar(num_steps, "warming up", progress and mesh.rank == 0) as bar:
             return _steps(run, state, memory, bar)
 
@@ -269,6 +192,7 @@ class _Run(NamedTuple):
     key_adapt: Key
     windows: tuple[int, ...]
     jit: bool
+    checkpoint: Checkpoint | None
 
 
 def _steps(run: _Run, state: Any, memory: Any, bar: Any) -> WarmUp:
@@ -280,26 +204,41 @@ def _steps(run: _Run, state: Any, memory: Any, bar: Any) -> WarmUp:
     name = f"the warm-up of {name_of(run.sampler)}, {num_chains} chains, its state"
     loop = make_loop(body, draw_inside(run.sampler, axis), jit=run.jit, name=name)
     late = torch.zeros(3, num_chains, device=chain_keys.device)
-    start_of_late = num_steps - max(round(_LATE * num_steps), 1)
+    start_of_late = num_steps - max(round(LATE * num_steps), 1)
 
     def is_late(indices: Tensor) -> Tensor:
         return (indices >= start_of_late).to(late.dtype)
 
-    traces, done, begun, last_restart = [], 0, 0, 0
+    where, begun = Where(), 0
     carry: Any = (to_inside(state, axis), memory, late)
+    traces: list[Tree] = []
+    if run.checkpoint is not None:
+        found = run.checkpoint.load(carry, _NO_TRACE)
+        if found is not None:
+            where, carry, trace = found
+            traces = [trace]
+            bar.update(where.done)
+    done, last_restart, first_window = where.done, where.last_restart, where.window
+    kept: Any = (where, carry, len(traces))  # where the last chunk ended
     # what a transform runs cannot say that it was cut short
     is_on = not checks.is_traced((chain_keys, state))
     with until_interrupted(is_on=is_on), patient(run.mesh) as is_interrupted:
         for index, length in enumerate(run.windows):
-            begun, end_of_window = done if length > 0 else begun, done + length
-            inside, memory, late = carry
-            state = chains_first(inside, axis)
-            if index > 0 and adaptation.refresh is not None:
-                key = random.fold_in(run.key_adapt, index)
-                memory = adaptation.refresh(key, run.searching, run.params, memory, state)
-            # leaves of their own: compiled code is made for what is one tensor and what are two
-            carry = (to_inside(state, axis), tree.map(torch.clone, memory), late)
+            start_of_window = sum(run.windows[:index])
+            begun, end_of_window = start_of_window if length > 0 else begun, start_of_window + length
+            if index < first_window:
+                continue
+            if index > first_window or done == 0:
+                inside, memory, late = carry
+                state = chains_first(inside, axis)
+                if index > 0 and adaptation.refresh is not None:
+                    key = random.fold_in(run.key_adapt, index)
+                    memory = adaptation.refresh(key, run.searching, run.params, memory, state)
+                # leaves of their own: compiled code is made for what is one tensor and what are two
+                carry = (to_inside(state, axis), tree.map(torch.clone, memory), late)
             places = {end_of_window, *(place for place in restarts if place < end_of_window)}
+            if run.checkpoint is not None:
+                places.update(range(0, end_of_window, run.checkpoint.every))
             for end in sorted(place for place in places if place > done):
                 if done in restarts:
                     inside, memory, late = carry
@@ -313,14 +252,19 @@ def _steps(run: _Run, state: Any, memory: Any, bar: Any) -> WarmUp:
                 for carry, trace, size in drive(loop, (run.params, chain_keys), carry, sizes, **options):  # noqa: B020
                     traces.append(_of_all(trace, pool))
                     done += size
+                    kept = (Where(done, index, last_restart), carry, len(traces))
                     if run.mesh.size > 1 and is_interrupted():
                         raise KeyboardInterrupt
+                if run.checkpoint is not None and (done % run.checkpoint.every == 0 or done == num_steps):
+                    where = _saved(run.checkpoint, kept, traces)
+    if run.checkpoint is not None and kept[0].done > where.done:  # an interrupt
+        _saved(run.checkpoint, kept, traces)
     if not traces:
         raise KeyboardInterrupt
     inside, memory, late = carry
     positions, late = pool.gather((chains_first(inside, axis).position, late.mT))
     late, tuning = late.mT, adaptation.final(memory)
-    rate, acceptance, divergent, gradients, energy = tree.map(lambda *leaves: torch.cat(leaves), *traces)
+    rate, acceptance, divergent, gradients, energy = _joined(traces)
     report = Report(
         step_size=rate,
         acceptance_rate=acceptance,
@@ -338,6 +282,17 @@ def _steps(run: _Run, state: Any, memory: Any, bar: Any) -> WarmUp:
     return WarmUp(positions, tuning, report)
 
 
+def _joined(traces: list[Tree]) -> Tree:
+    return tree.map(lambda *leaves: torch.cat(leaves), *traces)
+
+
+def _saved(checkpoint: Checkpoint, kept: tuple[Where, Tree, int], traces: list[Tree]) -> Where:
+    """Writes where the last chunk ended, which is what comes back."""
+    where, carry, num_chunks = kept
+    checkpoint.save(where, carry, _joined(traces[:num_chunks]))
+    return where
+
+
 def _of_all(trace: Tree, pool: Pool) -> Tree:
     """What a chunk of steps emitted for each chain, ``(n, C)``, over all chains, ``(n,)``; ``trace`` is like that of the body."""
     used, *counted, energy = (
@@ -352,7 +307,7 @@ def _of_all(trace: Tree, pool: Pool) -> Tree:
 
 def _restarted(key: Key, state: Any, rate: Tensor) -> Any:
     """The states of all chains, with those that did not move in the place of none: each takes the state of one that moved."""
-    moved = rate >= _STUCK
+    moved = rate >= STUCK
     num_chains = rate.shape[0]
     rank = random.uniform(key, (num_chains, num_chains), dtype=torch.float32)
     other = torch.where(moved, rank, -1.0).argmax(1)

@@ -5,7 +5,7 @@ Nothing is sent while chains are run: a rank that stops leaves a note, which the
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,7 +64,11 @@ def alone(num_chains: int) -> Place:
 
 
 def enter(
-    mesh: Mesh | None, policy: str, positions: Position | Shard, given: dict[str, Tree], sampler: Sampler | None = None
+    mesh: Mesh | None,
+    policy: str,
+    positions: Position | Shard,
+    given: Callable[[], dict[str, Tree]],
+    sampler: Sampler | None = None,
 ) -> tuple[Position, Place]:
     """The rows of this rank, after all have told that they were given the same.
 
@@ -72,24 +76,26 @@ def enter(
         mesh: of the run.
         policy: what is gathered.
         positions: of all chains, or a :class:`Shard` of them.
-        given: what must be the same on all ranks, by name.
+        given: checks the arguments, and says what must be the same on all ranks, by name; an error is one of all ranks.
         sampler: for which positions may be no floats, where it needs none.
     """
     rows = positions.rows if isinstance(positions, Shard) else positions
     if mesh is None or mesh.size == 1:
-        check_whole(given["params"], "chains")
+        params = given()["params"]
+        check_whole(params, "chains")
         if not loops.is_compiling():  # the check is for a person, the compiler cannot follow its message
-            _checks.positions(rows, sampler, given["params"])
+            _checks.positions(rows, sampler, params)
         return rows, alone(tree.batch_size(rows))
     fix = 'Write "summary", "draws", "none" or, with checkpoint=folder, "files".'
     news: dict[str, Any] = {}
     begin_run(mesh)
     with together(mesh, news) as found:
-        check_whole(given["params"], "chains")
-        _checks.positions(rows, sampler, given["params"])
+        known = given()
+        check_whole(known["params"], "chains")
+        _checks.positions(rows, sampler, known["params"])
         checks.require(policy in POLICIES, "gather must be one of four", policy, fix)
         is_shard = isinstance(positions, Shard)
-        same = {name: digest(value) for name, value in given.items()}
+        same = {name: digest(value) for name, value in known.items()}
         kind = tree.map(lambda leaf: torch.empty(0, *leaf.shape[1:], dtype=leaf.dtype), rows)
         same["the kind of positions, whole or a shard,"] = f"{is_shard} {digest(kind)}"
         if not is_shard:
@@ -108,7 +114,7 @@ def enter(
     return tree.map(lambda leaf: leaf[first:last].contiguous(), rows), place
 
 
-def enter_whole(mesh: Mesh | None, positions: Position | Shard, given: dict[str, Tree]) -> Position:
+def enter_whole(mesh: Mesh | None, positions: Position | Shard, given: Callable[[], dict[str, Tree]]) -> Position:
     """The positions of all chains, on all ranks, after all have told that they were given the same."""
     rows, place = enter(mesh, "none", positions, given)
     if isinstance(positions, Shard):

@@ -25,6 +25,7 @@ from .reducers import Reducer
 __all__ = ["load", "need_file", "save", "write_shared"]
 
 _HEADER, _FORMAT = "funcebm.chains", 1
+_HINT = "training.load reads those of fit; warm_up(checkpoint=...) goes on from its own when it is called again."
 _WHO = "funcebm.save and funcebm.load"
 _NUMBERS = ("num_steps", "thin", "jit", "progress", "chunk_size", "num_burn_in")
 
@@ -108,7 +109,7 @@ def _header(samples: Samples) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _is_warm_up(value: Any) -> bool:
-    return type(value).__module__ == "funcebm.adaptation.warm_up" and hasattr(value, "report")
+    return type(value).__module__ == "funcebm.adaptation.report" and hasattr(value, "report")
 
 
 def _write(path: str | os.PathLike[str], header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -167,7 +168,7 @@ def load(
         if os.path.isdir(path):
             header, tensors, chains = read_folder(Path(path), mesh, _HEADER, _FORMAT)
         else:
-            header, tensors = _files.read(path, _HEADER, _FORMAT, must, "training.load reads those of fit.")
+            header, tensors = _files.read(path, _HEADER, _FORMAT, must, _HINT)
     if device is not None:
         tensors = {name: leaf.to(device) for name, leaf in tensors.items()}
     if "warm_up" in header:

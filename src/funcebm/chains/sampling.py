@@ -98,22 +98,25 @@ def sample(
     >>> samples.draws.shape
     torch.Size([3, 5, 2])
     """
-    random.check_key(key)
-    checks.positive_int("num_samples", num_samples)
-    checks.positive_int("num_burn_in", num_burn_in, minimum=0)
-    checks.positive_int("thin", thin)
-    if checkpoint is not None or gather == "files":
-        checks.positive_int("checkpoint_every", checkpoint_every)
-    if chunk_size is not None:
-        checks.positive_int("chunk_size", chunk_size)
-    _checks.is_sampler(sampler)
-    _checks.params(params)
-    _checks.reducer(reduce)
-    tuning = sampler.tuning if tuning is None else tuning
-    counts = (num_samples, num_burn_in, thin)
-    given = {"key": key, "params": params, "tuning": tuning, "counts": counts}
+
+    def given() -> dict[str, Tree]:
+        random.check_key(key)
+        checks.positive_int("num_samples", num_samples)
+        checks.positive_int("num_burn_in", num_burn_in, minimum=0)
+        checks.positive_int("thin", thin)
+        if checkpoint is not None or gather == "files":
+            checks.positive_int("checkpoint_every", checkpoint_every)
+        if chunk_size is not None:
+            checks.positive_int("chunk_size", chunk_size)
+        _checks.is_sampler(sampler)
+        _checks.params(params)
+        _checks.reducer(reduce)
+        numbers = sampler.tuning if tuning is None else tuning
+        return {"key": key, "params": params, "tuning": numbers, "counts": (num_samples, num_burn_in, thin)}
+
     policy = "summary" if gather == "files" else gather
     positions, place = _ranks.enter(mesh, policy, positions, given, sampler)
+    tuning = sampler.tuning if tuning is None else tuning
     is_long = is_worth_it(jit, num_burn_in + num_samples * thin, weight_of(sampler)) and (
         jit or not checks.is_traced((key, positions))
     )

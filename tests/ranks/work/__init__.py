@@ -32,7 +32,7 @@ from .fit_work import (
 from .mesh_work import axes, collect, comes_alone, differentiate, notes, scan
 from .parameters_work import cut, fit_cut
 from .pool_work import pooled
-from .warm_up_work import sampler_of, warm_up, warm_up_fails
+from .warm_up_work import sampler_of, warm_up, warm_up_cut, warm_up_fails
 
 __all__ = [
     "KEY",
@@ -84,5 +84,6 @@ __all__ = [
     "shard",
     "sharded",
     "warm_up",
+    "warm_up_cut",
     "warm_up_fails",
 ]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
 import time
 
 import torch
 
 import funcebm as ebm
 from funcebm import distributed, random, samplers
+from funcebm.adaptation._checkpoint import Checkpoint
 from tests.ranks.work.common import KEY, energy
 
 
@@ -59,3 +61,35 @@ def warm_up_fails(mesh, rank):
         text = f"{type(error).__name__}: {error}"
     seconds = time.monotonic() - start
     return text, seconds, float(distributed.mesh().sum(torch.tensor(1.0)))
+
+
+def warm_up_cut(mesh, which, path):
+    """What a warm-up finds that ends once 15 steps are written, and goes on; and without a file of one rank."""
+    sampler, adaptation = sampler_of(which)
+    positions = random.normal(random.key(1), (20, 3)) * torch.tensor([0.3, 1.0, 3.0])
+    arguments = (KEY, sampler, torch.tensor(0.5), positions)
+    options = {"num_steps": 40, "adaptation": adaptation, "jit": False, "mesh": mesh, "checkpoint": path}
+    save = Checkpoint.save
+
+    def saving(self, where, *rest):
+        save(self, where, *rest)
+        if where.done >= 15:
+            raise KeyError("enough")
+
+    Checkpoint.save = saving
+    try:
+        ebm.warm_up(*arguments, checkpoint_every=5, **options)
+    except (KeyError, distributed.RankError):
+        pass
+    finally:
+        Checkpoint.save = save
+    ours = distributed.mesh()
+    found = ebm.warm_up(*arguments, **{**options, "mesh": ours})
+    ours.agree(False)
+    if ours.rank == 1:
+        next(pathlib.Path(path).glob("*/1-of-2.safetensors")).unlink()
+    try:
+        ebm.warm_up(*arguments, **{**options, "mesh": ours})
+    except ValueError as error:
+        return (found.positions, found.tuning, tuple(found.report)), str(error)
+    return found, ""
