@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 
 import pytest
 import torch
 
 from funcebm import optimizers, random, schedules, tree
+from funcebm.distributed.optimizer import check_elementwise
+from funcebm.types import Optimizer
 
 
 def _problem(dtype: torch.dtype) -> tuple[dict, list[dict]]:
@@ -155,3 +158,26 @@ def test_a_chain_is_clipping_then_adam():
 def test_bad_numbers_are_refused_at_the_door(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+_ADAM, _CLIP = optimizers.adam(0.1), optimizers.clip_by_global_norm(1.0)
+_SILENT = _ADAM._replace(is_elementwise=None)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "declared", "is_right"),
+    [
+        (optimizers.chain(optimizers.sgd(0.1), _ADAM), True, True),
+        (optimizers.chain(_CLIP, _ADAM), False, False),
+        (optimizers.chain(_SILENT, _ADAM), None, True),
+        (optimizers.chain(_SILENT, _CLIP), False, False),
+        (_CLIP._replace(is_elementwise=None), None, False),
+        (Optimizer(lambda params: (), lambda g, state, p: (tree.map(lambda x: x * x.ndim, g), state)), None, False),
+        (_ADAM._replace(is_elementwise=False), False, False),
+    ],
+    ids=["declared", "clipped", "silent", "one_declared_otherwise", "silent_norm", "silent_axes", "declared_otherwise"],
+)
+def test_an_optimizer_is_elementwise_as_it_says_and_else_as_a_trial_shows(optimizer, declared, is_right):
+    assert optimizer.is_elementwise is declared
+    with contextlib.nullcontext() if is_right else pytest.raises(ValueError, match="must be element-wise"):
+        check_elementwise(optimizer, "this one", "Take another.")

@@ -320,7 +320,7 @@ def clip_by_global_norm(max_norm: float | Tensor) -> Optimizer:
         factor = torch.where(norm > limit, limit / norm, torch.ones_like(norm))
         return tree.map(lambda leaf: leaf * factor.to(leaf.dtype), gradients), ()
 
-    return Optimizer(lambda params: (), update)
+    return Optimizer(lambda params: (), update, is_elementwise=False)
 
 
 def chain(*optimizers: Optimizer | Sequence[Optimizer]) -> Optimizer:
@@ -355,7 +355,8 @@ def chain(*optimizers: Optimizer | Sequence[Optimizer]) -> Optimizer:
             states.append(new)
         return gradients, tuple(states)
 
-    return Optimizer(init, update, all(part.is_elementwise for part in parts))
+    declared = [part.is_elementwise for part in parts]
+    return Optimizer(init, update, False if False in declared else None if None in declared else True)
 
 
 def centring(visible_mean: Tensor, hidden_mean: Tensor | None = None) -> Optimizer:
@@ -396,4 +397,4 @@ def centring(visible_mean: Tensor, hidden_mean: Tensor | None = None) -> Optimiz
         weight = weight - b[:, None] * offset - at[:, None] * c
         return {"weight": weight, "visible_bias": b - weight @ offset, "hidden_bias": c - at @ weight}, ()
 
-    return Optimizer(lambda params: (), update)
+    return Optimizer(lambda params: (), update, is_elementwise=False)

@@ -215,10 +215,11 @@ class Optimizer(NamedTuple):
     Attributes:
         init: ``params -> state``.
         update: ``(gradients, state, params) -> (updates, state)``; the new params are ``params + updates``.
-        is_elementwise: whether each number is updated by itself, whatever leaf it is in: then compiled training may give all
-            params as one vector.
+        is_elementwise: True where each number is updated by itself, whatever leaf it is in: then compiled training may give all
+            params as one vector, and ranks may share the memory. False where an update needs other numbers, such as a norm.
+            None says nothing: then params keep their leaves, and what needs to know tries it.
     """
 
     init: Callable[[Params], Tree]
     update: Callable[[Tree, Tree, Params], tuple[Tree, Tree]]
-    is_elementwise: bool = False
+    is_elementwise: bool | None = None

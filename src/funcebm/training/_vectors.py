@@ -73,7 +73,8 @@ class Vectors:
 
 
 def vectors_of(state: TrainState, optimizer: Optimizer) -> Vectors | None:
-    """The vectors of a state; None where the optimizer looks at whole leaves, or these are few or of several kinds."""
+    """The vectors of a state; None where the optimizer does not declare that leaves are the same to it, or these are few or of
+    several kinds."""
     leaves = tree.leaves(state.params)
     is_one_kind = len({(leaf.dtype, leaf.device) for leaf in leaves}) == 1
     return Vectors(state, optimizer) if optimizer.is_elementwise and is_one_kind and len(leaves) >= _FEWEST else None
