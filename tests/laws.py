@@ -19,6 +19,7 @@ __all__ = [
     "SIGMAS",
     "assert_covariance",
     "assert_mean",
+    "assert_rate",
     "assert_same_law",
     "assert_uniform",
     "log_variance_deviation",
@@ -83,6 +84,20 @@ def assert_uniform(counts: Tensor, probabilities: Tensor | None = None) -> None:
     # Wilson and Hilferty: the cube root of a chi-squared is close to normal
     deviate = ((statistic / degrees) ** (1 / 3) - (1 - 2 / (9 * degrees))) / math.sqrt(2 / (9 * degrees))
     assert abs(deviate) < SIGMAS, f"chi-squared {statistic:.1f} on {degrees} degrees of freedom"
+
+
+def assert_rate(rates: Tensor, target: float, num_searched: int) -> None:
+    """Acceptance rates ``(N,)`` of N steps, at the step size that dual averaging found in so many steps, have the mean ``target``.
+
+    What it finds is an average of step sizes with the weights ``t**-0.75``, put on from step to step. By Polyak and Juditsky its
+    rate is then off as an average with these weights of the rates that were seen, which scatter as those do that are given.
+    """
+    weights = torch.ones(0)
+    for step in range(1, num_searched + 1):
+        weights = torch.cat([weights * (1 - step**-0.75), torch.full((1,), step**-0.75)])
+    error = float(rates.std() * torch.sqrt(1 / len(rates) + weights.square().sum()))
+    distance = abs(float(rates.mean()) - target)
+    assert distance < SIGMAS * error, f"{distance / error:.1f} standard errors of {error:.4f}"
 
 
 def log_variance_deviation(num_effective: float) -> float:

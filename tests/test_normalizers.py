@@ -10,6 +10,7 @@ import torch
 from torch.func import vmap
 
 from funcebm import energies, normalizers, random, samplers, tree
+from funcebm.normalizers._path import AnnealedPath
 from tests.helpers import compiles_nothing
 from tests.laws import SIGMAS, assert_mean
 
@@ -133,7 +134,11 @@ def test_the_path_by_hand():
 
 
 @pytest.mark.parametrize("step_size", [0.01, 30.0])
-def test_the_pilot_finds_step_sizes_all_along_the_path(step_size):
+def test_the_pilot_finds_step_sizes_all_along_the_path(step_size, monkeypatch):
+    """The pilot adds ``2 (rate - target)`` to the log step size, so its mean rate is the target plus half the mean increase, which
+    nowhere is more than that of the scales of the path; the run has the rates of the pilot."""
+    walks, drive = [], AnnealedPath.drive
+    monkeypatch.setattr(AnnealedPath, "drive", lambda *given: walks.append(drive(*given)) or walks[-1])
     run = normalizers.annealed_importance_sampling(
         random.key(3),
         energies.gaussian,
@@ -143,8 +148,15 @@ def test_the_pilot_finds_step_sizes_all_along_the_path(step_size):
         sampler=lambda energy: samplers.mala(energy, step_size=step_size),
         **SETTINGS,
     )
-    for part in run.acceptance_rate.split(25):
-        assert abs(float(part.mean()) - 0.574) < 0.15
+    (_, rates, log_sizes), _ = walks
+    rates, log_sizes = rates[-64:], log_sizes[-64:]  # without the steps at the first temperature
+    torch.testing.assert_close(log_sizes.diff(), 2 * (rates - 0.574)[:-1])
+    log_sizes = torch.cat([log_sizes, log_sizes[-1:] + 2 * (rates[-1:] - 0.574)])
+    for quarter, part in enumerate(run.acceptance_rate.split(25)):
+        before, after = log_sizes[16 * quarter], log_sizes[16 * quarter + 16]
+        assert abs(after - before) < math.log(50) + SIGMAS * part.std()
+        error = part.std() * (1 / 16 + 1 / 25) ** 0.5
+        assert abs(float(part.mean()) - 0.574 - float(after - before) / 32) < SIGMAS * error
 
 
 def test_trees_and_chunks(monkeypatch):
