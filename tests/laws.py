@@ -87,7 +87,7 @@ def assert_uniform(counts: Tensor, probabilities: Tensor | None = None) -> None:
 
 
 def assert_rate(rates: Tensor, target: float, num_searched: int) -> None:
-    """Acceptance rates ``(N,)`` of N steps, at the step size that dual averaging found in so many steps, have the mean ``target``.
+    """Acceptance rates ``(N,)``, at the step size that dual averaging found in so many steps, have the mean ``target``.
 
     What it finds is an average of step sizes with the weights ``t**-0.75``, put on from step to step. By Polyak and Juditsky its
     rate is then off as an average with these weights of the rates that were seen, which scatter as those do that are given.

@@ -135,8 +135,8 @@ def test_the_path_by_hand():
 
 @pytest.mark.parametrize("step_size", [0.01, 30.0])
 def test_the_pilot_finds_step_sizes_all_along_the_path(step_size, monkeypatch):
-    """The pilot adds ``2 (rate - target)`` to the log step size, so its mean rate is the target plus half the mean increase, which
-    nowhere is more than that of the scales of the path; the run has the rates of the pilot."""
+    """The pilot adds ``2 (rate - target)`` to the log step size: its mean rate is the target plus half the mean increase, which
+    nowhere is more than that of the scales of the path. The run has the rates of the pilot."""
     walks, drive = [], AnnealedPath.drive
     monkeypatch.setattr(AnnealedPath, "drive", lambda *given: walks.append(drive(*given)) or walks[-1])
     run = normalizers.annealed_importance_sampling(

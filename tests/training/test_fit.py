@@ -6,6 +6,7 @@ import pytest
 import torch
 from tests import cases_losses as cases
 from tests.helpers import compiles_nothing
+from tests.laws import assert_mean
 from tests.training.runs import DATA, OPTIMIZER, assert_close, assert_same, evolved, optimizer, pcd, train
 
 from funcebm import losses, optimizers, random, tree
@@ -125,6 +126,7 @@ def test_inputs_stay_and_carry_no_graph():
 
 
 def test_it_finds_the_minimiser():
+    """That of these data, over all noise; the average still has ``0.95**130`` of the way there, the first steps left out."""
     data = random.normal(random.key(1), (4000, 2))
     loss = losses.denoising_score_matching(lambda params, x: params * (x**2).sum() / 2, 0.5)
     settings = {
@@ -134,9 +136,14 @@ def test_it_finds_the_minimiser():
         "jit": False,
         "ema_decay": 0.95,
     }
-    result = fit(random.key(2), loss, torch.tensor(0.0), data, **settings)
-    assert abs(float(result.ema_params) - 1 / (1 + 0.5**2)) < 0.05
-    assert result.metrics["loss"][-20:].mean() < result.metrics["loss"][:20].mean()
+
+    def found(key):
+        result = fit(key, loss, torch.tensor(0.0), data, **settings)
+        return result.ema_params, result.metrics["loss"]
+
+    averages, values = torch.func.vmap(found)(random.split(random.key(2), 20))
+    assert_mean(averages, 1 / (data.square().mean() + 0.5**2), bias=0.95**130)
+    assert (values[:, -20:].mean(1) < values[:, :20].mean(1)).all()
 
 
 def test_the_average_has_its_closed_form():
