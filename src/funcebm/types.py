@@ -159,7 +159,7 @@ class Adaptation(NamedTuple):
         windows: optionally, ``num_steps -> lengths`` of the parts of the warm-up, which add up to ``num_steps``.
         refresh: optionally, ``(key, sampler, params, memory, state, pool) -> memory`` after each window but the last, outside of
             the compiled loop: linear algebra and searches belong here.
-        is_per_chain: whether each chain has numbers of its own: then the leaves of ``memory.tuning`` lead with the chain axis.
+        is_per_chain: whether each chain has a tuning of its own: then the leaves of ``memory.tuning`` lead with the chain axis.
 
     ``pool``, a :class:`funcebm.distributed.Pool`, shows chains that other ranks hold, of which ``state`` and ``info`` have only
     those of this one; without it they are all chains. An adaptation whose functions have no parameter of that name is given all

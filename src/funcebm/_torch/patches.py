@@ -140,7 +140,7 @@ PATCHES = (
     Patch(
         name="one_dtype_handler",
         kind="speed",
-        repairs="Inductor sets the 300 rules of a singleton anew for each operator that it writes: a seventh of its time.",
+        repairs="Inductor sets the 300 rules of a singleton again for each operator that it writes: a seventh of its time.",
         upstream="none yet: DtypePropagationOpsHandler.__new__ gives one object, whose __init__ runs at each call",
         seen_on="2.11, 2.13, 2.14",
         mended_in=(2, 15),

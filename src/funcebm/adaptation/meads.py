@@ -87,7 +87,7 @@ def meads(*, num_folds: int = 4) -> Adaptation:
     where it is. So the target stays invariant while the numbers adapt. At the end :math:`\varepsilon`, :math:`\gamma` and
     :math:`\sigma` are averaged over the folds, for all chains.
 
-    For :func:`funcebm.samplers.ghmc`, with 32 chains or more; each chain has numbers of its own in the warm-up. One in
+    For :func:`funcebm.samplers.ghmc`, with 32 chains or more; each chain has a tuning of its own in the warm-up. One in
     ``num_folds`` steps of a chain is lost. There are 16 shuffles, drawn at the start and used again and again.
     Over ranks the positions and gradients of all chains are gathered in each step.
 

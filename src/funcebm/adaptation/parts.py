@@ -1,4 +1,4 @@
-"""The warm-up of samplers that are made of others: each part gets numbers of its own."""
+"""The warm-up of samplers that are made of others: each part gets a tuning of its own."""
 
 from __future__ import annotations
 

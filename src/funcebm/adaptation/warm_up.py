@@ -295,9 +295,7 @@ def _saved(checkpoint: Checkpoint, kept: tuple[Where, Tree, int], traces: list[T
 
 def _of_all(trace: Tree, pool: Pool) -> Tree:
     """What a chunk of steps emitted for each chain, ``(n, C)``, over all chains, ``(n,)``; ``trace`` is like that of the body."""
-    used, *counted, energy = (
-        leaf if leaf.ndim == 1 else leaf.mT for leaf in trace
-    )  # numbers of the sampler may be one for all
+    used, *counted, energy = (leaf if leaf.ndim == 1 else leaf.mT for leaf in trace)  # one step size may be for all
     means = pool.mean([counted[0], *([used] if used.ndim > 1 else [])])
     sums = pool.sum([leaf.to(torch.int64) for leaf in counted[1:]])
     is_large = pool.count > _MOST

@@ -121,5 +121,5 @@ def _from_unit_vector(x: Tensor) -> Tensor:
 unit_vector = Bijection(_to_unit_vector, _from_unit_vector)
 r"""Vectors of length one, K numbers to K: :math:`x = y / |y|`, where the length of ``y`` is an extra coordinate, that of a
 standard normal vector and independent of ``x``. So it is no bijection in the strict sense: ``forward(inverse(x))`` is ``x``,
-``inverse(forward(y))`` has a length of its own. The log determinant is the log density of that length, for which the law of
-``x`` is that of the energy over the surface of the sphere, with its normalizer."""
+``inverse(forward(y))`` has a length of its own. The log determinant is the log density of that length, for which the
+distribution of ``x`` is that of the energy over the surface of the sphere, with its normalizer."""

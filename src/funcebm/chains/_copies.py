@@ -36,7 +36,7 @@ def with_place(samples: Any) -> Any:
 
 
 def deep_copy(samples: Any, memo: dict[int, Any]) -> Any:
-    """Samples with numbers of their own, and the same functions."""
+    """Samples with tensors of their own, and the same functions."""
     names = ("draws", "info", "state", "reduced")
     copied = samples._replace(**{name: copy.deepcopy(getattr(samples, name), memo) for name in names})
     run = samples.run

@@ -104,7 +104,7 @@ def warn_of_levels(batch: Batch) -> None:
 
 
 def check_buffer(buffer_size: int, restart_probability: float | Tensor) -> None:
-    """The numbers of a buffer, at the door."""
+    """The options of a buffer, checked."""
     checks.positive_int("buffer_size", buffer_size)
     if not isinstance(restart_probability, Tensor):
         must = "restart_probability must be in [0, 1]"

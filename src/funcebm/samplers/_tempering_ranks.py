@@ -127,11 +127,11 @@ def shared_tempering(parts: Parts, mesh: Mesh) -> Sampler:
         params: Params, tuning: Any, state: SharedTemperingState, noise: SharedTemperingNoise
     ) -> tuple[SharedTemperingState, SharedTemperingInfo]:
         all_betas, rung = tuning.inverse_temperatures, own(state.rung)
-        betas, numbers, keys = tree.map(lambda leaf: leaf[rung], (all_betas, tuning.rungs, noise.keys))
+        betas, tunings, keys = tree.map(lambda leaf: leaf[rung], (all_betas, tuning.rungs, noise.keys))
         path_params = (params, betas)
         replicas = vmap(parts.at_ladder, (in_rungs, 0, 0))(path_params, state.replicas, betas / state.computed_at)
         drawn = vmap(local.draw)(keys, replicas.position)
-        replicas, infos = vmap(local.step, (in_rungs, 0, 0, 0))(path_params, numbers, replicas, drawn)
+        replicas, infos = vmap(local.step, (in_rungs, 0, 0, 0))(path_params, tunings, replicas, drawn)
         target, difference = parts.differences(params, replicas, infos, betas)
 
         flags = (infos.acceptance_rate, infos.is_accepted, infos.is_divergent, infos.num_gradients)

@@ -95,12 +95,12 @@ def cycle(
     ) -> tuple[CompositeState, CompositeInfo]:
         states, infos, num_moves = [], [], 0
         known = _known(members[-1], state.states[-1], None, same_energy)
-        for member, numbers, current, drawn in zip(members, tuning, state.states, noise, strict=True):
+        for member, its_tuning, current, drawn in zip(members, tuning, state.states, noise, strict=True):
             if len(members) > 1:
                 follow = relocation(member)
                 num_moves += follow.num_gradients(current, known)
                 current = chains(partial(follow.to, params))(current, known)
-            current, info = _step_of(member, chains)(params, numbers, current, drawn)
+            current, info = _step_of(member, chains)(params, its_tuning, current, drawn)
             known = _known(member, current, info, same_energy)
             states.append(current)
             infos.append(info)

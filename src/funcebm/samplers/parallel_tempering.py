@@ -147,7 +147,7 @@ def parallel_tempering(
     Args:
         energy: :math:`E`, ``(params, x) -> ()``.
         make_sampler: ``(energy, beta) -> sampler``, the local sampler of a rung. All rungs have one kernel, that of the last,
-            and numbers of their own: scale the step size with beta here. The width of :math:`e^{-\beta E}` is about
+            and a tuning of their own: scale the step size with beta here. The width of :math:`e^{-\beta E}` is about
             :math:`\beta^{-1/2}`: so ``step_size / beta**0.5`` for samplers of the Hamiltonian kind and random walks,
             ``step_size / beta`` for those of the Langevin kind. Persistent parts of its state, such as a momentum, stay on
             their rung.

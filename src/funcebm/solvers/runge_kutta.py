@@ -36,7 +36,7 @@ def runge_kutta(tableau: Tableau) -> Integrator:
         tableau: the coefficients.
 
     Returns:
-        An :class:`Integrator`, without noise and without numbers of its own.
+        An :class:`Integrator`, without noise and without parameters of its own.
 
     Reference: Hairer, Norsett and Wanner (1993), Solving Ordinary Differential Equations I, chapter II.
 

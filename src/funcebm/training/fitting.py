@@ -173,10 +173,10 @@ def fit_ensemble(
 
     Args:
         key: ``(2,)``. Member m has the children m of the keys that :func:`fit` splits it into, for any M.
-        loss: what each minimises, or a function from the numbers of a member to its loss.
+        loss: what each minimises, or a function from the hyperparameters of a member to its loss.
         params: where each starts. Leaves ``(M, ...)``: ``tree.stack`` of M params, or ``tree.broadcast`` of one.
         data: as in :func:`fit`.
-        optimizer: how params move, or a function from the numbers of a member to its optimizer.
+        optimizer: how params move, or a function from the hyperparameters of a member to its optimizer.
         num_steps: as in :func:`fit`.
         batch_size: as in :func:`fit`.
         hyper: the numbers in which members differ; a tree of tensors ``(M, ...)``. Other numbers compile nothing.
