@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import checks, tree
 from ._torch.summed import summed_value
+from .distributed.agreement import failing_together
 from .distributed.mesh import Mesh
 from .types import Energy, Params, Position, Tree
 
@@ -349,8 +350,9 @@ def sharded(energy: Energy, mesh: Mesh) -> Energy:
         param_leaves, param_structure = tree.flatten(params)
 
         def total(given: list[Tensor], at: list[Tensor]) -> list[Tensor]:
-            value, slope = both(tree.unflatten(param_structure, given), tree.unflatten(structure, at))
-            return tree.leaves(mesh.sum((value, slope)))
+            with failing_together(mesh):  # an error where some of the data are
+                value, slope = both(tree.unflatten(param_structure, given), tree.unflatten(structure, at))
+                return tree.leaves(mesh.sum((value, slope)))
 
         return summed_value(total, param_leaves, leaves)
 

@@ -104,7 +104,8 @@ def warm_up(
         random.check_key(key)
         checks.positive_int("num_steps", num_steps)
         _checks.is_sampler(sampler)
-        return {"key": key, "params": params, "tuning": sampler.tuning, "num_steps": num_steps}
+        same = {"num_steps": num_steps, "jit": jit, "checkpoint": (checkpoint is None, checkpoint_every)}
+        return {"key": key, "params": params, "tuning": sampler.tuning, **same}
 
     with failing_together(mesh):
         starts = enter_whole(mesh, positions, given)

@@ -160,15 +160,30 @@ def load(
     ...     load(folder + "/run.safetensors", sampler).draws.shape
     torch.Size([3, 5, 2])
     """
+    with together(mesh):
+        return _loaded(path, sampler, tuning, collect, reduce, device, mesh)
+
+
+def _loaded(
+    path: str | os.PathLike[str],
+    sampler: Sampler,
+    tuning: Callable[[Tensor], Tree] | None,
+    collect: Callable[[Any, Any], Tree] | None,
+    reduce: Reducer | dict[str, Reducer] | None,
+    device: str | torch.device | None,
+    mesh: Mesh,
+) -> Samples | Any:
     _files.need_safetensors(_WHO)
     _checks.is_sampler(sampler)
     must = f"{os.fspath(path)} must be a file of funcebm.save"
     chains: tuple[int, int, int] | None = None
-    with together(mesh):
-        if os.path.isdir(path):
-            header, tensors, chains = read_folder(Path(path), mesh, _HEADER, _FORMAT)
-        else:
-            header, tensors = _files.read(path, _HEADER, _FORMAT, must, _HINT)
+    if os.path.isdir(path):
+        header, tensors, chains = read_folder(Path(path), mesh, _HEADER, _FORMAT)
+    else:
+        header, tensors = _files.read(path, _HEADER, _FORMAT, must, _HINT)
+        fix = "Load it in one process, and write it with funcebm.distributed.save(folder, samples) for ranks."
+        is_one = mesh.size == 1 or "warm_up" in header
+        checks.require(is_one, "a run that ranks share must be in a folder", f"the file {os.fspath(path)}", fix)
     if device is not None:
         tensors = {name: leaf.to(device) for name, leaf in tensors.items()}
     if "warm_up" in header:

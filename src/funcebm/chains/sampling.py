@@ -18,8 +18,8 @@ from torch.func import vmap
 
 from .. import checks, loops, random, tree
 from .._chunks import weight_of
-from ..distributed.agreement import together
-from ..distributed.mesh import Mesh, Shard
+from ..distributed.agreement import check_same, together
+from ..distributed.mesh import Mesh, Shard, single
 from ..transforms import is_worth_it
 from ..types import InfoT, Key, Params, Position, Sampler, StateT, Tree, TuningT
 from . import _checks, _ranks, reducers
@@ -112,7 +112,9 @@ def sample(
         _checks.params(params)
         _checks.reducer(reduce)
         numbers = sampler.tuning if tuning is None else tuning
-        return {"key": key, "params": params, "tuning": numbers, "counts": (num_samples, num_burn_in, thin)}
+        counts, files = (num_samples, num_burn_in, thin), (checkpoint is None, checkpoint_every)
+        same = {"counts": counts, "gather": gather, "checkpoint": files, "reduce": reduce is None}
+        return {"key": key, "params": params, "tuning": numbers, **same}
 
     policy = "summary" if gather == "files" else gather
     positions, place = _ranks.enter(mesh, policy, positions, given, sampler)
@@ -197,7 +199,24 @@ def resume(
     >>> resume(first, num_samples=2).draws.shape
     torch.Size([3, 2, 2])
     """
+    mesh = samples.run.place.mesh if isinstance(samples, Samples) and isinstance(samples.run, Run) else single
+    with together(mesh):
+        samples = _resumable(samples, num_samples, sampler, None if checkpoint is None else checkpoint_every)
+    run: Any = samples.run
+    check_same(mesh, {"counts": (num_samples, run.num_steps, run.num_burn_in)})
+    if checkpoint is None:
+        return _go_on(samples, num_samples)
+    if mesh.size > 1 or run.place.policy == "files" or os.path.isdir(checkpoint):
+        options: Any = {"gather": run.place.policy, "is_new": False}
+        return in_folder(samples, _go_on, num_samples, checkpoint, checkpoint_every, **options)
+    return in_file(samples, _go_on, num_samples, checkpoint, checkpoint_every)
+
+
+def _resumable(samples: Samples, num_samples: int, sampler: Sampler | None, every: int | None) -> Samples:
+    """What can be gone on with, with its sampler; after the checks at the door."""
     checks.positive_int("num_samples", num_samples)
+    if every is not None:
+        checks.positive_int("checkpoint_every", every)
     fix = "Pass all that funcebm.sample, funcebm.resume or funcebm.load returned."
     checks.require(isinstance(samples, Samples), "resume takes Samples", type(samples).__name__, fix, TypeError)
     if not isinstance(samples.run, Run):
@@ -212,13 +231,7 @@ def resume(
     run: Any = samples.run
     must, fix = "samples must have their sampler", "Call resume(samples, num_samples=..., sampler=sampler)."
     checks.require(isinstance(run.sampler, Sampler), must, "samples of a pickle, which keeps no functions", fix)
-    if checkpoint is None:
-        return _go_on(samples, num_samples)
-    checks.positive_int("checkpoint_every", checkpoint_every)
-    if run.place.mesh.size > 1 or run.place.policy == "files" or os.path.isdir(checkpoint):
-        options: Any = {"gather": run.place.policy, "is_new": False}
-        return in_folder(samples, _go_on, num_samples, checkpoint, checkpoint_every, **options)
-    return in_file(samples, _go_on, num_samples, checkpoint, checkpoint_every)
+    return samples
 
 
 def _go_on(samples: Samples, num_samples: int, most: int | None = None) -> Samples:

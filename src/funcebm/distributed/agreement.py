@@ -18,10 +18,21 @@ from torch import Tensor
 from .. import checks, tree
 from .._torch import collectives
 from .._torch.collectives import RankError
+from .._torch.tracing import is_tracing
 from ..types import Tree
-from .mesh import Mesh
+from .mesh import Mesh, bits_of
 
-__all__ = ["RankError", "check_equal", "check_same", "digest", "failing_together", "patient", "together"]
+__all__ = [
+    "RankError",
+    "check_equal",
+    "check_same",
+    "digest",
+    "failing_together",
+    "nan_unless_same",
+    "patient",
+    "starting_together",
+    "together",
+]
 
 _ROOM = 4096  # bytes of what one rank tells the others
 
@@ -78,6 +89,30 @@ def check_same(mesh: Mesh, given: dict[str, Tree]) -> None:
     check_equal(mesh, found)
 
 
+def starting_together(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
+    """:func:`together`, but in a trace, where nothing can be told. Nothing inside may speak to other ranks."""
+    return contextlib.nullcontext() if is_tracing() else together(mesh)
+
+
+def nan_unless_same(mesh: Mesh, given: dict[str, Tree], value: Tree) -> Tree:
+    """The value, where all ranks were given the same; elsewhere an error, or NaN in a trace and under ``vmap``.
+
+    There a chain of another position is NaN, and every chain of other params.
+    """
+    if mesh.size == 1:
+        return value
+    for name, each in given.items():
+        leaves = [leaf.detach() for leaf in tree.leaves(each) if isinstance(leaf, Tensor)]
+        if not is_tracing() and all(map(checks.is_concrete, leaves)):
+            check_same(mesh, {name: each})
+        elif leaves:
+            own = torch.stack([bits_of(leaf) for leaf in leaves])
+            everyone = collectives.exchange(own, mesh.name, mesh.size, False)
+            is_same = (everyone == everyone[:1]).all()
+            value = tree.map(lambda leaf: torch.where(is_same, leaf, torch.nan), value)  # noqa: B023
+    return value
+
+
 def _check_mesh(mesh: Mesh) -> None:
     """A mesh is one of its group of processes; the others hear of it if not."""
     if mesh.size == 1:
@@ -106,7 +141,8 @@ def together(mesh: Mesh, news: dict[str, Any] | None = None) -> Iterator[list[di
     try:
         yield found
     except (Exception, KeyboardInterrupt) as error:
-        told(mesh, {"error": str(error) or "interrupted", "kind": type(error).__name__})
+        with contextlib.suppress(RankError):  # what has happened here is what counts
+            told(mesh, {"error": str(error) or "interrupted", "kind": type(error).__name__})
         _agreed(error)
         raise
     found.extend(told(mesh, news))

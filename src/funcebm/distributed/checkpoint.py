@@ -22,6 +22,7 @@ from .mesh import Mesh, bounds, single
 __all__ = ["draws_of", "last_run", "load", "open_folder", "rows_of", "save"]
 
 _FORMAT = 1
+_WHO = "distributed.save and load"
 _PARTS = ("state", "draws", "info", "accumulator", "keys")
 
 
@@ -56,11 +57,11 @@ def save(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh | None = None
     True
     """
     mesh = single if mesh is None else mesh
-    _files.need_safetensors("distributed.save and load")
-    from safetensors.torch import save as to_bytes
-
     news: dict[str, Any] = {}
     with together(mesh, news) as found:
+        _files.need_safetensors(_WHO)
+        from safetensors.torch import save as to_bytes
+
         fix = "Call funcebm.sample outside of vmap, grad and jit, and save what it returns."
         checks.require(samples.run != (), "samples must hold what a run needs to go on", "samples of a transform", fix)
         place = samples.run.place
@@ -124,9 +125,9 @@ def load(path: str | os.PathLike[str], run: Any, *, mesh: Mesh | None = None) ->
     ValueError: /no/such/folder must hold a run that was saved whole...
     """
     mesh = single if mesh is None else mesh
-    _files.need_safetensors("distributed.save and load")
     samples, run = (run, run.run) if hasattr(run, "run") else (None, run)
     with together(mesh):
+        _files.need_safetensors(_WHO)
         return _loaded(pathlib.Path(path), samples, run, mesh)
 
 
@@ -154,8 +155,8 @@ def draws_of(path: str | os.PathLike[str], *, mesh: Mesh | None = None, like: Tr
     torch.Size([3, 5, 2])
     """
     mesh = single if mesh is None else mesh
-    _files.need_safetensors("distributed.save and load")
     with together(mesh):
+        _files.need_safetensors(_WHO)
         parts = []
         for folder in _whole_runs(pathlib.Path(path)):
             meta = json.loads((folder / "meta.json").read_text())
@@ -181,9 +182,9 @@ def open_folder(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh) -> No
     Raises:
         ValueError: a folder of another run, on every rank.
     """
-    _files.need_safetensors("distributed.save and load")
     run, is_new = samples.run, False
     with together(mesh):
+        _files.need_safetensors(_WHO)
         folders = {int(folder.name.removeprefix("run-")): folder for folder in _done(pathlib.Path(path))}
         is_new = not folders
         if not is_new:

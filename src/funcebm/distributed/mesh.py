@@ -17,6 +17,7 @@ from ..types import Tree
 __all__ = [
     "Mesh",
     "Shard",
+    "bits_of",
     "bounds",
     "mesh",
     "num_bytes_sent",
@@ -27,6 +28,7 @@ __all__ = [
     "tree_sum",
 ]
 
+_MIXERS = 663608941, 374761393  # odd, below 2^30
 _BYTES_BY_TREE = 2**20  # larger sums are left to the network's own reduction
 
 
@@ -267,6 +269,15 @@ def stacked(leaves: list[Tensor], size: int, name: str) -> list[Tensor]:
     everything = collectives.exchange(torch.cat(words), name, size, False)
     parts = everything.split([len(part) for part in words], 1)
     return [_from_words(part, leaf).reshape(size, *leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+
+
+def bits_of(leaf: Tensor) -> Tensor:
+    """A number ``()`` int64 that hardly ever is that of a tensor of other bits; in a trace too."""
+    words = _to_words(leaf.contiguous()).to(torch.int64)
+    places = torch.arange(1, len(words) + 1, device=words.device)
+    mixed = words * _MIXERS[0] + places * _MIXERS[1]  # within 64 bits: compiled code does not wrap around
+    mixed = mixed ^ (mixed >> 17)
+    return (mixed & 0xFFFFFFFFFF).sum()
 
 
 def _to_words(leaf: Tensor) -> Tensor:

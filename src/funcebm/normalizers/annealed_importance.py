@@ -120,15 +120,16 @@ def annealed_importance_sampling(
     >>> bool(error.abs() < 4 * result.standard_error), bool(result.standard_error < 0.1)
     (True, True)
     """
-    checks.positive_int("num_particles", num_particles, minimum=2)
-    log_z0 = reference_log_normalizer(reference, reference_params, event_shape)
-    key_start, key_pilot, key_run = check_keys(key, tree.first(reference_params)).unbind(0)
-    shape = () if event_shape is None else (tuple(event_shape),)
-    positions = reference.sample(key_start, reference_params, num_particles, *shape)
-    betas = inverse_temperatures(schedule, num_temperatures)
-    path = make_path(energy, reference, sampler, (params, reference_params), betas, positions, jit)
-    sizes = path.pilot(key_pilot, positions)
-    particles, rates = _on_ranks(mesh, path, positions, lambda own, rows: own.forwards(key_run, rows, sizes))
+    with together(mesh):
+        checks.positive_int("num_particles", num_particles, minimum=2)
+        log_z0 = reference_log_normalizer(reference, reference_params, event_shape)
+        key_start, key_pilot, key_run = check_keys(key, tree.first(reference_params)).unbind(0)
+        shape = () if event_shape is None else (tuple(event_shape),)
+        positions = reference.sample(key_start, reference_params, num_particles, *shape)
+        betas = inverse_temperatures(schedule, num_temperatures)
+        path = make_path(energy, reference, sampler, (params, reference_params), betas, positions, jit)
+        sizes = path.pilot(key_pilot, positions)
+    particles, rates = _on_ranks(mesh, path, key, positions, lambda own, rows: own.forwards(key_run, rows, sizes))
     estimate = log_mean_exp(particles.log_weights)
     return AnnealedImportance(
         log_z0.to(estimate[0]) + estimate[0], *estimate[1:], particles.log_weights, particles.positions, rates
@@ -192,15 +193,16 @@ def reverse_annealed_importance_sampling(
     >>> bool(error.abs() < 4 * result.standard_error)
     True
     """
-    checks.positive_int("the number of positions", tree.batch_size(positions), minimum=2)
-    log_z0 = reference_log_normalizer(reference, reference_params, event_shape)
-    key_start, key_pilot, key_run = check_keys(key, tree.first(positions)).unbind(0)
-    shape = () if event_shape is None else (tuple(event_shape),)
-    betas = inverse_temperatures(schedule, num_temperatures)
-    path = make_path(energy, reference, sampler, (params, reference_params), betas, positions, jit)
-    starts = reference.sample(key_start, reference_params, tree.batch_size(positions), *shape)
-    sizes = path.pilot(key_pilot, starts)
-    particles, rates = _on_ranks(mesh, path, positions, lambda own, rows: own.backwards(key_run, rows, sizes))
+    with together(mesh):
+        checks.positive_int("the number of positions", tree.batch_size(positions), minimum=2)
+        log_z0 = reference_log_normalizer(reference, reference_params, event_shape)
+        key_start, key_pilot, key_run = check_keys(key, tree.first(positions)).unbind(0)
+        shape = () if event_shape is None else (tuple(event_shape),)
+        betas = inverse_temperatures(schedule, num_temperatures)
+        path = make_path(energy, reference, sampler, (params, reference_params), betas, positions, jit)
+        starts = reference.sample(key_start, reference_params, tree.batch_size(positions), *shape)
+        sizes = path.pilot(key_pilot, starts)
+    particles, rates = _on_ranks(mesh, path, key, positions, lambda own, rows: own.backwards(key_run, rows, sizes))
     estimate = log_mean_exp(particles.log_weights)
     return AnnealedImportance(
         log_z0.to(estimate[0]) - estimate[0], *estimate[1:], particles.log_weights, particles.positions, rates
@@ -234,7 +236,7 @@ def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _on_ranks(
-    mesh: Mesh, path: AnnealedPath, positions: Position, walk: Callable[[AnnealedPath, Position], Any]
+    mesh: Mesh, path: AnnealedPath, key: Key, positions: Position, walk: Callable[[AnnealedPath, Position], Any]
 ) -> tuple[Particles, Tensor]:
     """The particles of this rank at the end, with the log weights of all of them, and the acceptance rates over all."""
     if mesh.size == 1:
@@ -247,7 +249,7 @@ def _on_ranks(
         with together(mesh, news) as found:
             must = "each rank must have a particle"
             checks.require(num >= mesh.size and last > first, must, f"{num} for {mesh.size} ranks", "Take more.")
-            given = {"params": path.both_params, "temperatures": path.betas, "positions": positions}
+            given = {"key": key, "params": path.both_params, "temperatures": path.betas, "positions": positions}
             news.update(digests={name: digest(value) for name, value in given.items()})
         check_equal(mesh, found)
         rows = tree.map(lambda leaf: leaf[first:last], positions)

@@ -123,18 +123,18 @@ def sequential_monte_carlo(
     """
     with together(mesh):
         _check_numbers(num_particles, num_groups, num_moves, max_temperatures, threshold)
+        log_z0 = reference_log_normalizer(reference, reference_params, event_shape)
+        key_start, key_resample, key_move = check_keys(key, tree.first(reference_params)).unbind(0)
+        shape = () if event_shape is None else (tuple(event_shape),)
+        positions = reference.sample(key_start, reference_params, num_particles, *shape)
+        like = tree.first(positions)
+        is_adaptive = isinstance(schedule, str) and schedule == "adaptive"
+        betas = None if is_adaptive else inverse_temperatures(schedule, max_temperatures).tolist()
+        annealing = make_annealing(energy, reference, sampler)
     size = num_particles // num_groups
-    same = {"num_particles": num_particles, "num_groups": num_groups, "num_moves": num_moves, "threshold": threshold}
+    counts, schedule_of_all = (num_particles, num_groups, num_moves), (threshold, max_temperatures, betas)
+    same = {"counts": counts, "the schedule": schedule_of_all}
     check_same(mesh, {"key": key, "params": params, "reference_params": reference_params, **same})
-    log_z0 = reference_log_normalizer(reference, reference_params, event_shape)
-    key_start, key_resample, key_move = check_keys(key, tree.first(reference_params)).unbind(0)
-    shape = () if event_shape is None else (tuple(event_shape),)
-    positions = reference.sample(key_start, reference_params, num_particles, *shape)
-    like = tree.first(positions)
-    is_adaptive = isinstance(schedule, str) and schedule == "adaptive"
-    betas = None if is_adaptive else inverse_temperatures(schedule, max_temperatures).tolist()
-
-    annealing = make_annealing(energy, reference, sampler)
     pool = make_pool(num_particles, mesh, device=like.device)
     moves, tuning = make_moves(annealing.sampler, pool), tree.cast_like(annealing.sampler.tuning, like)
     weight = num_moves * weight_of(annealing.sampler)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, random, tree
-from ..distributed.agreement import check_same
+from ..distributed.agreement import failing_together, nan_unless_same, starting_together
 from ..distributed.mesh import Mesh
 from ..types import Key, Params, Position, Sampler, Tree
 
@@ -89,9 +89,10 @@ def swaps(betas: Tensor, difference: Tensor, num_scans: Tensor, uniform: Tensor)
 
 
 def shared_tempering(parts: Parts, mesh: Mesh) -> Sampler:
-    """The sampler of one rank: it moves its replicas, and one message of five numbers a replica tells all ranks who swaps.
+    """The sampler of one rank: it moves its replicas, and one message of seven numbers a replica tells all ranks who swaps.
 
-    The swaps, and what is on the target's rung, are those of one process.
+    The swaps, and what is on the target's rung, are those of one process. Where ranks draw by different keys the energy is NaN,
+    and the step divergent.
     """
     local, ladder, num_rungs = parts.local, parts.ladder, len(parts.ladder)
     must = f"the {mesh.size} ranks of a ladder must hold as many of its {num_rungs} replicas each"
@@ -105,7 +106,14 @@ def shared_tempering(parts: Parts, mesh: Mesh) -> Sampler:
         return leaf[first : first + num_own]
 
     def init(params: Params, position: Any) -> SharedTemperingState:
-        check_same(mesh, {"params": params})
+        with starting_together(mesh):
+            state = start(params, position)
+        given = {"params": params, "positions": position, "the ladder and its tuning": parts.tuning}
+        cached = "energy" if hasattr(state.replicas, "energy") else "gradient"
+        known = {cached: nan_unless_same(mesh, given, getattr(state.replicas, cached))}
+        return state._replace(replicas=state.replicas._replace(**known))
+
+    def start(params: Params, position: Any) -> SharedTemperingState:
         betas = own(ladder.to(tree.first(position)))
         rung = torch.arange(num_rungs, device=betas.device)
         is_ladder = hasattr(position, "num_scans")
@@ -126,6 +134,12 @@ def shared_tempering(parts: Parts, mesh: Mesh) -> Sampler:
     def step(
         params: Params, tuning: Any, state: SharedTemperingState, noise: SharedTemperingNoise
     ) -> tuple[SharedTemperingState, SharedTemperingInfo]:
+        with failing_together(mesh):
+            return scan(params, tuning, state, noise)
+
+    def scan(
+        params: Params, tuning: Any, state: SharedTemperingState, noise: SharedTemperingNoise
+    ) -> tuple[SharedTemperingState, SharedTemperingInfo]:
         all_betas, rung = tuning.inverse_temperatures, own(state.rung)
         betas, tunings, keys = tree.map(lambda leaf: leaf[rung], (all_betas, tuning.rungs, noise.keys))
         path_params = (params, betas)
@@ -135,10 +149,12 @@ def shared_tempering(parts: Parts, mesh: Mesh) -> Sampler:
         target, difference = parts.differences(params, replicas, infos, betas)
 
         flags = (infos.acceptance_rate, infos.is_accepted, infos.is_divergent, infos.num_gradients)
-        told = torch.stack([difference, target, *(flag.to(target.dtype) for flag in flags)], -1)
+        drawn = noise.uniform.sum().expand(num_own)  # of another key where it is another number
+        told = torch.stack([difference, target, *(flag.to(target.dtype) for flag in (*flags, drawn))], -1)
         replica = state.rung.argsort()  # on each rung
         by_rung = mesh.gather(told)[replica]
-        difference, target, acceptance, accepted, divergent, gradients = by_rung.unbind(-1)
+        difference, target, acceptance, accepted, divergent, gradients, drawn = by_rung.unbind(-1)
+        is_same = (drawn == drawn[:1]).all()
         swap_rate, is_swapped, source = swaps(all_betas, difference, state.num_scans, noise.uniform)
         replica = replica[source]
 
@@ -150,9 +166,9 @@ def shared_tempering(parts: Parts, mesh: Mesh) -> Sampler:
         info = SharedTemperingInfo(
             acceptance_rate=acceptance[-1],
             is_accepted=accepted[-1] > 0,
-            is_divergent=divergent[-1] > 0,
+            is_divergent=(divergent[-1] > 0) | ~is_same,
             num_gradients=gradients.sum().to(torch.int32) + parts.num_moves(replicas),
-            energy=target[source][-1],
+            energy=torch.where(is_same, target[source][-1], torch.nan),
             swap_rate=swap_rate,
             is_swapped=is_swapped,
             rung_acceptance_rate=acceptance,

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, random, tree
-from ..distributed.mesh import Mesh
+from ..distributed.agreement import failing_together
+from ..distributed.mesh import Mesh, single
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from ._relocation import by_its_init, carry_over, relocation
 from ._tempering_ranks import Parts, shared_tempering, swaps, target_draws
@@ -181,15 +182,16 @@ def parallel_tempering(
     >>> state.position.shape, state.rungs.position.shape, info.swap_rate.shape
     (torch.Size([2]), torch.Size([3, 2]), torch.Size([2]))
     """
-    ladder = _checked_ladder(inverse_temperatures, has_reference=reference is not None)
-    num_rungs = len(ladder)
 
     def path(path_params: tuple[Params, Tensor], position: Position) -> Tensor:
         params, beta = path_params
         value = beta * energy(params, position)
         return value if reference is None else value + (1 - beta) * reference(params, position)
 
-    local, tunings = _local_samplers(make_sampler, path, ladder)
+    with failing_together(single if mesh is None else mesh):
+        ladder = _checked_ladder(inverse_temperatures, has_reference=reference is not None)
+        local, tunings = _local_samplers(make_sampler, path, ladder)
+    num_rungs = len(ladder)
     in_rungs = (None, 0)  # of the params of the path
 
     def init(params: Params, position: Position | Ladder) -> ParallelTemperingState:

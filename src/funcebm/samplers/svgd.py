@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, fields, tree
-from ..distributed.agreement import check_same
+from ..distributed.agreement import failing_together, nan_unless_same, starting_together
 from ..distributed.mesh import Mesh, own_rows, shared_rows, single
 from ..types import Energy, Info, Number, Params, Position, Sampler, Tree
 from ._kernel import GradientState, no_noise, positive
@@ -95,20 +95,26 @@ def svgd(
     (True, True)
     """
     hint = "Leave it out for the median of the distances."
-    chosen = () if bandwidth is None else positive("bandwidth", bandwidth, hint)
-    tuning = SVGDTuning(positive("step_size", step_size, "Try 0.1."), chosen)
+    with failing_together(mesh):
+        chosen = () if bandwidth is None else positive("bandwidth", bandwidth, hint)
+        tuning = SVGDTuning(positive("step_size", step_size, "Try 0.1."), chosen)
     evaluate = vmap(fields.value_and_gradient(energy), (None, 0))
 
     def init(params: Params, position: Position) -> GradientState:
-        check_same(mesh, {"params": params})
-        shapes = [tuple(leaf.shape) for leaf in tree.leaves(position)]
-        right = all(shapes) and len({shape[0] for shape in shapes}) == 1
-        fix = "One position of svgd is an ensemble (n, *event): give funcebm.sample positions (num_chains, n, *event)."
-        checks.require(right, "every leaf of a position must lead with one particle axis", f"shapes {shapes}", fix)
-        energies, gradient = evaluate(params, position)
-        return GradientState(position, nan_outside(energies.mean(), gradient))
+        with starting_together(mesh):
+            shapes = [tuple(leaf.shape) for leaf in tree.leaves(position)]
+            right = all(shapes) and len({shape[0] for shape in shapes}) == 1
+            fix = "One position of svgd is an ensemble (n, *event): give funcebm.sample positions (num_chains, n, *event)."
+            checks.require(right, "every leaf of a position must lead with one particle axis", f"shapes {shapes}", fix)
+            energies, gradient = evaluate(params, position)
+        given = {"params": params, "positions": position, "the tuning": tuning}
+        return GradientState(position, nan_outside(nan_unless_same(mesh, given, energies.mean()), gradient))
 
     def step(params: Params, tuning: SVGDTuning, state: GradientState, noise: Tree) -> tuple[GradientState, Info]:
+        with failing_together(mesh):
+            return move(params, tuning, state)
+
+    def move(params: Params, tuning: SVGDTuning, state: GradientState) -> tuple[GradientState, Info]:
         x, gradient = (tree.rows(value) for value in (state.position, state.gradient))
         mine = own_rows(x, mesh)
         difference = mine[:, None] - x  # (n, n, D)

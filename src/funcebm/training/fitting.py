@@ -8,6 +8,7 @@ from typing import Any, Callable, Iterable, Mapping
 from torch import Tensor
 
 from .. import checks, tree
+from ..distributed.agreement import together
 from ..distributed.mesh import Mesh, single
 from ..distributed.parameters import check_whole
 from ..transforms import is_worth_it
@@ -115,12 +116,13 @@ def fit(
     >>> bool((result.params - 1 / (1 + 0.5**2)).abs() < 0.1)
     True
     """
-    kinds = (
-        (Loss, Optimizer) if tree.leaves(hyper) else (object, object)
-    )  # without numbers nothing is a function of them
-    loss_of, optimizer_of = _function_of_hyper(loss, kinds[0]), _function_of_hyper(optimizer, kinds[1])
-    recipe = Recipe(loss_of, optimizer_of, _number(ema_decay), False)
-    is_compiled = _decided(jit, num_steps, key, params)
+    with together(single if mesh is None else mesh):
+        kinds = (
+            (Loss, Optimizer) if tree.leaves(hyper) else (object, object)
+        )  # without numbers nothing is a function of them
+        loss_of, optimizer_of = _function_of_hyper(loss, kinds[0]), _function_of_hyper(optimizer, kinds[1])
+        recipe = Recipe(loss_of, optimizer_of, _number(ema_decay), False)
+        is_compiled = _decided(jit, num_steps, key, params)
     options = Options(
         num_steps,
         batch_size,

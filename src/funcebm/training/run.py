@@ -204,6 +204,12 @@ class _Run:
         is_shared = self.cut is not None or is_remembered or is_sharded(self.state.opt_state)
         return self.options.mesh.size == 1 or not is_shared
 
+    def options_of_all(self) -> tuple[Any, ...]:
+        """By which ranks speak to each other."""
+        options = self.options
+        numbers = (options.batch_size, options.chunk_size, options.jit, options.max_bad_steps)
+        return (*numbers, options.is_deterministic, options.checkpoint is None, options.validation is None)
+
     def whole(self, params: Params) -> Params:
         """Params as the loss sees them."""
         return params if self.cut is None else self.cut.params.whole(params)
@@ -219,10 +225,11 @@ def run(recipe: Recipe, options: Options, key: Key, params: Params, data: Any, h
         random.check_key(key)
         layout_of(params, options.mesh)
         check_options(params, options, recipe.ema_decay)
-    fix = "Give what fit returned, or training.load(path, params)."
-    checks.require(
-        resume is None or isinstance(resume, Fit), "resume must be a Fit", type(resume).__name__, fix, TypeError
-    )
+        fix, right = (
+            "Give what fit returned, or training.load(path, params).",
+            resume is None or isinstance(resume, Fit),
+        )
+        checks.require(right, "resume must be a Fit", type(resume).__name__, fix, TypeError)
     with torch.no_grad():
         params, hyper = tree.map(torch.Tensor.detach, params), tree.map(torch.Tensor.detach, hyper)
         mesh = options.mesh
@@ -235,6 +242,7 @@ def run(recipe: Recipe, options: Options, key: Key, params: Params, data: Any, h
                     "params": described(params) if is_cut(params) else params,
                     "the first batch": here.source.example,
                     "num_steps": options.num_steps,
+                    "the options of a run": here.options_of_all(),
                 }
                 news.update(digests={name: digest(value) for name, value in given.items()} if mesh.size > 1 else {})
             if mesh.size > 1:

@@ -15,7 +15,7 @@ from .chains_work import (
 from .common import KEY, energy, network
 from .compiled_work import compiled_twice
 from .data_work import _squares, sharded
-from .ensemble_work import ladder_refused, normalizer, others_refused, stein, tempering
+from .ensemble_work import ladder_of_other_keys, ladder_refused, normalizer, others_refused, stein, tempering
 from .files_work import _of_tree, _part, loaded, loaded_plainly, refuses_to_load, resumed_in_folder, saved
 from .fit_work import (
     _model,
@@ -61,6 +61,7 @@ __all__ = [
     "in_files",
     "no_folder",
     "compiled_twice",
+    "ladder_of_other_keys",
     "ladder_refused",
     "stein",
     "tempering",

@@ -38,6 +38,13 @@ def tempering(mesh, kind="hmc", num_samples=30, has_reference=False, jit=False):
     return samplers.target_draws(samples, mesh), info.replica, info.energy, info.swap_rate, info.num_gradients, sent
 
 
+def ladder_of_other_keys(mesh):
+    """Ranks that were given keys of their own."""
+    sampler = samplers.parallel_tempering(two_modes, lambda energy, beta: samplers.mala(energy), [0.1, 1.0], mesh=mesh)
+    samples = ebm.sample(random.key(mesh.rank), sampler, torch.tensor(3.0), torch.ones(4, 2), num_samples=3, jit=False)
+    return bool(samples.info.is_divergent.all()), bool(samples.info.energy.isnan().all())
+
+
 def ladder_refused(mesh, what):
     ladder = [0.1, 0.5, 1.0] if what == "rungs" else [0.1, 1.0]
     make = samplers.ghmc if what == "momentum" else samplers.mala
@@ -96,16 +103,36 @@ def others_refused(mesh, what):
             ebm.normalizers.annealed_importance_sampling(
                 KEY, wide, params, num_particles=24, num_temperatures=5, **options
             )
+        elif what == "rung count":
+            local = lambda energy, beta: samplers.mala(energy)  # noqa: E731
+            ladder = [0.1, 0.3, 0.6, 1.0] if mesh.rank else [0.3, 0.1, 0.6, 1.0]
+            sampler = samplers.parallel_tempering(two_modes, local, ladder, mesh=distributed.mesh())
+            ebm.sample(KEY, sampler, torch.tensor(4.0), torch.ones(4, 2), num_samples=3, jit=False)
+        elif what.startswith("scalar"):
+            given = {"num_particles": 24, "num_temperatures": 5}
+            key, wrong = KEY, {}
+            if mesh.rank == 1:
+                wrong = {"scalar count": {"num_particles": 1}, "scalar steps": {"num_temperatures": 0}}.get(what, {})
+            if what == "scalar key":
+                key = random.key(mesh.rank)
+            args = (key, wide, torch.tensor(4.0))
+            ebm.normalizers.annealed_importance_sampling(*args, **{**given, **wrong}, **options)
         else:
+            is_compiled = what.startswith("compiled ")
+            what = what.removeprefix("compiled ")
+            if what.endswith(" positions"):
+                params = torch.tensor(4.0)
             local = (lambda energy, beta: samplers.mala(energy), [0.1, 0.3, 0.6, 1.0])
-            is_ladder = what == "ladder"
+            is_ladder = what.startswith("ladder")
             sampler = (
                 samplers.parallel_tempering(two_modes, *local, mesh=mesh)
                 if is_ladder
                 else samplers.svgd(wide, mesh=mesh)
             )
             starts = torch.ones(4, 2) if is_ladder else torch.ones(1, 4, 2)
-            ebm.sample(KEY, sampler, params, starts, num_samples=3, jit=False)
-    except ValueError as error:
+            if what.endswith(" positions"):
+                starts = starts + mesh.rank
+            ebm.sample(KEY, sampler, params, starts, num_samples=3, jit=is_compiled)
+    except (ValueError, distributed.RankError) as error:
         return str(error), time.monotonic() - start
     return "", 0.0
