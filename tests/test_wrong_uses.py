@@ -176,6 +176,17 @@ WRONG = {
     "thin by zero": lambda: samplers.thin(SAMPLER, 0),
     "thin an energy": lambda: samplers.thin(quadratic, 2),
     "a part that is not there": lambda: sample(samplers.on("z", samplers.mala, quadratic), x={"x": X}),
+    "a factory for the rungs of a ladder": lambda: samplers.parallel_tempering(quadratic, samplers.hmc, [0.5, 1.0]),
+    "a sampler for the rungs of a ladder": lambda: samplers.parallel_tempering(quadratic, SAMPLER, [0.5, 1.0]),
+    "a function of two for the sampler of a part": lambda: samplers.on("x", lambda e, beta: samplers.hmc(e), quadratic),
+    "a function of two for the sampler of a loss": lambda: losses.contrastive_divergence(of_params, lambda e, beta: SAMPLER, 2),
+    "a sampler for one of the path of temperatures": lambda: normalizers.annealed_importance_sampling(
+        KEY, quadratic, (), reference=energies.gaussian, reference_params=energies.gaussian.params(torch.zeros(2)),
+        num_temperatures=3, sampler=SAMPLER,
+    ),
+    "one particle of svgd, constrained": lambda: sample(
+        samplers.svgd(bijections.constrained(quadratic, bijections.positive)), x=X[:, 0] + 1
+    ),
     "a ladder that does not begin at one": lambda: samplers.parallel_tempering(quadratic, samplers.mala, torch.zeros(3)),
     # warm-up
     "no steps": lambda: warm(num_steps=0),
@@ -186,6 +197,15 @@ WRONG = {
     "three numbers for a simplex of three": lambda: bijections.simplex.inverse(torch.tensor([0.5, 0.5, 0.5])),
     "a matrix for a simplex": lambda: bijections.simplex.forward(torch.zeros(2, 2)),
     "five numbers for a correlation": lambda: bijections.correlation_cholesky.forward(torch.zeros(5)),
+    "a bound of another shape": lambda: sample(
+        samplers.mala(bijections.constrained(quadratic, bijections.lower(torch.zeros(3)))), x=X + 1
+    ),
+    "a bound of NaN": lambda: bijections.lower(float("nan")),
+    "a bound of text": lambda: bijections.interval("0", 1.0),
+    "whole numbers for a bijection": lambda: bijections.positive.inverse(torch.ones(2).long()),
+    "a bijection that is not called": lambda: bijections.constrained(quadratic, {"x": bijections.lower}),
+    "a distribution for a bijection": lambda: bijections.constrained(quadratic, torch.distributions.HalfNormal(1.0)),
+    "a constraint without a bijection": lambda: bijections.from_torch(torch.distributions.constraints.boolean),
     "a bijection of a name": lambda: bijections.constrained(quadratic, "positive"),
     "an energy that is none, constrained": lambda: bijections.constrained(3, bijections.positive),
     "negative starts of a scale": lambda: sample(samplers.mala(bijections.constrained(quadratic, bijections.positive)), x=X - 1),

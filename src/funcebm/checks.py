@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from typing import Any, Iterator
 
 import torch
@@ -27,6 +28,7 @@ __all__ = [
     "require",
     "same_device",
     "same_shapes",
+    "takes",
 ]
 
 
@@ -120,6 +122,24 @@ def one_of(name: str, value: Any, known: tuple[str, ...], fix: str = "Write one 
     ValueError: lengths must be one of ('halton', 'uniform'). Got long. Write one of them.
     """
     require(value in known, f"{name} must be one of {known}", value, fix)
+
+
+def takes(name: str, function: Any, arguments: tuple[str, ...], fix: str) -> None:
+    """``function`` must be one that can be called with these arguments; where that cannot be known it passes.
+
+    >>> takes("make_sampler", lambda energy: None, ("energy", "beta"), "Write lambda energy, beta: ...")
+    Traceback (most recent call last):
+    TypeError: make_sampler must be a function of (energy, beta). Got ... Write lambda energy, beta: ...
+    """
+    is_right = callable(function) and not hasattr(function, "_fields")
+    if is_right:
+        with contextlib.suppress(ValueError):  # of what has no signature
+            try:
+                inspect.signature(function).bind(*arguments)
+            except TypeError:
+                is_right = False
+    got = getattr(function, "__qualname__", None) or f"a {type(function).__name__}"
+    require(is_right, f"{name} must be a function of ({', '.join(arguments)})", got, fix, TypeError)
 
 
 def one_structure(name: str, got: Tree, expected_name: str, expected: Tree) -> None:

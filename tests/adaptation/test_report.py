@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import funcebm as ebm
@@ -37,6 +38,30 @@ def test_chains_that_are_stuck_or_diverge_are_named():
 def test_one_divergence_on_the_way_of_a_short_warm_up_is_no_warning():
     assert _report([0.8] * 2, [1.0, 2.0], num_steps=24).warnings == ()
     assert "chains 1 still" in _report([0.8] * 2, [1.0, 3.0], num_steps=24).warnings[0]
+
+
+def test_divergences_at_step_sizes_that_were_not_kept_are_no_warning():
+    found = _report([0.8] * 8, [4.0] * 8, num_steps=100)
+    is_long = torch.arange(100) % 5 == 0
+    sizes, counts = torch.where(is_long, 0.4, 0.25), torch.where(is_long, 8, 0)
+    assert found._replace(step_size=sizes, num_divergent=counts).warnings == ()
+    assert "still diverged" in found._replace(step_size=sizes, num_divergent=counts.roll(1)).warnings[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dim", [1, 3])
+def test_a_gaussian_is_not_too_steep(dim):
+    sampler, starts = samplers.hmc(lambda params, x: (x**2).sum() / 2), random.normal(random.key(dim), (8, dim))
+    report = ebm.warm_up(random.key(0), sampler, (), starts, num_steps=200, jit=False).report
+    assert int(report.num_divergent[-50:].sum()) > 0  # the search goes beyond what is stable
+    assert report.warnings == ()
+
+
+def test_the_report_of_several_samplers_shows_no_step_size_of_zero():
+    quadratic = lambda params, x: (x**2).sum() / 2  # noqa: E731
+    sampler = samplers.cycle(samplers.mala(quadratic), samplers.random_walk(quadratic))
+    warm = ebm.warm_up(random.key(0), sampler, (), torch.zeros(4, 2), num_steps=40, jit=False)
+    assert "step size" not in str(warm.report)
 
 
 def test_many_chains_are_counted_and_a_step_size_that_is_lost_is_told():

@@ -73,6 +73,41 @@ def test_free_numbers_far_out_give_no_nan_and_come_back_finite(scale):
             assert torch.isfinite(bijection.inverse(x)).all(), name
 
 
+@pytest.mark.parametrize("scale", [9.0, 20.0, 50.0])
+def test_factors_of_correlations_near_one_are_told_apart(scale):
+    y = scale * free_numbers(6).sign()
+    x = bijections.correlation_cholesky.forward(y)
+    torch.testing.assert_close(bijections.correlation_cholesky.inverse(x), y)
+
+
+def test_bounds_and_factors_of_python_keep_double_precision():
+    far = torch.full((1,), 40.0, dtype=DOUBLE)
+    assert float(bijections.interval(0.1, 0.7).forward(far)) <= 0.7
+    assert float(bijections.interval(100.0, 100.001).forward(far)) <= 100.001
+    bijections.interval(0.1, 0.7).inverse(bijections.interval(0.1, 0.7).forward(far))
+    for made in (bijections.affine(0.1, 0.3), bijections.from_torch(transforms.AffineTransform(0.1, 0.3))):
+        assert float(made.forward(torch.ones(1, dtype=DOUBLE))) == 0.1 + 0.3
+    assert float(bijections.affine([0.1], [[0.3]]).forward(torch.ones(1, dtype=DOUBLE))) == pytest.approx(
+        0.4, abs=1e-15
+    )
+
+
+def test_a_bound_is_one_number_or_one_for_each_coordinate():
+    three = torch.arange(3.0)
+    for made in (
+        bijections.lower(three),
+        bijections.upper(three),
+        bijections.interval(three, three + 1),
+        bijections.affine(three, three + 1),
+    ):
+        assert made.forward(torch.zeros(3)).shape == (3,)
+        assert vmap(made.inverse)(vmap(made.forward)(torch.ones(2, 3))).shape == (2, 3)
+        for y in (torch.zeros(()), torch.zeros(2), torch.zeros(1), torch.zeros(3, 2)):
+            with pytest.raises(ValueError, match=r"must be \(\) or like x. Got .* shape \(3,\)"):
+                made.forward(y)
+    assert bijections.lower(three.double()).forward(torch.zeros(3)).dtype == torch.float32
+
+
 def test_zero_sum_is_an_isometry_and_treats_all_alike():
     basis = jacrev(bijections.zero_sum.forward)(torch.zeros(4, dtype=DOUBLE))
     torch.testing.assert_close(basis.T @ basis, torch.eye(4, dtype=DOUBLE))
@@ -140,6 +175,13 @@ def test_transforms_of_torch_are_the_same_maps(name):
     torch.testing.assert_close(x, transform(y), check_dtype=False)
     torch.testing.assert_close(log_det, transform.log_abs_det_jacobian(y, transform(y)).sum(), check_dtype=False)
     torch.testing.assert_close(ours.inverse(x), y, check_dtype=False, rtol=1e-6, atol=1e-6)
+
+
+def test_constraints_stand_for_bijections_in_trees_too():
+    x = bijections.as_bijection({"a": constraints.positive, "b": bijections.identity}).forward(
+        {"a": torch.zeros(2), "b": torch.zeros(2)}
+    )
+    assert x["a"].tolist() == [1.0, 1.0] and x["b"].tolist() == [0.0, 0.0]
 
 
 def test_constraints_for_which_torch_has_no_bijection():
@@ -212,6 +254,17 @@ def test_positions_outside_are_errors_and_nan_where_nobody_can_look(name):
         (lambda: bijections.interval(1.0, 0.0), ValueError, "high - low must be positive"),
         (lambda: bijections.affine(torch.ones(2), torch.eye(3)), ValueError, r"factor must be \(2, 2\)"),
         (lambda: bijections.affine(1.0, 0.0), ValueError, "factor must be invertible"),
+        (lambda: bijections.lower(math.nan), ValueError, "bound must be finite. Got nan"),
+        (lambda: bijections.upper(math.inf), ValueError, "bound must be finite. Got inf"),
+        (lambda: bijections.lower("a"), TypeError, "bound must be a number or a tensor. Got a"),
+        (lambda: bijections.affine(torch.zeros(3), torch.eye(3)).forward(torch.ones(2)), ValueError, "the 3 numbers"),
+        (lambda: bijections.positive.inverse(torch.ones(2).long()), TypeError, "floating-point.*int64.*x.float"),
+        (lambda: bijections.simplex.inverse(torch.tensor([1, 0])), TypeError, "floating-point.*int64.*x.float"),
+        (lambda: bijections.covariance.inverse(torch.eye(2).long()), TypeError, "floating-point.*int64.*x.float"),
+        (lambda: bijections.as_bijection({"a": bijections.lower}), TypeError, r"Call it: lower\(...\)"),
+        (lambda: bijections.as_bijection(torch.distributions.HalfNormal(1.0)), TypeError, "distribution.support"),
+        (lambda: bijections.from_torch(constraints.boolean), ValueError, "must have a bijection.*Boolean"),
+        (lambda: bijections.from_torch(transforms.LowerCholeskyTransform()), ValueError, "covariance_cholesky"),
         (lambda: bijections.compose(), ValueError, "one bijection or more"),
         (lambda: bijections.as_bijection({"a": torch.exp}), TypeError, "must be a Bijection"),
         (

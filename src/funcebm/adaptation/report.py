@@ -18,6 +18,7 @@ _FEW_LAST = 15  # steps in the last window
 _FLAT = 1e9  # a step size that no energy of a proper density has
 _FALL = 1e3  # of energies in the last part
 _ROUNDING = 0.1  # of an energy, in the log of an acceptance ratio
+_NEAR = 1.25  # of the step size that comes back: what longer ones do on the way of the search is no matter
 
 
 class Report(NamedTuple):
@@ -78,7 +79,9 @@ class Report(NamedTuple):
             return tuple(found)
         # in a short warm-up the search for the step size, begun again after each window, makes one or two on its way
         divergent = (self.late_divergent > max(0.05 * late, 2)).nonzero().flatten().tolist()
-        if divergent:
+        is_near = self.step_size[-max(late, 1) :] <= _NEAR * self.final_step_size
+        num_near = int(self.num_divergent[-max(late, 1) :][is_near].sum())
+        if divergent and num_near > max(0.05 * int(is_near.sum()), 2):
             found.append(f"chains {_listed(divergent)} still diverged at the end: the energy may be too steep there.")
         rounding = abs(after) * torch.finfo(self.energy.dtype).eps
         if rounding > _ROUNDING:
@@ -90,9 +93,12 @@ class Report(NamedTuple):
 
     def __str__(self) -> str:
         late = max(round(LATE * len(self.step_size)), 1)
+        size = float(self.final_step_size)
         lines = [
             f"warm-up of {len(self.late_acceptance_rate):,} chains, {len(self.step_size):,} steps",
-            f"step size        {float(self.final_step_size):.4g}",
+            *(
+                [f"step size        {size:.4g}"] if size != 0 else []
+            ),  # samplers of parts have one in each of their tunings
             f"acceptance rate  {float(self.acceptance_rate[-late:].mean()):.3f} over the last {late:,} steps",
             f"divergences      {int(self.num_divergent.sum()):,}, {int(self.num_divergent[-late:].sum()):,} of them late",
             f"gradients        {int(self.num_gradients.sum()):,}",

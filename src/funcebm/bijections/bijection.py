@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks, tree
 from ..types import Position, Tree
 
-__all__ = ["Bijection", "as_bijection", "compose", "inverted", "joint", "within", "with_log_det"]
+__all__ = ["Bijection", "as_bijection", "compose", "floating", "inverted", "joint", "within", "with_log_det"]
 
 
 class Bijection(NamedTuple):
@@ -51,11 +51,19 @@ def within(is_inside: Tensor, value: Tensor, must: str, x: Tensor, fix: str) -> 
     return torch.where(is_inside, value, torch.nan)
 
 
+def floating(x: Tensor) -> None:
+    """An error about numbers that a bijection cannot map."""
+    right = not isinstance(x, Tensor) or x.is_floating_point()
+    checks.require(
+        right, "a bijection maps floating-point numbers", str(getattr(x, "dtype", "")), "Use x.float().", TypeError
+    )
+
+
 # -- from bijections ----------------------------------------------------------------------------------------------
 
 
 def as_bijection(bijection: Any) -> Bijection:
-    """A :class:`Bijection` of what stands for one: itself, a tree of them, or a transform of ``torch.distributions``.
+    """A :class:`Bijection` of what stands for one: itself, a tree, a transform or a constraint of ``torch.distributions``.
 
     Args:
         bijection: one of these.
@@ -72,13 +80,17 @@ def as_bijection(bijection: Any) -> Bijection:
     """
     if isinstance(bijection, Bijection):
         return bijection
-    if isinstance(bijection, torch.distributions.Transform):
+    if isinstance(bijection, (torch.distributions.Transform, torch.distributions.constraints.Constraint)):
         from .from_torch import from_torch
 
         return from_torch(bijection)
     if isinstance(bijection, (dict, list, tuple)) and len(bijection) > 0:
         return joint(bijection)
     fix = 'Use those of funcebm.bijections, such as {"mu": identity, "sigma": positive}, or Bijection(apply, inverse).'
+    if callable(bijection) and getattr(bijection, "__module__", "").startswith(f"{__package__}."):
+        fix = f"Call it: {bijection.__name__}(...)."
+    elif isinstance(bijection, torch.distributions.Distribution):
+        fix = "Use its support: from_torch(distribution.support)."
     raise TypeError(checks.message("bijection must be a Bijection or a tree of them", repr(bijection), fix))
 
 

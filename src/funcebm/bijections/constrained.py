@@ -41,7 +41,7 @@ def constrained(energy: Energy, bijection: Any) -> Constrained:
 
     Args:
         energy: ``(params, x) -> ()`` of a position that obeys the constraints; it is never called with another one.
-        bijection: a :class:`Bijection`; a tree of them like the position; or a transform of ``torch.distributions``.
+        bijection: a :class:`Bijection`; a transform or constraint of ``torch.distributions``; or a tree of these like the position.
 
     Returns:
         A :class:`Constrained`, for every function of :mod:`funcebm.samplers` that takes an energy. As a function it is

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints, transforms
 
-from .. import checks
+from .. import checks, tree
 from .bijection import Bijection, compose, inverted
 from .elementwise import affine, identity, interval, positive
 from .matrices import correlation_cholesky, covariance, covariance_cholesky
@@ -32,7 +32,7 @@ def from_torch(transform: Any) -> Bijection:
         A :class:`Bijection` of one particle; its log determinant is the sum over all of its axes.
 
     Raises:
-        ValueError: a transform that is not bijective.
+        ValueError: a transform that is not bijective, a constraint for which torch has none.
         TypeError: something else.
 
     >>> from torch.distributions import transforms
@@ -42,13 +42,20 @@ def from_torch(transform: Any) -> Bijection:
     if isinstance(transform, constraints.Constraint):
         if transform in _OF_CONSTRAINTS:  # for which torch has no bijection
             return _OF_CONSTRAINTS[transform]
-        transform = torch.distributions.biject_to(transform)
+        try:
+            transform = torch.distributions.biject_to(transform)
+        except NotImplementedError as error:
+            must = "torch.distributions must have a bijection to the constraint"
+            fix = "Use one of funcebm.bijections; discrete positions need none, but samplers such as samplers.gibbs."
+            raise ValueError(checks.message(must, f"{transform}, for which it has none", fix)) from error
     fix = "Give one of torch.distributions.transforms, or build Bijection(apply, inverse)."
     right = isinstance(transform, transforms.Transform)
     checks.require(right, "from_torch takes a transform of torch.distributions", transform, fix, TypeError)
     known = _known(transform)
     if known is not None:
         return known
+    others = (transforms.LowerCholeskyTransform, transforms.PositiveDefiniteTransform)
+    fix = "Use funcebm.bijections.covariance_cholesky or covariance." if isinstance(transform, others) else fix
     checks.require(transform.bijective, "a transform must be bijective", transform, fix)
     return Bijection(lambda y: _apply(transform, y), lambda x: _inverse(transform, x))
 
@@ -86,5 +93,5 @@ def _known(transform: Any) -> Bijection | None:
 
 
 def _elementwise_affine(shift: Any, factor: Any) -> Bijection:
-    shift, factor = torch.broadcast_tensors(torch.as_tensor(shift), torch.as_tensor(factor))
+    shift, factor = torch.broadcast_tensors(tree.number(shift), tree.number(factor))
     return affine(shift, factor)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from .bijection import Bijection, within
+from .bijection import Bijection, floating, within
 from .vectors import check_vector
 
 __all__ = ["correlation", "correlation_cholesky", "covariance", "covariance_cholesky"]
@@ -33,6 +33,7 @@ def _square(name: str, x: Tensor, is_strict: bool) -> None:
     got = f"the shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
     fix = "Give one square matrix for one particle; funcebm adds the axis of chains."
     checks.require(right, f"{name} maps {_LOWER if is_strict else _WHOLE}", got, fix)
+    floating(x)
 
 
 def _rows(y: Tensor, num: int, is_strict: bool) -> Tensor:
@@ -72,7 +73,8 @@ def _to_correlation_cholesky(y: Tensor) -> tuple[Tensor, Tensor]:
 def _from_correlation_cholesky(x: Tensor) -> Tensor:
     _square("correlation_cholesky", x, is_strict=True)
     squares = x.tril() ** 2
-    rest = squares.flip(-1).cumsum(-1).flip(-1) - squares  # what the entries to the right leave
+    # what is to the right of an entry, which a difference of sums would lose where it is small
+    rest = torch.nn.functional.pad(squares[:, 1:], (0, 1)).flip(-1).cumsum(-1).flip(-1)
     is_inside = _is_like(squares.sum(-1), torch.ones_like(x[0])) & (x.diagonal() > 0).all() & _is_like(x.triu(1), 0 * x)
     ratio = x / torch.where(rest > 0, rest, 1).sqrt()
     must = "x must be lower triangular, with rows of length one and a positive diagonal"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from .bijection import Bijection, within
+from .bijection import Bijection, floating, within
 
 __all__ = ["ordered", "simplex", "unit_vector", "zero_sum"]
 
@@ -21,6 +21,7 @@ def check_vector(name: str, sizes: str, value: Tensor, least: int) -> None:
     got = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
     must = f"{name} maps {sizes}: a vector of {least} or more"
     checks.require(right, must, got, _FIX)
+    floating(value)
 
 
 def _tolerance(value: Tensor) -> float:

@@ -178,7 +178,7 @@ def within_labels(coupling: Coupling, penalty: float | Tensor = float("inf")) ->
             rows = leaf.reshape(leaf.shape[0], -1)
             differs = differs | (rows[:, None] != rows[None]).any(-1)
         cost = _costs(x0, x1)
-        extra = torch.as_tensor(penalty).to(cost)
+        extra = tree.number(penalty).to(cost)
         return _flagged(solve(torch.where(differs, cost + extra, cost), noise), x0, x1)
 
     return Coupling(coupling.draw, pair, solve)

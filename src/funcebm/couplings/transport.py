@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import checks, loops, random
+from .. import checks, loops, random, tree
 from ..types import Key, Tree
 from .assignment import assignment
 from .coupling import Coupling, Pairing, from_cost
@@ -123,12 +123,12 @@ def _entropic(
 
     def solve(cost: Tensor, noise: Tensor) -> Pairing:
         num = cost.shape[0]
-        epsilon = torch.as_tensor(regularisation).to(cost)
-        limit = torch.as_tensor(tolerance).to(cost)
+        epsilon = tree.number(regularisation).to(cost)
+        limit = tree.number(tolerance).to(cost)
         largest = torch.where(torch.isfinite(cost), cost, 0.0).max()
         damp = torch.ones_like(epsilon)
         if penalty is not None:
-            weight = torch.as_tensor(penalty).to(cost)
+            weight = tree.number(penalty).to(cost)
             damp = weight / (weight + epsilon)
 
         def rows(f: Tensor, g: Tensor, at: Tensor) -> Tensor:

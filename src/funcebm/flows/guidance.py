@@ -70,7 +70,7 @@ def guided(
 
     def function(params: Params, t: Tensor, x: Position, *condition: Tree) -> Position:
         towards, plain = both(params, t, x, condition)
-        strength = torch.as_tensor(scale).to(tree.first(x))
+        strength = tree.number(scale).to(tree.first(x))
         if interval is not None:
             is_inside = (t >= interval[0]) & (t < interval[1])
             strength = torch.where(is_inside, strength, 1.0)

@@ -97,6 +97,7 @@ def sampler_of(energy: Energy, sampler: Sampler | MakeSampler, num_steps: int) -
     if not isinstance(sampler, Sampler):
         fix = "Write lambda energy: samplers.langevin(energy, step_size=0.1), for example."
         checks.require(callable(sampler), "sampler must be energy -> Sampler", type(sampler).__name__, fix, TypeError)
+        checks.takes("sampler", sampler, ("energy",), fix)
         made = sampler(energy)
         checks.require(
             isinstance(made, Sampler), "sampler(energy) must be a Sampler", type(made).__name__, fix, TypeError
@@ -235,7 +236,7 @@ def value_and_metrics(
 
 
 def _like(number: float | Tensor, value: Tensor) -> Tensor:
-    return torch.as_tensor(number).to(value)
+    return tree.number(number).to(value)
 
 
 def compared(

@@ -122,7 +122,7 @@ def energy_matching(
         first = tree.map(lambda leaf: leaf[:cold], given) if tree.leaves(given) else noise.start
         start = tree.map(lambda a, b: torch.cat([a, b[cold:]]), first, data)
         like = tree.first(data)
-        hottest = torch.as_tensor(temperature).to(like)
+        hottest = tree.number(temperature).to(like)
         is_cold = torch.arange(num, device=like.device) < cold
 
         def body(x: Position, step: tuple[Tensor, Tree]) -> Position:

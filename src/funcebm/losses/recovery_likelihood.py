@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from .. import checks, fields, loops, paths, random, tree
@@ -78,6 +77,7 @@ def diffusion_recovery_likelihood(
     Reference: Gao, Song, Poole, Wu and Kingma (2021), ICLR, arXiv:2012.08125, who take plain Langevin steps from the noisy
     point; Cotter, Roberts, Stuart and White (2013), Statistical Science 28(3):424-446, for the steps.
 
+    >>> import torch
     >>> energy = lambda params, t, x: params * (x**2).sum() / 2
     >>> loss = diffusion_recovery_likelihood(energy, paths.trigonometric(), torch.tensor([0.2, 0.6, 1.0]))
     >>> loss(random.key(0), torch.tensor(1.0), torch.ones(4, 2))[0].shape
@@ -120,7 +120,7 @@ def diffusion_recovery_likelihood(
         positives = tree.add(per_row(near.alpha, data), per_row(near.sigma, noise.near))
         ends = tree.add(positives, per_row(scale, noise.far))
         t = ladder[1:][noise.level]
-        delta = torch.as_tensor(step_size).to(scale)
+        delta = tree.number(step_size).to(scale)
         whole = 2 + delta
 
         def body(x: Position, normal: Tree) -> Position:

@@ -114,8 +114,10 @@ def make_annealing(energy: Energy, reference: Energy, make_sampler: MakeSampler 
         return (1 - beta) * reference(reference_params, position) + beta * energy(params, position)
 
     differences = vmap(difference, (None, None, 0))
-    sampler = (make_sampler or _default_sampler)(path)
+    make = _default_sampler if make_sampler is None else make_sampler
     fix = "Write lambda energy: hmc(energy, step_size=0.1), for example."
+    checks.takes("sampler", make, ("energy",), fix)
+    sampler = make(path)
     checks.require(isinstance(sampler, Sampler), "sampler must make a sampler of an energy", sampler, fix, TypeError)
     start = vmap(sampler.init, (None, 0))
     move = step_of_chains(sampler)

@@ -17,7 +17,7 @@ from ..spaces.space import Space
 from ..types import Key, Params, Position, Sampler, Tree
 from ._relocation import by_its_init, carry_over, relocation
 
-__all__ = ["ConstrainedState", "constrained_sampler", "takes_energy"]
+__all__ = ["ConstrainedState", "check_ensemble", "constrained_sampler", "takes_energy"]
 
 P = ParamSpec("P")
 Made = TypeVar("Made", bound=Sampler[Any, Any, Any])
@@ -138,4 +138,16 @@ def _of_many(bijection: Bijection) -> Bijection:
         x, log_dets = vmap(bijection.apply)(y)
         return x, log_dets.sum()
 
-    return Bijection(apply, vmap(bijection.inverse))
+    def inverse(x: Position) -> Position:
+        check_ensemble(x)
+        return vmap(bijection.inverse)(x)
+
+    return Bijection(apply, inverse)
+
+
+def check_ensemble(position: Position) -> None:
+    """All leaves of a position of many particles lead with the axis of these."""
+    shapes = [tuple(leaf.shape) for leaf in tree.leaves(position)]
+    right = all(shapes) and len({shape[0] for shape in shapes}) == 1
+    fix = "One position of svgd is an ensemble (n, *event): give funcebm.sample positions (num_chains, n, *event)."
+    checks.require(right, "every leaf of a position must lead with one particle axis", f"shapes {shapes}", fix)

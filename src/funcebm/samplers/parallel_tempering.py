@@ -169,7 +169,7 @@ def parallel_tempering(
     Raises:
         ValueError: a ladder that does not increase to 1, or local samplers that differ in kind or have a temperature of their
             own.
-        TypeError: a ``make_sampler`` that does not return a sampler.
+        TypeError: a ``make_sampler`` that is no function of two arguments, or does not return a sampler.
 
     Reference: Syed, Bouchard-Côté, Deligiannidis and Doucet (2022), Journal of the Royal Statistical Society B 84(2):321-350,
     arXiv:1905.02939. They swap outcomes of one parity and average those; we average the probabilities of all.
@@ -385,8 +385,9 @@ def _local_samplers(
     make_sampler: Callable[[Energy, float], Sampler], path: Energy, ladder: Tensor
 ) -> tuple[Sampler, Tree]:
     """The kernel of all rungs, and the tunings of each, stacked."""
-    samplers = [make_sampler(path, beta) for beta in ladder.tolist()]
     fix = "Write lambda energy, beta: hmc(energy, step_size=0.1 / beta**0.5), for example."
+    checks.takes("make_sampler", make_sampler, ("energy", "beta"), fix)
+    samplers = [make_sampler(path, beta) for beta in ladder.tolist()]
     for sampler in samplers:
         is_sampler = isinstance(sampler, Sampler)
         checks.require(is_sampler, "make_sampler must return a sampler", sampler, fix, TypeError)

@@ -82,6 +82,7 @@ def on(
     checks.require(right, "on takes a sampler or a function that makes one", repr(sampler), fix, TypeError)
     if not isinstance(sampler, Sampler):
         make = sampler
+        checks.takes("the function that makes the sampler", make, ("energy",), fix)
         if energy is None:
             return lambda energy: on(leaves, make, energy)
         whole = energy

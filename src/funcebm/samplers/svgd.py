@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import checks, fields, tree
+from .. import fields, tree
 from ..distributed.agreement import failing_together, nan_unless_same, starting_together
 from ..distributed.mesh import Mesh, own_rows, shared_rows, single
 from ..types import Energy, Info, Number, Params, Position, Sampler, Tree
 from ._kernel import GradientState, no_noise, positive
-from .constraints import takes_energy
+from .constraints import check_ensemble, takes_energy
 from .metropolis import nan_outside, unadjusted_info
 
 __all__ = ["SVGDState", "SVGDTuning", "median_bandwidth", "svgd"]
@@ -102,10 +102,7 @@ def svgd(
 
     def init(params: Params, position: Position) -> GradientState:
         with starting_together(mesh):
-            shapes = [tuple(leaf.shape) for leaf in tree.leaves(position)]
-            right = all(shapes) and len({shape[0] for shape in shapes}) == 1
-            fix = "One position of svgd is an ensemble (n, *event): give funcebm.sample positions (num_chains, n, *event)."
-            checks.require(right, "every leaf of a position must lead with one particle axis", f"shapes {shapes}", fix)
+            check_ensemble(position)
             energies, gradient = evaluate(params, position)
         given = {"params": params, "positions": position, "the tuning": tuning}
         return GradientState(position, nan_outside(nan_unless_same(mesh, given, energies.mean()), gradient))

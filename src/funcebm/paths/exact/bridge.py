@@ -7,7 +7,7 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
 
-from ... import checks
+from ... import checks, tree
 from ...types import Number, Params
 from .gaussian import symmetric_power
 
@@ -79,12 +79,12 @@ def schrodinger_bridge(scale: float | Tensor = 1.0) -> GaussianBridge:
         return mean, covariance, t * (second - cross) - (1 - t) * (first - cross.mT) - t * noise
 
     def marginal(params: Params, t: Tensor) -> Params:
-        mean, covariance, _ = moments(params, torch.as_tensor(t).to(params["start"]["mean"]))
+        mean, covariance, _ = moments(params, tree.number(t).to(params["start"]["mean"]))
         return {"mean": mean, "covariance": covariance}
 
     def linear(params: Params, t: Tensor, x: Tensor, of_slope: float, of_noise: Number, of_shift: float) -> Tensor:
         """A field that is linear in x: shares of the slope of the drift, of c^2 and of the difference of the means."""
-        mean, covariance, slope = moments(params, torch.as_tensor(t).to(x))
+        mean, covariance, slope = moments(params, tree.number(t).to(x))
         pull = torch.linalg.solve_ex(covariance, (x - mean)[:, None])[0][:, 0]
         shift = params["end"]["mean"] - params["start"]["mean"]
         return of_shift * shift + of_slope * (slope @ pull) + of_noise * scale**2 * pull
