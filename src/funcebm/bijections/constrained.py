@@ -41,7 +41,7 @@ def constrained(energy: Energy, bijection: Any) -> Constrained:
 
     Args:
         energy: ``(params, x) -> ()`` of a position that obeys the constraints; it is never called with another one.
-        bijection: a :class:`Bijection`; a transform or constraint of ``torch.distributions``; or a tree of these like the position.
+        bijection: a :class:`Bijection`, a transform or constraint of ``torch.distributions``, or a tree of them like positions.
 
     Returns:
         A :class:`Constrained`, for every function of :mod:`funcebm.samplers` that takes an energy. As a function it is
