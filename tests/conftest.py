@@ -15,8 +15,10 @@ LONG = (  # folders and files of tests that take minutes together
     "tests/adaptation/test_default",
     "tests/adaptation/test_mclmc",
     "tests/adaptation/test_meads",
+    "tests/adaptation/test_parts",
     "tests/adaptation/test_posteriors",
     "tests/adaptation/test_stuck_chains",
+    "tests/adaptation/test_warm_up_mapped",
     "tests/adaptation/test_window",
     "tests/benchmarks",
     "tests/diagnostics/test_funnel",
@@ -27,6 +29,7 @@ LONG = (  # folders and files of tests that take minutes together
     "tests/losses/test_two_dimensional_sets",
     "tests/ranks",
     "tests/samplers/test_clusters",
+    "tests/samplers/test_energies_that_fail",
     "tests/samplers/test_invariance",
     "tests/samplers/test_nuts_laws",
     "tests/samplers/test_riemannian_hmc",
@@ -35,6 +38,7 @@ LONG = (  # folders and files of tests that take minutes together
     "tests/test_main",
     "tests/test_notebooks",
     "tests/test_random_laws",
+    "tests/test_trial",
     "notebooks",
 )
 SWEEPS = (  # one test in sixteen of them is of the fast part, and of other tests with parameters one in six
