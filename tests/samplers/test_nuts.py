@@ -11,7 +11,6 @@ from tests.references import NUTS_ENERGIES, RecursiveNUTS
 from torch.func import vmap
 
 from funcebm import random, samplers, tree
-from funcebm.samplers import _nuts_trajectory
 
 D = 3
 MATRIX = np.array([[0.9, 0.3, 0.0], [0.3, 0.5, -0.1], [0.0, -0.1, 0.7]])
@@ -90,32 +89,3 @@ def test_every_way_to_end_was_seen_and_every_check_was_decisive():
     for name in ("is_turning", "is_divergent", "is_max_depth"):
         assert sum(one[name] for one in seen) >= 3
     assert max(one["tree_depth"] for one in seen) >= 5
-
-
-def test_a_trajectory_is_packed_and_unpacked_field_by_field():
-    numbers = iter(range(1, 100))
-    sizes = {"firsts": (2, 3), "sums": (2, 3), "lasts": (2, 3)}
-    counts = ("num_leaves", "pair", "slot", "depth")
-
-    def of(fields):
-        is_vector = {field: field in ("position", "momentum", "gradient") for field in fields._fields}
-        return fields(*(torch.full((3,) if is_vector[f] else (), next(numbers)).double() for f in fields._fields))
-
-    parts = {}
-    for name in _nuts_trajectory.Trajectory._fields:
-        if name in ("front", "far"):
-            parts[name] = of(_nuts_trajectory.End)
-        elif name in ("selected", "candidate"):
-            parts[name] = of(_nuts_trajectory.Point)
-        elif name in counts:
-            parts[name] = torch.tensor(next(numbers), dtype=torch.int32)
-        elif name.startswith("is_") or name == "goes_on":
-            parts[name] = torch.tensor(next(numbers) % 2 == 0)
-        else:
-            parts[name] = torch.full(sizes.get(name, (3,) if name == "total" else ()), next(numbers)).double()
-    before = _nuts_trajectory.Trajectory(**parts)
-    after = _nuts_trajectory.unpack(_nuts_trajectory.pack(before))
-    assert tree.paths(after) == tree.paths(before)
-    for name, a, b in zip(tree.paths(before), tree.leaves(before), tree.leaves(after), strict=True):
-        assert torch.equal(a, b) and a.dtype == b.dtype, name
-    assert bool(_nuts_trajectory.pack(before).goes_on) == bool(before.goes_on)

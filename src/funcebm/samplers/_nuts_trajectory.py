@@ -25,7 +25,7 @@ from .. import metrics, tree
 from ..types import Tree
 from .metropolis import DIVERGENCE_THRESHOLD
 
-__all__ = ["Dynamics", "NUTSNoise", "Packed", "Point", "Trajectory", "grow", "pack", "start", "unpack"]
+__all__ = ["Dynamics", "NUTSNoise", "Point", "Trajectory", "grow", "start"]
 
 
 class NUTSNoise(NamedTuple):
@@ -114,50 +114,6 @@ class Trajectory(NamedTuple):
     is_divergent: Tensor
     is_turning: Tensor
     goes_on: Tensor
-
-
-class Packed(NamedTuple):
-    """A trajectory in few tensors, which makes a compiled loop fast: ``(S, D)`` three times, ``(11, D)``, ``(8,)`` twice."""
-
-    firsts: Tensor
-    sums: Tensor
-    lasts: Tensor
-    vectors: Tensor
-    numbers: Tensor
-    counts: Tensor
-
-    @property
-    def goes_on(self) -> Tensor:
-        """The flag of the same name."""
-        return self.counts[..., _COUNTS.index("goes_on")] > 0
-
-
-_PARTS: Any = {"front": End, "far": End, "selected": Point, "candidate": Point}
-_PARTS = {name: kind._make(range(len(kind._fields))) for name, kind in _PARTS.items()}
-_EXAMPLE = Trajectory._make(_PARTS.get(name, 0) for name in Trajectory._fields)
-_NAMES, _STRUCTURE = tree.paths(_EXAMPLE), tree.structure(_EXAMPLE)
-_SLOTS = ("firsts", "sums", "lasts")
-_FLAGS = ("is_moved", "is_divergent", "is_turning", "goes_on")
-_COUNTS = ("num_leaves", "pair", "slot", "depth", *_FLAGS)
-_VECTORS = tuple(name for name in _NAMES if name.endswith(("position", "momentum", "gradient", "total")))
-_NUMBERS = tuple(name for name in _NAMES if name not in _SLOTS + _COUNTS + _VECTORS)
-
-
-def pack(t: Trajectory) -> Packed:
-    """The small tensors of a kind in one, in the order of ``_VECTORS``, ``_NUMBERS`` and ``_COUNTS``."""
-    leaf = dict(zip(_NAMES, tree.leaves(t), strict=True))
-    leaf.update({name: leaf[name].to(torch.int32) for name in _COUNTS})
-    groups = (torch.stack([leaf[name] for name in names]) for names in (_VECTORS, _NUMBERS, _COUNTS))
-    return Packed(t.firsts, t.sums, t.lasts, *groups)
-
-
-def unpack(packed: Packed) -> Trajectory:
-    """The inverse of :func:`pack`."""
-    leaf = dict(zip(_SLOTS, packed[:3], strict=True))
-    for names, stack in zip((_VECTORS, _NUMBERS, _COUNTS), packed[3:], strict=True):
-        leaf.update(zip(names, stack.unbind(0), strict=True))
-    leaf.update({name: leaf[name] > 0 for name in _FLAGS})
-    return tree.unflatten(_STRUCTURE, [leaf[name] for name in _NAMES])
 
 
 def _leapfrog(dynamics: Dynamics, end: End) -> tuple[End, Point]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import checks, loops, metrics, random, tree
 from ..types import Energy, Key, MetricLike, Number, Params, Position, Sampler
 from ._kernel import Chains, EnergyState, StepTuning, evaluated, lockstep, step_tuning
-from ._nuts_trajectory import Dynamics, NUTSNoise, Packed, Point, grow, pack, start, unpack
+from ._nuts_trajectory import Dynamics, NUTSNoise, Point, Trajectory, grow, start
 from .constraints import takes_energy
 
 __all__ = ["NUTSInfo", "NUTSNoise", "NUTSTuning", "nuts"]
@@ -119,17 +119,16 @@ def nuts(
 
             return Dynamics(field, metric, tuning.step_size, tuning.temperature)
 
-        def begin(state: EnergyState, noise: NUTSNoise) -> tuple[Tensor, Packed]:
+        def begin(state: EnergyState, noise: NUTSNoise) -> tuple[Tensor, Trajectory]:
             momentum = tree.ravel(noise.momentum)[0]
             initial = state.energy / tuning.temperature + (momentum * momentum).sum() / 2
             point = Point(tree.ravel(state.position)[0], tree.ravel(state.gradient)[0], state.energy, initial)
-            return initial, pack(start(dynamics(state.position), noise.uniforms, momentum, point))
+            return initial, start(dynamics(state.position), noise.uniforms, momentum, point)
 
-        def double(position: Position, uniforms: Tensor, initial: Tensor, packed: Packed) -> Packed:
-            return pack(grow(dynamics(position), uniforms, initial, unpack(packed)))
+        def double(position: Position, uniforms: Tensor, initial: Tensor, t: Trajectory) -> Trajectory:
+            return grow(dynamics(position), uniforms, initial, t)
 
-        def finish(state: EnergyState, packed: Packed) -> tuple[EnergyState, NUTSInfo]:
-            t = unpack(packed)
+        def finish(state: EnergyState, t: Trajectory) -> tuple[EnergyState, NUTSInfo]:
             _, back = tree.ravel(state.position)
             after = EnergyState(back(t.selected.position), t.selected.energy, back(t.selected.gradient))
             return after, NUTSInfo(
