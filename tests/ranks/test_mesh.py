@@ -50,7 +50,7 @@ def test_a_rank_that_does_not_come_is_an_error_in_time(two, rank):
     found = two.run(work.comes_alone, rank)
     (text, differ), seconds, both = found[1 - rank]
     assert f"rank {rank} of 2 did not come within 0.5 s" in text
-    assert 0.5 <= seconds < 2
+    assert 0.5 <= seconds < 5
     assert both == found[rank][2] == 2
     for other in (differ, *found[rank][0]):
         assert "Got mesh(chains=2, rungs=1) on rank 1, mesh(chains=2) on rank 0" in other

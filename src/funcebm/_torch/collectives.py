@@ -18,7 +18,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
-from .joining import RankError, agreed_name, name_groups, own_store, within
+from .joining import RankError, agreed_name, has_keys, name_groups, own_store, within
 from .tracing import is_mapped
 
 __all__ = [
@@ -69,7 +69,7 @@ class Peers:
             return ""
         try:
             place = self._place(name)
-            return self.store.get(place).decode(errors="replace") if self.store.check([place]) else ""
+            return self.store.get(place).decode(errors="replace") if has_keys(self.store, [place]) else ""
         except Exception:  # the rank that holds the notes is gone
             return ""
 
@@ -212,8 +212,7 @@ def _exchange(x: Tensor, name: str, size: int, is_sum: bool) -> Tensor:
         if is_sum:
             work = dist.all_reduce(out, group=peers.group, async_op=True)
         else:  # as bytes: any dtype, and no arithmetic
-            gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-            work = gather(out.view(torch.uint8), flat.view(torch.uint8), group=peers.group, async_op=True)
+            work = _gather(out.view(torch.uint8), flat.view(torch.uint8), peers)
         _wait(work, peers, start)
     except RuntimeError as error:
         peers.is_open = False
@@ -225,6 +224,18 @@ def _exchange(x: Tensor, name: str, size: int, is_sum: bool) -> Tensor:
             "funcebm.distributed.mesh() on all of them makes a new one."
         ) from error
     return out.reshape(x.shape if is_sum else (size, *x.shape))
+
+
+def _gather(out: Tensor, own: Tensor, peers: Peers) -> Any:
+    import torch.distributed as dist
+
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    try:
+        return gather(out, own, group=peers.group, async_op=True)
+    except RuntimeError as error:
+        if "no support" not in str(error):
+            raise
+    return dist.all_gather(list(out.chunk(peers.size)), own, group=peers.group, async_op=True)  # gloo of torch 2.1
 
 
 def _wait(work: Any, peers: Peers, start: float) -> None:

@@ -16,7 +16,7 @@ import threading
 import time
 from typing import Any, Callable, TypeVar
 
-__all__ = ["RankError", "agreed_name", "name_groups", "own_store", "within"]
+__all__ = ["RankError", "agreed_name", "has_keys", "name_groups", "own_store", "within"]
 
 _POLL = 0.01, 0.2  # seconds between looks, at first and at most
 _SLACK = 5.0  # seconds that the transport has beyond its timeout
@@ -43,6 +43,17 @@ def own_store(timeout: float) -> tuple[Any, int, int]:
         raise RankError(f"the ranks did not all meet at {place} within {timeout:g} s ({why}). {_LATE}") from error
     store.set_timeout(seconds)
     return store, rank, size
+
+
+def has_keys(store: Any, keys: list[str]) -> bool:
+    """Whether all of them are there; it does not wait."""
+    if hasattr(store, "check"):
+        return bool(store.check(keys))
+    try:  # torch before 2.2
+        store.wait(keys, datetime.timedelta(milliseconds=1))
+    except RuntimeError:
+        return False
+    return True
 
 
 def agreed_name(store: Any, rank: int, size: int, timeout: float, words: str = "") -> str:
@@ -85,8 +96,8 @@ def _first(store: Any, place: str, own: dict[str, Any], size: int, end: float) -
     name = str(10**14 + secrets.randbelow(10**14))
     store.set(f"{place}/name", name)
     answers = [f"{place}/{name}/{other}" for other in range(1, size)]
-    is_whole = _waited(lambda: store.check(answers), end)
-    found = [own, *(json.loads(store.get(answer)) for answer in answers if is_whole or store.check([answer]))]
+    is_whole = _waited(lambda: has_keys(store, answers), end)
+    found = [own, *(json.loads(store.get(answer)) for answer in answers if is_whole or has_keys(store, [answer]))]
     store.set(f"{place}/{name}/all", json.dumps(found))
     return name, found
 
@@ -97,13 +108,13 @@ def _other(store: Any, place: str, own: dict[str, Any], end: float) -> tuple[str
 
     def is_known() -> bool:
         nonlocal found
-        if name and store.check([f"{place}/{name}/all"]):
+        if name and has_keys(store, [f"{place}/{name}/all"]):
             found = json.loads(store.get(f"{place}/{name}/all"))
         return any(answer["token"] == own["token"] for answer in found)
 
     def look() -> bool:
         nonlocal name
-        said = store.get(f"{place}/name").decode() if store.check([f"{place}/name"]) else ""
+        said = store.get(f"{place}/name").decode() if has_keys(store, [f"{place}/name"]) else ""
         if is_known():  # also where the first rank is at its next mesh by now
             return True
         if said != name:

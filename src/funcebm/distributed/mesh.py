@@ -87,6 +87,8 @@ def mesh(*, timeout: float = 60.0, memory: int = 2**32, backend: str | None = No
     torch itself takes the addresses of ranks that are no more from torchrun's store, and may wait for them for ever.) In a lone
     process it is :data:`single`, whose functions are identities. Every rank must call it.
 
+    Before torch 2.5 its functions refuse ``vmap``: ladders, Stein particles and energies over sharded data then need one process.
+
     Args:
         timeout: seconds that a rank waits for the others before it gives up with an error; making a group may take five more.
         memory: the most bytes of draws that one rank may hold; a run that would keep more is refused.
