@@ -135,6 +135,17 @@ WRONG = {
     "numpy of a position": lambda: energy(lambda p, x: torch.as_tensor((x.numpy() ** 2).sum()), samplers.random_walk),
     "a mask of a position": lambda: energy(lambda p, x: (x[x > 0] ** 2).sum()),
     "a position changed in place": lambda: energy(lambda p, x: x.add_(1).sum(), samplers.random_walk),
+    "params changed in place": lambda: energy(lambda p, x: p.add_(1) * x.sum(), samplers.random_walk, params=ONE.clone()),
+    "params changed in place, differentiated": lambda: energy(lambda p, x: p.add_(1) * x.sum(), params=ONE.clone()),
+    "numbers written into zeros": lambda: energy(lambda p, x: torch.zeros(3).scatter_(0, torch.tensor([0, 1]), x).sum()),
+    "numbers assigned to zeros": lambda: energy(lambda p, x: torch.zeros(3).__setitem__(0, x[0])),
+    "numbers added to zeros": lambda: energy(lambda p, x: torch.zeros(2).add_(x).sum(), samplers.random_walk),
+    "results by out=": lambda: energy(lambda p, x: torch.add(x, 1, out=torch.zeros(2)).sum()),
+    "results by out=, mapped": lambda: energy(lambda p, x: torch.add(x, 1, out=torch.zeros(2)).sum(), samplers.random_walk),
+    "data of a position": lambda: energy(lambda p, x: (x.data**2).sum(), samplers.random_walk),
+    "torch.autograd in an energy": lambda: energy(
+        lambda p, x: torch.autograd.grad((x**2).sum(), x)[0].sum(), samplers.random_walk
+    ),
     "a detached energy": lambda: energy(lambda p, x: (x.detach() ** 2).sum()),
     "float64 starts of a float32 network": lambda: energy(
         energies.mlp(KEY, 2, hidden=(4,))[0], x=X.double(), params=energies.mlp(KEY, 2, hidden=(4,))[1]
@@ -197,6 +208,14 @@ WRONG = {
     "three numbers for a simplex of three": lambda: bijections.simplex.inverse(torch.tensor([0.5, 0.5, 0.5])),
     "a matrix for a simplex": lambda: bijections.simplex.forward(torch.zeros(2, 2)),
     "five numbers for a correlation": lambda: bijections.correlation_cholesky.forward(torch.zeros(5)),
+    "a power of a constrained energy": lambda: energies.tempered(bijections.constrained(quadratic, bijections.positive), 0.5),
+    "a product of constrained energies": lambda: energies.product(
+        quadratic, bijections.constrained(quadratic, bijections.positive)
+    ),
+    "a condition on a constrained energy": lambda: energies.conditioned(
+        bijections.constrained(quadratic, {"a": bijections.positive}), {"a": X}
+    ),
+    "a wall around a constrained energy": lambda: energies.confined(bijections.constrained(quadratic, bijections.positive)),
     "a bound of another shape": lambda: sample(
         samplers.mala(bijections.constrained(quadratic, bijections.lower(torch.zeros(3)))), x=X + 1
     ),

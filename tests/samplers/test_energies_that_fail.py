@@ -55,8 +55,12 @@ FAILING = {
     "inv": _rounded(torch.linalg.inv),
     "inverse": _rounded(torch.inverse),
     "solve": _rounded(lambda a: torch.linalg.solve(a, torch.ones(2))),
+    "matrix_power": _rounded(lambda a: torch.linalg.matrix_power(a, -1)),
     "lu_factor": _rounded(lambda a: torch.linalg.lu_factor(a)[0] / a.det()),
     "eigh": lambda p, x: torch.linalg.eigvalsh(_matrix(x.log())).sum() ** 2 + (x**2).sum(),
+    "norm": lambda p, x: torch.linalg.norm(_matrix(torch.where(x > 2.5, torch.nan, x)), "nuc") + (x**2).sum(),
+    "matrix_norm": lambda p, x: torch.linalg.matrix_norm(_matrix(torch.where(x > 2.5, torch.nan, x)), 2) + (x**2).sum(),
+    "cond": lambda p, x: torch.linalg.cond(_matrix(x.log())).log() + (x**2).sum(),
     "svd": lambda p, x: torch.linalg.svdvals(_matrix(x.log())).sum() + (x**2).sum(),
 }
 STARTS = torch.tensor([[2.0, 0.1, 2.0]]).expand(16, 3).contiguous()
@@ -115,6 +119,14 @@ SUPPORTS = {
         None,
     ),
     "beta": (lambda p, x: -D.Beta(2.0, 1.0).log_prob(x).sum(), 2 / 3),
+    "geometric": (
+        lambda p, x: -D.Geometric(x).log_prob(torch.ones(2)).sum(),
+        0.5,
+    ),  # p (1 - p); torch sets items by masks
+    "multinomial": (
+        lambda p, x: -D.Multinomial(2, torch.stack([x, 1 - x], -1)).log_prob(torch.ones(2, 2)).sum(),
+        0.5,
+    ),
 }
 
 
@@ -143,9 +155,9 @@ def test_checks_that_a_user_switched_off_stay_off():
 
 @pytest.mark.compiled
 def test_compiled_supports_are_the_same():
-    energies = [SUPPORTS[name][0] for name in ("exponential", "independent", "scale_of_position")]
+    energies = [SUPPORTS[name][0] for name in ("exponential", "independent", "scale_of_position", "geometric")]
     sampler = samplers.random_walk(lambda p, x: sum(energy(p, x) for energy in energies), step_size=1.0)
-    run = lambda jit: ebm.sample(KEY, sampler, (), torch.ones(6, 2), num_samples=20, jit=jit)  # noqa: E731
+    run = lambda jit: ebm.sample(KEY, sampler, (), torch.ones(6, 2) / 2, num_samples=20, jit=jit)  # noqa: E731
     a, b = run(True), run(False)
     assert torch.equal(a.info.is_divergent, b.info.is_divergent) and b.info.is_divergent.any()
     torch.testing.assert_close(a.draws, b.draws)

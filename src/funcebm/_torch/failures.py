@@ -1,4 +1,4 @@
-"""Linear algebra that fails for some matrices: NaN in their place, in those of many, and not the end of all."""
+"""Linear algebra that fails for some matrices: NaN in their place, in those of many, and not the end of all; and masks."""
 
 from __future__ import annotations
 
@@ -59,6 +59,31 @@ def _of_finite(function: Callable[..., Any]) -> Callable[..., Any]:
     return replaced
 
 
+def _norm(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of a norm; those of a matrix by its singular values are the ones that fail."""
+
+    def replaced(value: Tensor, ord: Any = None, **kwargs: Any) -> Any:
+        given = () if ord is None else (ord,)
+        is_spectral = ord in ("nuc", 2, -2) and not kwargs and (value.ndim == 2 or function is torch.linalg.matrix_norm)
+        return (_of_finite(function) if is_spectral else function)(value, *given, **kwargs)
+
+    return replaced
+
+
+def _power(matrix: Tensor, n: int) -> Tensor:
+    """Negative powers are those of the inverse."""
+    return torch.linalg.matrix_power(_by_info(torch.linalg.inv_ex)(matrix) if n < 0 else matrix, abs(n))
+
+
+def _set(value: Tensor, index: Any, new: Any) -> None:
+    """``value[mask] = number``, as torch's multinomial and geometric distributions write it, in a way that can be mapped."""
+    is_mask = isinstance(index, Tensor) and index.dtype == torch.bool and index.shape == value.shape
+    if is_mask and not isinstance(new, Tensor):
+        value.masked_fill_(index, new)
+    else:
+        value[index] = new
+
+
 def finite_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """``torch.linalg.eigh``, with NaN for matrices that are not finite, on which it fails.
 
@@ -70,6 +95,7 @@ def finite_eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 _REPLACED: dict[Any, Callable[..., Any]] = {
+    Tensor.__setitem__: _set,
     torch.linalg.cholesky: _cholesky,
     torch.cholesky: _cholesky,
     Tensor.cholesky: _cholesky,
@@ -77,6 +103,11 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
     torch.inverse: _by_info(torch.linalg.inv_ex),
     Tensor.inverse: _by_info(torch.linalg.inv_ex),
     torch.linalg.solve: _solve,
+    torch.linalg.matrix_norm: _norm(torch.linalg.matrix_norm),
+    torch.linalg.norm: _norm(torch.linalg.norm),
+    torch.linalg.matrix_power: _power,
+    torch.matrix_power: _power,
+    Tensor.matrix_power: _power,
     torch.linalg.lu_factor: _by_info(torch.linalg.lu_factor_ex),
     torch.linalg.ldl_factor: _by_info(torch.linalg.ldl_factor_ex),
     **{
@@ -89,7 +120,11 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
             torch.linalg.svd,
             torch.linalg.svdvals,
             torch.svd,
+            Tensor.svd,
             torch.linalg.pinv,
+            torch.pinverse,
+            Tensor.pinverse,
+            torch.linalg.cond,
         )
     },
 }

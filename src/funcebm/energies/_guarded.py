@@ -13,7 +13,7 @@ from .._torch.failures import FailuresAreNan, LinAlgError
 from .._torch.jitting import TracedValueError, asks_for_value, draws_numbers, users_line
 from .._torch.supports import noted
 from .._torch.tracing import is_tracing, plain
-from ..types import Energy, Position
+from ..types import Energy, Position, Tree
 
 __all__ = ["explained", "guarded"]
 
@@ -40,12 +40,12 @@ def guarded(energy: Energy) -> Energy:
         return energy
 
     def evaluate(*arguments: Any) -> Tensor:
-        position = arguments[1]
-        before = [] if is_tracing() else _versions(position)
-        with explained(params=arguments[0], positions=position), FailuresAreNan(), noted() as support:
+        params, position = arguments[:2]
+        before = [] if is_tracing() else [_versions(position), _versions(params)]
+        with explained(params=params, positions=position), FailuresAreNan(), noted() as support:
             value = energy(*arguments)
-        if not is_tracing() and _versions(position) != before:
-            raise ValueError(_CHANGED)
+        if not is_tracing() and [_versions(position), _versions(params)] != before:
+            raise ValueError(_CHANGED if _versions(position) != before[0] else _CHANGED_OTHERS)
         return _inside(_number(value, position), support.flags)
 
     evaluate.is_guarded = True  # type: ignore[attr-defined]
@@ -59,8 +59,26 @@ _CHANGED = checks.message(
 )
 
 
-def _versions(position: Position) -> list[int]:
-    leaves = [plain(leaf) for leaf in tree.leaves(position) if isinstance(leaf, Tensor)]
+_OF_OTHERS = "change its params, or what it reads from outside, in place"
+_CHANGED_OTHERS = checks.message(
+    f"an energy must not {_OF_OTHERS}", "one that does", "Write a = a + 1 in place of a += 1."
+)
+
+_WRITES = "write numbers of its position into a tensor that has none, or another shape"
+_BEGIN = "Begin with x.new_zeros(...) in place of torch.zeros(...), or use torch.stack, torch.cat and torch.where."
+_RETURN = "Leave out= away: y = torch.add(x, 1) in place of torch.add(x, 1, out=y)."
+_TOLD = (  # words of torch, what a function must not do, what to write
+    ("mutate a captured Tensor", _OF_OTHERS, "Write a = a + 1 in place of a += 1, or begin with a = a.clone()."),
+    ("(self, *extra_args) is not possible", _WRITES, _BEGIN),
+    ("doesn't match the broadcast shape", _WRITES, _BEGIN),
+    ("functions with out=", "write results by out=", _RETURN),
+    ("work on out= or view ops", "write results by out=", _RETURN),
+    ("accessing `data`", "use .data", "Leave it away; x.detach() is what is not differentiated."),
+)
+
+
+def _versions(value: Tree) -> list[int]:
+    leaves = [plain(leaf) for leaf in tree.leaves(value) if isinstance(leaf, Tensor)]
     return [0 if leaf.is_inference() else leaf._version for leaf in leaves]
 
 
@@ -107,11 +125,15 @@ def explained(who: str = "an energy", many: str = "all chains", **trees: Any) ->
             ) from error
         if "random operation" in text:
             raise ValueError(draws_numbers(error)) from error
-        if "functorch transform" in text and ("backward()" in text or "requires_grad" in text):
+        is_backward = "functorch transform" in text and ("backward()" in text or "requires_grad" in text)
+        if is_backward or "does not have a grad_fn" in text:
             must = f"{who} must leave its derivatives to who calls it, or take them by torch.func"
             fix = "Return the energy alone; inside of one, torch.func.grad(f)(x) gives the gradient of a function f."
             raise ValueError(checks.message(must, users_line(error), fix)) from error
-        if "in-place" in text and ("leaf Variable" in text or "captured Tensor" in text or "vmap" in text):
+        for words, must, fix in _TOLD:
+            if words in text:
+                raise ValueError(checks.message(f"{who} must not {must}", users_line(error), fix)) from error
+        if "in-place" in text and ("leaf Variable" in text or "vmap" in text):
             raise ValueError(f"{_CHANGED} At {users_line(error)}.") from error
         if "scaled_dot_product" in text or "transformer_encoder_layer" in text:
             must = f"attention in {who} must run by its formula, which can be mapped and differentiated twice"

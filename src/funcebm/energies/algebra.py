@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, loops, tree
+from ..bijections import Constrained
 from ..types import Energy, Params, Position, Tree
 
 __all__ = ["conditioned", "confined", "fill_in", "mixture", "product", "pullback", "tempered"]
@@ -18,7 +19,17 @@ def _some(name: str, given: tuple[Any, ...]) -> tuple[Energy, ...]:
     right = len(energies) > 0 and all(callable(energy) for energy in energies)
     fix = f"Write {name}(first, second) or {name}([first, second]); params are given when it is called."
     checks.require(right, f"{name} takes one energy or more, functions (params, x) -> ()", energies, fix)
+    for energy in energies:
+        _of_positions(name, energy)
     return energies
+
+
+def _of_positions(name: str, energy: Any) -> None:
+    """A constrained energy is a function of the free numbers: what is made of it would not know its constraints."""
+    fix = f"Constrain the result: bijections.constrained({name}(energy, ...), bijection)."
+    checks.require(
+        not isinstance(energy, Constrained), f"{name} takes an energy of positions", "a constrained one", fix
+    )
 
 
 def _match(name: str, params: Params, energies: tuple[Energy, ...]) -> None:
@@ -92,12 +103,13 @@ def tempered(energy: Energy, beta: float | Tensor) -> Energy:
         An energy ``(params, x) -> ()``.
 
     Raises:
-        ValueError: an inverse temperature that is not positive.
+        ValueError: an inverse temperature that is not positive, an energy that :func:`~funcebm.bijections.constrained` made.
 
     >>> tempered(lambda params, x: (x**2).sum(), 0.5)((), torch.ones(2))
     tensor(1.)
     """
     checks.positive("beta", beta)
+    _of_positions("tempered", energy)
     return lambda params, x: beta * energy(params, x)
 
 
@@ -118,13 +130,14 @@ def confined(energy: Energy, scale: float | Tensor = 1.0, *, low: float = 0.0, h
         An energy of the same params; with ``features``, where the energy has them.
 
     Raises:
-        ValueError: a scale that is not positive, or ``high`` below ``low``.
+        ValueError: a scale that is not positive, ``high`` below ``low``, or a constrained energy.
 
     >>> flat = lambda params, x: 0 * x.sum()
     >>> confined(flat, 0.5, low=-1.0, high=1.0)((), torch.tensor([0.3, 2.0]))
     tensor(2.)
     """
     checks.positive("scale", scale)
+    _of_positions("confined", energy)
     checks.require(low <= high, "low must not be above high", f"{low} and {high}", "Swap them.")
 
     def outside(leaf: Tensor) -> Tensor:
@@ -205,6 +218,7 @@ def conditioned(energy: Energy, observed: Tree, free: Tensor | None = None) -> E
     >>> conditioned(joint, {"b": torch.ones(2)})((), {"a": torch.zeros(2)})
     tensor(2.)
     """
+    _of_positions("conditioned", energy)
     complete = fill_in(observed, free)
     return lambda params, x: energy(params, complete(x))
 
