@@ -88,6 +88,11 @@ def test_a_tree_is_a_vector(shape):
     torch.testing.assert_close(tree.squared_norm(a), x @ x)
 
 
+def test_a_batch_leads_with_an_axis():
+    with pytest.raises(ValueError, match="a batch must lead with an axis"):
+        tree.batch_size(torch.tensor(1.0))
+
+
 @quick
 @given(trees)
 def test_stack_and_broadcast_add_an_axis(shape):

@@ -211,8 +211,16 @@ def broadcast(tree: Tree, num: int) -> Tree:
 
 
 def batch_size(tree: Tree) -> int:
-    """The length of the leading axis of the first leaf."""
-    return first(tree).shape[0]
+    """The length of the leading axis of the first leaf.
+
+    Raises:
+        ValueError: the leaf has no axis.
+    """
+    leaf = first(tree)
+    if leaf.ndim == 0:
+        must, fix = "a batch must lead with an axis of its members", "Write batch[None] for a batch of one."
+        raise ValueError(f"{must}. Got a tensor of shape (). {fix}")
+    return leaf.shape[0]
 
 
 def cast_like(tree: Tree, like: Tensor) -> Tree:

@@ -153,6 +153,7 @@ def test_bad_input():
         ("divergence must be known", lambda: flows.log_likelihood(still, (), x, divergence="trace")),
         ("needs a key", lambda: flows.log_likelihood(still, (), x, divergence="hutchinson")),
         ("without noise", lambda: flows.log_likelihood(still, (), x, solver=solvers.shark())),
+        (r"with an axis of the event. Got \(2,\)", lambda: flows.log_likelihood(still, (), x[0], jit=False)),
         ("takes a probe", lambda: flows.flow(still, divergence="hutchinson").forward((), x[0])),
         ("without memory", lambda: flows.flow(still, solvers.dpm_solver(paths.linear())).forward((), x[0])),
         ("times must increase", lambda: flows.flow(still, times=[0.0, 0.0])),

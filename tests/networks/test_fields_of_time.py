@@ -173,6 +173,11 @@ def test_sizes_that_do_not_fit_are_refused():
         _unet_function(KEY, (8, 8), (12, 16))
     with pytest.raises(ValueError, match="height and width must divide by"):
         _unet_function(KEY, (6, 6), (8, 8, 8))
+    for maker in (_unet_function, _transformer_function):
+        with pytest.raises(ValueError, match=r"shape must be \(C, H, W\) or \(H, W\). Got \(1,\)"):
+            maker(KEY, 1)
+    with pytest.raises(ValueError, match="each of size must be an integer of at least 1"):
+        ebm.networks.mlp(KEY, 2.5)
     network, params = MAKERS["unet"]()
     with pytest.raises(ValueError, match="a position must be a tensor of 16 numbers"):
         network(params, T, torch.zeros(5, 5).double())

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from . import products
+from . import exponentials, products
 from .driver import Writer
 from .graphs import Body, results_of, scan_loop
 
@@ -121,8 +121,11 @@ def make_plan(parts: list[Part]) -> Plan:
         functions.extend(line.replace("{num_inputs}", str(_num_inputs(part))) for line in writer.lines)
         functions.append("    return 0;\n}")
     text = [INCLUDE, _HELPERS, products.HELPERS]
-    for source, name in kernels.items():
-        source = _THREADS.sub(_AS_MANY, _checked_after(source.replace(INCLUDE, "")))
+    named = {name: exponentials.inlined(source.replace(INCLUDE, "")) for source, name in kernels.items()}
+    if any("funcebm::" in source for source in named.values()):
+        text.append(exponentials.functions())
+    for name, source in named.items():
+        source = _THREADS.sub(_AS_MANY, _checked_after(source))
         text.append(_KERNEL_HEAD.sub(f"static void {name}(", source))
     text.extend(functions)
     text.append(_INIT.replace("RUNS", ", ".join(f"run{index}" for index in range(len(parts)))))

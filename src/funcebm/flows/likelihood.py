@@ -83,8 +83,8 @@ def log_likelihood(
         inside of importance weights. Bits per dimension of images in [-1, 1] with 8 bits are ``7 - value / (D log 2)``.
 
     Raises:
-        ValueError: an unknown divergence, ``"hutchinson"`` without key, a solver with noise or memory, and as of
-            :func:`integrate`.
+        ValueError: an unknown divergence, ``"hutchinson"`` without key, a solver with noise or memory, positions ``(N,)``, which
+            might be one particle or N, and as of :func:`integrate`.
 
     Reference: Chen et al. (2018), arXiv:1806.07366; the estimate, Grathwohl et al. (2019), arXiv:1810.01367.
 
@@ -102,6 +102,9 @@ def log_likelihood(
     )
     num = check_particles(positions, conditions)
     like = tree.first(positions)
+    right = not isinstance(positions, Tensor) or positions.ndim > 1
+    fix = "Write positions[None] for one particle, positions[:, None] for particles of one number each."
+    checks.require(right, "positions must be (N, *event), with an axis of the event", tuple(like.shape), fix)
     span = times_of(torch.as_tensor(times), like)
     probes: Tree = ()
     if divergence == "hutchinson":

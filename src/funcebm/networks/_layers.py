@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Protocol, Sequence, cast
+from typing import Any, Callable, Iterable, Protocol, Sequence, cast
 
 import torch
 from torch import Tensor
@@ -138,7 +138,7 @@ def shaped(x: Any, shape: Sequence[int]) -> Tensor:
 
 def widths_of(name: str, widths: int | Sequence[int]) -> tuple[int, ...]:
     """Positive integers, as a tuple; or an error."""
-    widths = (widths,) if isinstance(widths, int) else tuple(widths)
+    widths = tuple(widths) if isinstance(widths, Iterable) else (widths,)
     for width in widths:
         checks.positive_int(f"each of {name}", width)
     return widths
@@ -146,7 +146,7 @@ def widths_of(name: str, widths: int | Sequence[int]) -> tuple[int, ...]:
 
 def image_shape(shape: Sequence[int], halvings: int) -> tuple[int, int, int]:
     """``(C, H, W)`` of an image ``(C, H, W)`` or ``(H, W)`` that can be halved so often; or an error."""
-    shape = tuple(shape)
+    shape = tuple(shape) if isinstance(shape, Iterable) else (shape,)
     checks.require(len(shape) in (2, 3), "shape must be (C, H, W) or (H, W)", shape, "Give the shape of one image.")
     planes, height, width = widths_of("shape", (1, *shape)[-3:])
     shrink = 2**halvings
