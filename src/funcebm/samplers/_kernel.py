@@ -34,6 +34,7 @@ _HINTS = {
 }
 
 Evaluate = Callable[[Params, Position], tuple[Tensor, Tree]]
+Init = Callable[[Params, Position], StateT]
 
 Chains = Callable[[Callable[..., Any]], Callable[..., Any]]
 """What :func:`lockstep` gives a step: ``vmap``, or a function of one chain as it is."""
@@ -81,22 +82,17 @@ class StepTuning(NamedTuple):
 
 
 def step_tuning(
-    step_size: Number,
-    metric: Any,
-    temperature: Number,
-    name: str = "inverse_mass",
-    step_hint: str | None = None,
-    temperature_hint: str | None = None,
+    step_size: Number, metric: Any, temperature: Number, name: str = "inverse_mass", step_hint: str | None = None
 ) -> StepTuning:
     """Checks the numbers and makes tensors of them; ``name`` is what messages call the metric."""
     return StepTuning(
         positive("step_size", step_size, step_hint),
         metrics.of(metric, name=name),
-        positive("temperature", temperature, temperature_hint),
+        positive("temperature", temperature),
     )
 
 
-def evaluated(energy: Energy, metric: Any, name: str = "inverse_mass") -> tuple[Evaluate, Callable[..., EnergyState]]:
+def evaluated(energy: Energy, metric: Any, name: str = "inverse_mass") -> tuple[Evaluate, Init[EnergyState]]:
     """``(params, x) -> (E, grad E)``, and the ``init`` of a sampler whose state is an :class:`EnergyState`.
 
     Args:
@@ -113,7 +109,7 @@ def evaluated(energy: Energy, metric: Any, name: str = "inverse_mass") -> tuple[
     return evaluate, init
 
 
-def valued(energy: Energy, metric: Any, name: str) -> tuple[Energy, Callable[..., ValueState]]:
+def valued(energy: Energy, metric: Any, name: str) -> tuple[Energy, Init[ValueState]]:
     """``(params, x) -> E``, which must be a scalar, and the ``init`` of a sampler whose state is a :class:`ValueState`."""
     value, check_shape = fields.value(energy), metrics.shape_check(metric, name=name)
 
@@ -145,7 +141,7 @@ def travel(advance: Callable[[Tree], Tree], start: Tree, num: int | Tensor) -> T
 
 
 def lockstep(
-    init: Callable[[Params, Position], StateT],
+    init: Init[StateT],
     draw: Callable[[Key, Position], Tree],
     step: Callable[..., tuple[StateT, InfoT]],
     tuning: TuningT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .. import metrics, tree
+from .. import checks, metrics, tree
 from ..types import Energy, Info, MetricLike, Number, Params, Position, Sampler, Tree
 from ._kernel import GradientState, StepTuning, evaluated, step_tuning
 from .constraints import takes_energy
@@ -22,9 +22,12 @@ def langevin_tuning(
     step_size: Number, preconditioner: MetricLike, temperature: Number, step_hint: str | None = None
 ) -> LangevinTuning:
     """Checks the numbers and makes tensors of them; ``step_hint`` is what others than Langevin dynamics should try."""
-    cold = None if step_hint else "Use 1.0 for the density exp(-E), gradient_descent for temperature 0."
-    hint = step_hint or "Try 0.01, and smaller where chains diverge."
-    return step_tuning(step_size, preconditioner, temperature, "preconditioner", hint, cold)
+    if step_hint is None:
+        step_hint = "Try 0.01, and smaller where chains diverge."
+        checks.positive(
+            "temperature", temperature, "Use 1.0 for the density exp(-E), gradient_descent for temperature 0."
+        )
+    return step_tuning(step_size, preconditioner, temperature, "preconditioner", step_hint)
 
 
 def langevin_proposal(tuning: LangevinTuning, position: Position, gradient: Tree, noise: Tree) -> Position:

@@ -6,7 +6,7 @@ The choice is streamed along the trajectory. ``hmc(..., endpoint="multinomial")`
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from .. import loops, metrics, random, tree
 from ..integrators import Integrator, PhasePoint
 from ..types import Info, Key, Params, Position, Sampler, Tree
 from ._hamiltonian import arrived, set_off, tempered_field
-from ._kernel import Chains, EnergyState, Evaluate, lockstep, normal_and_uniform
+from ._kernel import Chains, EnergyState, Evaluate, Init, lockstep, normal_and_uniform
 from .metropolis import DIVERGENCE_THRESHOLD
 
 __all__ = ["MultinomialNoise", "multinomial_hmc"]
@@ -72,12 +72,7 @@ class _Walk(NamedTuple):
 
 
 def multinomial_hmc(
-    evaluate: Evaluate,
-    init: Callable[..., EnergyState],
-    tuning: Any,
-    num_leapfrog: int,
-    is_jittered: bool,
-    integrator: Integrator,
+    evaluate: Evaluate, init: Init, tuning: Any, num_leapfrog: int, is_jittered: bool, integrator: Integrator
 ) -> Sampler[EnergyState, Info, Any]:
     """The sampler, of what :func:`funcebm.samplers.hmc` has checked and made.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, fields, metrics, tree
-from ..types import Energy, Info, MetricLike, Number, Params, Position, Sampler, Tree
+from ..types import Energy, Info, MetricLike, Number, Params, Position, Sampler, StateT, Tree
 from .constraints import takes_energy
 from .metropolis import nan_outside, unadjusted_info
 from .sgld import Minibatches, MinibatchNoise, check_gradient_noise, minibatches
@@ -106,32 +106,28 @@ def sghmc(
     def step(params: Params, tuning: SGHMCTuning, state: SGHMCState, noise: MinibatchNoise) -> tuple[SGHMCState, Info]:
         h = tuning.step_size
         injected = h * (2 * tuning.friction - h * tuning.gradient_noise / tuning.temperature**2)
-        position, momentum, info = noisy_step(batches, params, tuning, state, noise, tuning.friction, injected)
-        return SGHMCState(position, momentum, torch.zeros_like(state.is_fresh)), info
+        energy = batches.on(noise.indices)
+        return noisy_step(energy, params, tuning, state, noise.normal, tuning.friction, injected)
 
     return Sampler(init, batches.draw, step, tuning)
 
 
 def noisy_step(
-    batches: Minibatches,
-    params: Params,
-    tuning: Any,
-    state: Any,
-    noise: MinibatchNoise,
-    friction: Tensor,
-    injected: Tensor,
-) -> tuple[Position, Tree, Info]:
+    energy: Energy, params: Params, tuning: Any, state: StateT, normal: Tree, friction: Tensor, injected: Tensor
+) -> tuple[StateT, Info]:
     """A drift, and a kick with friction and noise of the variance ``injected``; a fresh momentum is drawn in their place."""
-    h, is_fresh = tuning.step_size, state.is_fresh
-    normal = metrics.momentum(tuning.metric, noise.normal)
-    momentum = tree.where(is_fresh, normal, state.momentum)
-    position = tree.add_scaled(state.position, h, metrics.velocity(tuning.metric, momentum))
-    value, gradient = fields.value_and_gradient(batches.on(noise.indices))(params, position)
+    before: Any = state
+    h, is_fresh = tuning.step_size, before.is_fresh
+    normal = metrics.momentum(tuning.metric, normal)
+    momentum = tree.where(is_fresh, normal, before.momentum)
+    position = tree.add_scaled(before.position, h, metrics.velocity(tuning.metric, momentum))
+    value, gradient = fields.value_and_gradient(energy)(params, position)
     decay = torch.where(is_fresh, 1, 1 - h * friction)
     spread = torch.where(is_fresh, 0, torch.sqrt(injected))
     pull = h / tuning.temperature
     momentum = tree.map(lambda p, g, z: decay * p - pull * g + spread * z, momentum, gradient, normal)
-    return position, momentum, unadjusted_info(position, value, num_gradients=1)
+    after = before._replace(position=position, momentum=momentum, is_fresh=torch.zeros_like(is_fresh))
+    return after, unadjusted_info(position, value, num_gradients=1)
 
 
 def fresh_momentum(batches: Minibatches, params: Params, position: Position) -> tuple[Tree, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple
 
-import torch
 from torch import Tensor
 
 from .. import metrics, tree
@@ -90,10 +89,9 @@ def sgnht(
 
     def step(params: Params, tuning: SGNHTTuning, state: SGNHTState, noise: MinibatchNoise) -> tuple[SGNHTState, Info]:
         h, friction = tuning.step_size, tuning.friction + state.thermostat
-        injected = 2 * h * tuning.friction
-        position, momentum, info = noisy_step(batches, params, tuning, state, noise, friction, injected)
-        warmth = 2 * metrics.kinetic_energy(tuning.metric, momentum) / tree.size(position)
-        thermostat = state.thermostat + h * (warmth - 1)
-        return SGNHTState(position, momentum, thermostat, torch.zeros_like(state.is_fresh)), info
+        energy, injected = batches.on(noise.indices), 2 * h * tuning.friction
+        after, info = noisy_step(energy, params, tuning, state, noise.normal, friction, injected)
+        warmth = 2 * metrics.kinetic_energy(tuning.metric, after.momentum) / tree.size(after.position)
+        return after._replace(thermostat=state.thermostat + h * (warmth - 1)), info
 
     return Sampler(init, batches.draw, step, tuning)
