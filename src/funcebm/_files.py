@@ -27,6 +27,10 @@ def check_path(path: Path, what: str) -> None:
     """Whether a file can be written there."""
     fix = "Make the folder first: os.makedirs(folder, exist_ok=True)."
     checks.require(path.parent.is_dir(), f"{what} must be in a folder that exists", os.fspath(path), fix)
+    fix = "Choose another folder, or change its permissions."
+    checks.require(
+        os.access(path.parent, os.W_OK), f"{what} must be in a folder that can be written", os.fspath(path), fix
+    )
     fix = "Add the name of a file, such as run.safetensors."
     checks.require(not path.is_dir(), f"{what} must be a file", f"the folder {os.fspath(path)}", fix)
 

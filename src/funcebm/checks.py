@@ -15,6 +15,7 @@ from .types import Tree
 
 __all__ = [
     "differences",
+    "different_names",
     "dtypes_explained",
     "given_parts",
     "is_concrete",
@@ -206,6 +207,18 @@ def differences(got: dict[str, Tensor], expected: dict[str, Tensor], *, dtypes: 
         elif dtypes and have.dtype != want.dtype:
             found.append(f"{label}{have.dtype} in place of {want.dtype}")
     return "; ".join(found)
+
+
+def different_names(part: str, names: list[str]) -> None:
+    """The leaves of a tree that is written by name must not share one.
+
+    >>> different_names("params", ["a/b", "a/b"])
+    Traceback (most recent call last):
+    ValueError: leaves of params must have different names. Got a/b twice. Rename keys: ...
+    """
+    twice = sorted({name for name in names if names.count(name) > 1})
+    fix = "Rename keys: 'a/b' of one dict and 'b' of its 'a' are written under one name."
+    require(not twice, f"leaves of {part} must have different names", f"{', '.join(twice)} twice", fix)
 
 
 _ONE_DTYPE = "must have one floating-point dtype"

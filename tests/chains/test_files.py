@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -245,12 +246,61 @@ def test_kill_nine_at_ten_moments(num_burn_in, tmp_path):
         assert torch.equal(ebm.resume(samples, num_samples=100).draws, whole.draws[:, num_steps : num_steps + 100])
 
 
+def test_dicts_in_an_order_of_their_own_keep_it(tmp_path):
+    squares = lambda params, x: (x["b"] ** 2).sum() + (x["a"] ** 2).sum()  # noqa: E731
+    starts = OrderedDict(b=torch.zeros(3, 2), a=torch.ones(3))
+    sampler = samplers.random_walk(squares)
+    samples = ebm.sample(KEY, sampler, OrderedDict(z=PARAMS["k"], c=OrderedDict()), starts, num_samples=3, jit=False)
+    ebm.save(samples, tmp_path / "run.safetensors")
+    again = ebm.load(tmp_path / "run.safetensors", sampler)
+    assert list(again.draws) == ["b", "a"] and type(again.run.params["c"]) is OrderedDict
+    for here, there in zip(*(tree.leaves(ebm.resume(s, num_samples=3).draws) for s in (samples, again)), strict=True):
+        assert torch.equal(here, there)
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"a/b": torch.ones(1), "a": {"b": torch.zeros(1)}}, "different names. Got params/a/b twice. Rename"),
+        ({1: torch.ones(1)}, "strings for the keys"),
+        ({"a": {2.0: torch.ones(1)}}, "strings for the keys"),
+    ],
+)
+def test_what_no_file_can_name_is_told_before_the_first_draw(params, words, tmp_path):
+    called = []
+
+    def counted(given, x):
+        called.append(1)
+        return (x**2).sum()
+
+    sampler, options = samplers.random_walk(counted), {"num_samples": 50, "jit": False}
+    with pytest.raises(ValueError, match=words):
+        ebm.save(ebm.sample(KEY, sampler, params, torch.zeros(3, 2), **options), tmp_path / "run.safetensors")
+    assert len(called) > 50
+    called.clear()
+    with pytest.raises(ValueError, match=words):
+        ebm.sample(KEY, sampler, params, torch.zeros(3, 2), checkpoint=tmp_path / "run.safetensors", **options)
+    assert len(called) < 5 and not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_told_at_the_door(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for run in (
+        lambda path: ebm.save(_run(SAMPLERS["mala"](), 2), path),
+        lambda path: _run(SAMPLERS["mala"](), 2, checkpoint=path),
+    ):
+        with pytest.raises(ValueError, match="in a folder that can be written. Got .*run.safetensors. Choose another"):
+            run(tmp_path / "run.safetensors")
+
+
 def test_messages(tmp_path):
     path, sampler = tmp_path / "run.safetensors", SAMPLERS["mala"]()
     samples = _run(sampler, 2, collect=lambda state, info: state.position[0])
     ebm.save(samples, path)
     with pytest.raises(ValueError, match="collect must be given as to that run"):
         ebm.load(path, sampler)
+    with pytest.raises(ValueError, match=r"reduce must be given as to that run.*Leave reduce out: the run had none"):
+        ebm.load(path, sampler, collect=lambda state, info: state.position[0], reduce=ebm.reducers.mean())
     with pytest.raises(TypeError, match="save takes Samples"):
         ebm.save(samples.draws, path)
     with pytest.raises(ValueError, match="folder that exists"):

@@ -129,6 +129,8 @@ def open_checkpoint(path: str | os.PathLike[str], every: int, mesh: Mesh, given:
 
 def _named(carry: Tree, traces: Tree) -> dict[str, Tensor]:
     parts = {"carry": carry, "traces": traces}
+    for part, value in parts.items():
+        checks.different_names(part, tree.paths(value))
     return {
         f"{part}/{name}": leaf
         for part, value in parts.items()

@@ -28,7 +28,7 @@ def in_file(samples: Samples, go_on: GoOn, num_samples: int, path: str | os.Path
         path: where to.
         every: draws in a part.
     """
-    need_file(path)
+    need_file(path, samples)
     whole, num_before = samples, tree.leaves(samples.draws)[0].shape[1] if tree.leaves(samples.draws) else 0
     for part in _parts(samples, go_on, num_samples, every):
         if part.run.reducer is None:  # type: ignore[union-attr]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Callable
 
@@ -72,10 +73,12 @@ def save(samples: Samples | Any, path: str | os.PathLike[str]) -> None:
     _write(path, *_header(samples))
 
 
-def need_file(path: str | os.PathLike[str]) -> None:
-    """An error where no run can be written there."""
+def need_file(path: str | os.PathLike[str], samples: Samples | None = None) -> None:
+    """An error where no run, or not this one, can be written there: before it makes draws that would be lost."""
     _files.need_safetensors(_WHO)
     _files.check_path(Path(path), "a saved run")
+    if samples is not None and isinstance(samples.run, Run):
+        _header(samples)
 
 
 def write_shared(path: Path, samples: Samples, parts: tuple[str, ...]) -> None:
@@ -194,6 +197,7 @@ def _loaded(
     for name, given in (("schedule", tuning), ("collect", collect), ("reduce", reduce)):
         argument = "tuning" if name == "schedule" else name
         fix = f"Call load(path, sampler, {argument}=...) with that of the run."
+        fix = fix if header[f"has_{name}"] else f"Leave {argument} out: the run had none."
         checks.require(
             header[f"has_{name}"] == (given is not None), f"{argument} must be given as to that run", given, fix
         )
@@ -230,6 +234,7 @@ def _is_default(collect: Any) -> bool:
 def _described(value: Tree, name: str, tensors: dict[str, Tensor]) -> Any:
     """A tree as JSON; its tensors go to ``tensors`` by name."""
     if isinstance(value, Tensor):
+        checks.different_names("a run", [name] * (1 + (name in tensors)))
         tensors[name] = value
         return {"tensor": name}
     if isinstance(value, dict):
@@ -238,7 +243,8 @@ def _described(value: Tree, name: str, tensors: dict[str, Tensor]) -> Any:
         checks.require(
             all(isinstance(key, str) for key in keys), f"{name} must be a tree that a file can name", keys, fix
         )
-        return {"dict": {key: _described(value[key], f"{name}/{key}", tensors) for key in keys}}
+        kind = "ordered" if isinstance(value, OrderedDict) else "dict"  # whose leaves come in another order
+        return {kind: {key: _described(value[key], f"{name}/{key}", tensors) for key in keys}}
     if isinstance(value, (tuple, list)):
         kind = type(value)
         parts = [_described(part, f"{name}/{index}", tensors) for index, part in enumerate(value)]
@@ -256,8 +262,11 @@ def _described(value: Tree, name: str, tensors: dict[str, Tensor]) -> Any:
 def _restored(shape: Any, tensors: dict[str, Tensor]) -> Tree:
     if "tensor" in shape:
         return tensors[shape["tensor"]]
-    if "dict" in shape:
-        return {name: _restored(part, tensors) for name, part in shape["dict"].items()}
+    if "dict" in shape or "ordered" in shape:
+        make: Any = dict if "dict" in shape else OrderedDict
+        return make(
+            (name, _restored(part, tensors)) for name, part in shape["dict" if make is dict else "ordered"].items()
+        )
     if "value" in shape:
         return shape["value"]
     if "class" in shape:

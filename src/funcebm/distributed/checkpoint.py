@@ -278,6 +278,7 @@ def _leaves(samples: Any, num: int) -> dict[str, Tensor]:
         leaves = tree.leaves(value)
         if part in ("draws", "info") and not (leaves and leaves[0].ndim > 1 and leaves[0].shape[0] == num):
             continue  # none, means, or those of all ranks
+        checks.different_names(part, tree.paths(value))
         for name, leaf in zip(tree.paths(value), leaves, strict=True):
             found[f"{part}/{name}"] = leaf.detach()[:num].cpu().clone().contiguous()
     return found

@@ -83,10 +83,7 @@ def save(fit: Fit | TrainState, path: str | os.PathLike[str]) -> None:
     tensors: dict[str, Tensor] = {}
     for part, value in parts.items():
         leaves = named(value)
-        names = tree.paths(value)
-        twice = sorted({name for name in names if names.count(name) > 1})
-        fix = "Rename keys: 'a/b' of one dict and 'b' of its 'a' are written under one name."
-        checks.require(not twice, f"leaves of {part} must have different names", f"{', '.join(twice)} twice", fix)
+        checks.different_names(part, tree.paths(value))
         tensors.update({f"{part}/{name}": leaf.detach().cpu().clone() for name, leaf in leaves.items()})
     header = {"format": _FORMAT, "parts": [part for part, value in parts.items() if tree.leaves(value)]}
     header.update({name: getattr(fit, name) for name in _COUNTS})
