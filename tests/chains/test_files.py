@@ -285,12 +285,10 @@ def test_what_no_file_can_name_is_told_before_the_first_draw(params, words, tmp_
 
 def test_a_folder_that_cannot_be_written_is_told_at_the_door(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    for run in (
-        lambda path: ebm.save(_run(SAMPLERS["mala"](), 2), path),
-        lambda path: _run(SAMPLERS["mala"](), 2, checkpoint=path),
-    ):
-        with pytest.raises(ValueError, match="in a folder that can be written. Got .*run.safetensors. Choose another"):
-            run(tmp_path / "run.safetensors")
+    path, sampler = tmp_path / "run.safetensors", SAMPLERS["mala"]()
+    for run in (lambda: ebm.save(_run(sampler, 2), path), lambda: _run(sampler, 2, checkpoint=path)):
+        with pytest.raises(ValueError, match=r"in a folder that can be written. Got .*run.safetensors. Choose another"):
+            run()
 
 
 def test_messages(tmp_path):
