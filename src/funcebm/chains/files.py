@@ -243,8 +243,8 @@ def _described(value: Tree, name: str, tensors: dict[str, Tensor]) -> Any:
         checks.require(
             all(isinstance(key, str) for key in keys), f"{name} must be a tree that a file can name", keys, fix
         )
-        kind = "ordered" if isinstance(value, OrderedDict) else "dict"  # whose leaves come in another order
-        return {kind: {key: _described(value[key], f"{name}/{key}", tensors) for key in keys}}
+        word = "ordered" if isinstance(value, OrderedDict) else "dict"  # whose leaves come in another order
+        return {word: {key: _described(value[key], f"{name}/{key}", tensors) for key in keys}}
     if isinstance(value, (tuple, list)):
         kind = type(value)
         parts = [_described(part, f"{name}/{index}", tensors) for index, part in enumerate(value)]
