@@ -62,6 +62,16 @@ def test_each_member_is_trained_as_it_would_be_alone(loss):
         assert_close(tree.map(lambda leaf: leaf[:, member], result.metrics), metrics, rtol=1e-4, atol=1e-4)  # noqa: B023
 
 
+@pytest.mark.parametrize(("name", "own"), [("contrastive", {}), ("persistent_contrastive", {"buffer_size": 8})])
+def test_what_a_loss_remembers_is_made_of_each_member_alone(name, own):
+    energy, first = energies.mlp(random.key(7), 3, (4,))  # layers: they fit no params of all members
+    make = getattr(losses, f"{name}_divergence")
+    loss = make(energy, samplers.langevin(energy, step_size=0.1), 1, **own)  # compared with the energy at the door
+    stacked = tree.stack([tree.scale(1 + 0.2 * index, first) for index in range(M)])
+    options = {"optimizer": optimizers.sgd(0.01), "num_steps": 2, "batch_size": 8, "jit": False}
+    assert fit_ensemble(random.key(41), loss, stacked, DATA, **options).metrics["loss"].isfinite().all()
+
+
 def test_a_loss_and_an_optimizer_may_be_the_same_for_all():
     loss = losses.denoising_score_matching(cases.energy, 0.5)
     result = _train(loss, hyper=(), optimizer=optimizers.adam(0.02))

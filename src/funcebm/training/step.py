@@ -142,14 +142,15 @@ def begin(
     ``whole`` are the params that the loss sees, where ranks hold parts of them.
     """
 
-    def one(key: Key, params: Params, hyper: Tree) -> TrainState:
+    def one(key: Key, params: Params, seen: Params, hyper: Tree) -> TrainState:
         averages = () if recipe.ema_decay is None else tree.map(torch.clone, params)
-        memory = recipe.loss(hyper).init(key, params if whole is None else whole, example)
+        memory = recipe.loss(hyper).init(key, seen, example)
         return TrainState(params, averages, recipe.optimizer(hyper).init(params), memory)
 
+    seen = params if whole is None else whole
     if not recipe.is_ensemble:
-        return one(key, params, hyper)
-    state = vmap(one)(random.split(key, tree.batch_size(params)), params, hyper)
+        return one(key, params, seen, hyper)
+    state = vmap(one)(random.split(key, tree.batch_size(params)), params, seen, hyper)
     return tree.map(torch.Tensor.contiguous, state)
 
 
