@@ -41,7 +41,7 @@ Tree = Any
 """A nested dict, list, tuple or NamedTuple with tensor leaves; ``()`` is "nothing"."""
 
 Number = Union[float, Tensor]
-"""A number of a user's: a Python one, or a 0-d tensor, which may be traced."""
+"""A Python number, or a 0-d tensor, which may be traced."""
 
 Key = Tensor
 """Integer words of shape ``(..., 2)``, made by :func:`funcebm.random.key`; opaque."""
@@ -53,8 +53,8 @@ Position = Tree
 """Where one chain is: a tensor ``(*event,)`` or any tree of tensors."""
 
 MetricLike = Union[float, Tree, None]
-"""An inverse mass or a preconditioner as users give it: None is the identity, a number, a vector or a tree like one position is
-diagonal, a matrix ``(D, D)`` is dense over the ravelled position; or one of :mod:`funcebm.metrics`."""
+"""An inverse mass or a preconditioner as users give it; None is the identity, a number, a vector or a tree like one position is
+diagonal, a matrix ``(D, D)`` is dense over the ravelled position. Those of :mod:`funcebm.metrics` say it explicitly."""
 
 Batch = Tree
 """Data with a leading batch axis on every leaf."""
