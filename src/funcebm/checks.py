@@ -30,6 +30,7 @@ __all__ = [
     "same_device",
     "same_shapes",
     "takes",
+    "unweighted",
 ]
 
 
@@ -66,6 +67,16 @@ def positive(name: str, value: float | Tensor | None, fix: str = "Give a number 
         is_number = hasattr(value, "__float__") and not hasattr(value, "__len__")
         require(is_number, f"{name} must be a number", value, fix, TypeError)
         require(0 < value < float("inf"), f"{name} must be positive and finite", value, fix)
+
+
+def unweighted(name: str, sampler: Any) -> None:
+    """A sampler that others are made of must leave the density invariant, without weights on its draws.
+
+    >>> from funcebm import samplers
+    >>> unweighted("cycle", samplers.gibbs(lambda params, x: x.sum()))
+    """
+    got, fix = "a rejection-free one, whose draws need their holding times", "Leave out rejection_free=True."
+    require(not sampler.is_weighted, f"{name} needs kernels that leave the density invariant", got, fix)
 
 
 def is_traced(value: Tree) -> bool:

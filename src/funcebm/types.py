@@ -110,6 +110,8 @@ class Sampler(NamedTuple, Generic[StateT, InfoT, TuningT]):
             leaves the choice to the warm-up.
         relocation: how its states follow a chain that another sampler moved; None where the fields ``energy`` and ``gradient``
             of a state belong to its ``position`` and all others persist.
+        is_weighted: whether draws count with weights of their own, as holding times, and alone follow another distribution; such
+            a kernel cannot be a part of others. Static.
         weight: how many plain steps one of its steps counts as, where ``jit=None`` decides by the amount of work; None is 1, or
             10 with a ``batched_step``.
     """
@@ -126,6 +128,7 @@ class Sampler(NamedTuple, Generic[StateT, InfoT, TuningT]):
     adaptation: str | None = None
     relocation: Any = None
     weight: int | None = None
+    is_weighted: bool = False
 
     def __call__(self, key: Key, params: Params, state: StateT, tuning: TuningT | None = None) -> tuple[StateT, InfoT]:
         """Draws the noise of one step and applies it: ``(state, info)``."""

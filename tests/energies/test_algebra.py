@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.func import vmap
 
-from funcebm import bijections, energies, fields, random
+import funcebm
+from funcebm import bijections, energies, fields, graphs, random, samplers, spaces
 
 DOUBLE = torch.float64
 POINTS = random.normal(random.key(0), (6, 2), dtype=DOUBLE)
@@ -222,3 +223,51 @@ def test_confined_takes_trees_and_keeps_features():
 def test_confined_refuses(arguments, words):
     with pytest.raises(ValueError, match=words):
         energies.confined(energies.double_well, **arguments)
+
+
+ISING = energies.ising(graphs.grid(3))
+BITS = energies.boltzmann(3)
+CLAMPED = torch.tensor([True, False, True])
+
+
+@pytest.mark.parametrize(
+    ("energy", "space"),
+    [
+        (energies.tempered(ISING, 0.5), spaces.spins(3)),
+        (energies.product(ISING, lambda params, x: x.sum()), spaces.spins(3)),
+        (energies.mixture(ISING, ISING), spaces.spins(3)),
+        (energies.product_of_members(ISING), spaces.spins(3)),
+        (energies.mixture_of_members(ISING), spaces.spins(3)),
+        (energies.conditioned(ISING, torch.ones(3), CLAMPED), spaces.spins(2)),
+        (energies.on_bits(ISING), spaces.binary(3)),
+        (energies.on_spins(BITS), spaces.spins(3)),
+        (energies.product(ISING, BITS), None),
+        (energies.tempered(lambda params, x: x.sum(), 0.5), None),
+    ],
+)
+def test_energies_of_energies_say_what_their_states_are(energy, space):
+    assert getattr(energy, "space", None) == space
+
+
+def _both(params, x):
+    return x["a"].sum() + x["b"].sum()
+
+
+def test_a_part_has_the_space_of_its_leaves():
+    whole = {"a": spaces.spins(2), "b": spaces.categorical(1, 3)}
+    energy = energies.tempered(_both, 1.0)
+    energy.space = whole
+    assert energies.conditioned(energy, {"a": torch.ones(2)}).space == {"b": whole["b"]}
+    seen = []
+    for leaves, expected in (("a", whole["a"]), (("a", "b"), whole)):
+        samplers.on(leaves, lambda e: seen.append(e.space) or samplers.gibbs(e), energy)
+        assert seen.pop() == expected
+
+
+@pytest.mark.parametrize("make", [samplers.gibbs, samplers.gibbs_with_gradients, samplers.path_auxiliary])
+def test_spins_stay_spins_on_every_rung(make):
+    params, start = ISING.params(0.5), torch.ones(2, 3)
+    ladder = samplers.parallel_tempering(ISING, lambda energy, beta: make(energy), [0.5, 1.0])
+    for sampler in (ladder, make(energies.tempered(ISING, 0.5))):
+        draws = funcebm.sample(random.key(0), sampler, params, start, num_samples=20, jit=False).draws
+        assert set(draws.unique().tolist()) == {-1.0, 1.0}

@@ -308,6 +308,53 @@ def test_dtypes_are_kept(dtype):
     assert machine.sample(random.key(0), params, 4).dtype == dtype
 
 
+def _from_the_past(blocks, space, by=lambda x: 0 * x):
+    ising = energies.ising(graphs.grid((2, 2)))
+    energy = lambda params, x: ising(params, x) - by(x).sum()  # noqa: E731
+    return exact.coupling_from_the_past(random.key(0), energy, space, blocks, ising.params(0.5), 2)
+
+
+@pytest.mark.parametrize(("coupling", "dtype"), [(400.0, torch.float64), (50.0, torch.float32)])
+def test_no_coupling_is_too_strong(coupling, dtype):
+    strength = torch.tensor(coupling, dtype=dtype)
+    expected = 24 * strength + math.log(2)  # two ground states of 12 sites
+    torch.testing.assert_close(exact.kaufman((3, 4), strength), expected)
+    lattice = strength.expand(3, 4)
+    torch.testing.assert_close(exact.transfer_matrix(lattice, lattice, 0 * lattice), expected)
+
+
+def test_a_field_may_turn_rows_that_another_field_has_fixed():
+    rows, columns = torch.zeros(3, 2, dtype=torch.float64), torch.full((2, 3), 1000.0, dtype=torch.float64)
+    field = torch.tensor([400.0, -500.0, 0.0], dtype=torch.float64)[:, None].expand(3, 3)
+    found = exact.transfer_matrix(rows, columns, field)  # all spins down: 6 bonds of 1000, and 3 (500 - 400)
+    torch.testing.assert_close(found, _number(6300.0))
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 7, 1000])
+def test_states_of_no_probability_change_nothing(chunk_size):
+    def energy(params, x):
+        return torch.where(x[0] > 0, torch.inf, (params * x[1:]).sum())
+
+    params, space = torch.tensor([0.3, -1.0], dtype=torch.float64), spaces.binary(3)
+    log_z = exact.log_normalizer(energy, space, chunk_size=chunk_size)
+    expected = torch.nn.functional.softplus(-params).sum()
+    torch.testing.assert_close(log_z(params), expected)
+    mean = exact.expectation(energy, space, lambda x: x, chunk_size=chunk_size)(params)
+    torch.testing.assert_close(mean, torch.cat([_number(0.0)[None], torch.sigmoid(-params)]))
+    torch.testing.assert_close(torch.func.grad(log_z)(params), -torch.sigmoid(-params))
+    torus = torch.full((3, 3), 0.2, dtype=torch.float64)
+    found = exact.transfer_matrix(torus, torus, 0 * torus, chunk_size=chunk_size)
+    torch.testing.assert_close(found, _number(TORUS[3, 3][0.2]), atol=1e-9, rtol=0)
+
+
+def test_dtypes_of_one_sum_go_together():
+    fields, couplings = torch.ones(3, 2), torch.zeros(2, 2, 2, dtype=torch.float64)
+    expected = _number(3 + 3 * math.log(2))
+    torch.testing.assert_close(exact.tree_log_normalizer(graphs.grid(3), fields, couplings), expected)
+    whole = torch.ones(3, 3, dtype=torch.int64)
+    torch.testing.assert_close(exact.transfer_matrix(whole, whole, 0.0 * whole), exact.kaufman((3, 3), 1.0))
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -318,6 +365,15 @@ def test_dtypes_are_kept(dtype):
         (lambda: exact.kaufman((3, 4), 0.0), "log\\(2\\)"),
         (lambda: exact.transfer_matrix(torch.ones(3, 2), torch.ones(4, 4), torch.ones(4, 4)), "open ends"),
         (lambda: energies.ising_torus((2, 4)), "each side"),
+        (
+            lambda: exact.sample(lambda params, x: x.sum() + torch.inf, spaces.binary(2))(random.key(0), (), 2),
+            "possible",
+        ),
+        (lambda: exact.sample(lambda params, x: x.sum() * torch.nan, spaces.binary(2))(random.key(0), (), 2), "NaN"),
+        (lambda: exact.tree_log_normalizer(graphs.grid(3), torch.zeros(2), torch.zeros(2, 2, 2)), r"\(N, K\)"),
+        (lambda: _from_the_past(torch.ones(1, 4, dtype=torch.bool), spaces.spins(4)), "must not interact"),
+        (lambda: _from_the_past(torch.eye(4, dtype=torch.bool), spaces.spins(4), lambda x: x**3), "linear"),
+        (lambda: _from_the_past(torch.eye(3, dtype=torch.bool), spaces.spins(4)), r"blocks must be \(B, 4\)"),
         (lambda: energies.ising(torch.tensor([[0, 0]])), "itself"),
         (lambda: energies.ising(graphs.grid(3)).params(torch.ones(3)), r"shape \(2,\)"),
         (lambda: energies.ising(graphs.grid(3))({}, torch.ones(2, 3)), "vmap"),

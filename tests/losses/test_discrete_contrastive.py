@@ -126,9 +126,41 @@ def test_chains_that_go_on_stay_in_the_space():
         spaces.check(MACHINE.space, memory.positions)
 
 
+@pytest.mark.parametrize("energy", [MACHINE, MACHINE.free_energy, energies.tempered(MACHINE, 0.5)])
+def test_an_energy_says_where_its_chains_start(energy):
+    batch = torch.ones(3, 4, dtype=torch.float64)
+    make = lambda energy: samplers.gibbs_with_gradients(energy)  # noqa: E731
+    persistent = losses.persistent_contrastive_divergence(energy, make, 1, buffer_size=40)
+    improved = losses.improved_contrastive_divergence(energy, make, 1, buffer_size=40, bank_size=4)
+    ladder = losses.parallel_tempering_contrastive_divergence(
+        energy, lambda energy, beta: make(energy), [0.5, 1.0], 1, buffer_size=40
+    )
+    for loss in (persistent, improved, ladder):
+        positions = loss.init(random.key(0), PARAMS, batch).positions
+        spaces.check(MACHINE.space, positions)
+        assert positions.unique(dim=0).shape[0] > 1
+    noise = losses.contrastive_divergence(energy, make, 1, start="noise").draw(random.key(0), batch)
+    spaces.check(MACHINE.space, noise.start)
+
+
+@pytest.mark.parametrize("make", [samplers.gibbs_with_gradients, samplers.gibbs, samplers.discrete_langevin])
+def test_chains_off_the_levels_are_refused_and_do_not_stand_still(make):
+    batch = torch.full((2, 4), 0.5, dtype=torch.float64)
+    loss = losses.contrastive_divergence(MACHINE, make, 1)
+    for call in (lambda: loss(random.key(0), PARAMS, batch), lambda: loss.init(random.key(0), PARAMS, batch)):
+        with pytest.raises(ValueError, match="levels of the space"):
+            call()
+    with pytest.raises(ValueError, match="levels of the space"):
+        torch.func.grad(lambda params: loss(random.key(0), params, batch)[0])(PARAMS)
+    with pytest.raises(ValueError, match="data_noise is for real data"):
+        losses.contrastive_divergence(MACHINE, make, 1, data_noise=0.1)
+
+
 def test_bits_and_normal_starts_are_a_warning():
-    sampler = samplers.random_walk(MACHINE.free_energy, step_size=0.1)
-    loss = losses.persistent_contrastive_divergence(MACHINE.free_energy, sampler, 1, buffer_size=10)
+    energy = lambda params, x: MACHINE(params, x)  # noqa: E731
+    loss = losses.persistent_contrastive_divergence(
+        energy, lambda energy: samplers.random_walk(energy, step_size=0.1), 1, buffer_size=10
+    )
     with pytest.warns(UserWarning, match="initial=funcebm.spaces.binary"):
         loss.init(random.key(0), PARAMS, torch.tensor([[0.0, 1.0, 1.0, 0.0]]))
 

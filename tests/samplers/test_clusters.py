@@ -258,6 +258,22 @@ def test_bad_arguments_are_errors_in_words():
         samplers.wolff(torch.tensor([[0, 1], [1, 0]]), lambda params: params)
     with pytest.raises(ValueError, match="needs spins or categories"):
         samplers.wolff(edges, lambda params: params, space=spaces.ordinal(16, 3))
+    with pytest.raises(ValueError, match=r"coupling must return \(\) or \(32,\)"):
+        samplers.wolff(edges, lambda params: torch.ones(5)).init((), torch.ones(4, 4))
+    with pytest.raises(ValueError, match="must have 16 sites"):
+        samplers.swendsen_wang(edges, lambda params: params).init(torch.tensor(0.3), torch.ones(3, 4))
+    field = lambda params: torch.zeros(4, 4)  # noqa: E731
+    with pytest.raises(ValueError, match="Flatten the sites"):
+        samplers.swendsen_wang(edges, lambda params: params, field=field).init(torch.tensor(0.3), torch.ones(4, 4))
+
+
+def test_fields_that_cancel_in_every_second_site_are_found():
+    lattice = energies.ising_torus((4, 4))
+    field = torch.zeros(4, 4)
+    field[0, 0], field[0, 2] = 1.0, -1.0
+    sampler = samplers.swendsen_wang(lattice.edges, lambda params: params["coupling"], energy=lattice)
+    with pytest.raises(ValueError, match="must be that of its couplings"):
+        sampler.init(lattice.params(0.3, field), torch.ones(4, 4))
 
 
 @pytest.mark.compiled

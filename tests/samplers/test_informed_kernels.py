@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from funcebm import samplers, spaces
+from funcebm import random, samplers, spaces, tree
 from funcebm.samplers.discrete_langevin import DiscreteLangevinNoise
 from funcebm.samplers.gibbs_with_gradients import GibbsWithGradientsNoise
 from funcebm.samplers.locally_balanced import LocallyBalancedNoise
@@ -247,6 +247,25 @@ def test_paths_of_random_length(name):
     lengths = {k + 1: (float(pmf[k]), float(middle[k])) for k in range(num_sites)}
     matrix = _path_matrix(target, lengths, num_flips=1.8, max_flips=8)
     assert_kernel(matrix, target.probabilities, is_reversible=True)
+
+
+@pytest.mark.parametrize(
+    ("space", "length"),
+    [
+        (spaces.ordinal(3, 4), 2),
+        (spaces.categorical(3, 2), 2),
+        ({"a": spaces.binary(2), "b": spaces.ordinal(1, 3)}, 2),
+        (spaces.binary(3), 3),
+        (spaces.binary(3), 16),
+        (spaces.ordinal(3, 4), 3),
+        ({"a": spaces.binary(2), "b": spaces.categorical(1, 3)}, 3),
+    ],
+)
+def test_fixed_lengths_that_do_not_reach_every_state_are_refused(space, length):
+    energy = lambda params, x: torch.stack([leaf.sum() for leaf in tree.leaves(x)]).sum()  # noqa: E731
+    sampler = samplers.path_auxiliary(energy, space, max_flips=length, num_flips=1.0, is_fixed=True)
+    with pytest.raises(ValueError, match="reducible"):
+        sampler.init((), spaces.start(space)(random.key(0)))
 
 
 def test_a_fixed_even_number_of_flips_keeps_the_parity():

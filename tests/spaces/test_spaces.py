@@ -106,6 +106,28 @@ def test_wrong_positions_are_refused_in_words(space, positions, error, words):
 
 
 @pytest.mark.parametrize(
+    ("space", "integers", "words"),
+    [
+        (spaces.binary(2), torch.tensor([0, 2]), "Got 2"),
+        (spaces.spins(2), torch.tensor([-1, 0]), "levels"),
+        (spaces.ordinal(2, 3), torch.tensor([0, 3]), "0 .. 2. Got 3"),
+        (spaces.categorical(2, [2, 3]), torch.tensor([2, 2]), "Got 2"),
+        (spaces.categorical(2, 3), torch.tensor([-1, 2]), "Got -1"),
+        (spaces.categorical(2, 3), torch.eye(3)[:2].long(), "one-hot axis"),
+        (spaces.binary(2), torch.tensor([0.0, 0.4]), "Got 0.4"),
+    ],
+)
+def test_integers_that_are_no_values_are_refused(space, integers, words):
+    with pytest.raises(ValueError, match=words):
+        spaces.from_integers(space, integers)
+
+
+def test_bits_are_values_of_spins_and_spins_are_their_levels():
+    for integers in ([0, 1], [-1, 1]):
+        assert spaces.from_integers(spaces.spins(2), torch.tensor(integers)).tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize(
     ("make", "words"),
     [
         (lambda: spaces.binary(0), "each of shape"),

@@ -14,6 +14,7 @@ from .._torch.jitting import TracedValueError, asks_for_value, draws_numbers, us
 from .._torch.supports import noted
 from .._torch.tracing import is_tracing, plain
 from ..types import Energy, Position, Tree
+from ._carried import with_space_of
 
 __all__ = ["explained", "guarded"]
 
@@ -49,7 +50,7 @@ def guarded(energy: Energy) -> Energy:
         return _inside(_number(value, position), support.flags)
 
     evaluate.is_guarded = True  # type: ignore[attr-defined]
-    return evaluate
+    return with_space_of(evaluate, energy)
 
 
 _CHANGED = checks.message(

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from .. import checks, loops, tree
 from ..bijections import Constrained
+from ..spaces.space import Space
 from ..types import Energy, Params, Position, Tree
+from ._carried import with_space_of, with_space_of_part
 
 __all__ = ["conditioned", "confined", "fill_in", "mixture", "product", "pullback", "tempered"]
 
@@ -61,7 +63,7 @@ def product(*energies: Energy | Sequence[Energy]) -> Energy:
         terms = [one(own, x) for one, own in zip(parts, params, strict=True)]
         return sum(terms[1:], terms[0])
 
-    return energy
+    return with_space_of(energy, *parts)
 
 
 def mixture(*energies: Energy | Sequence[Energy]) -> Energy:
@@ -87,7 +89,7 @@ def mixture(*energies: Energy | Sequence[Energy]) -> Energy:
         terms = torch.stack([one(own, x) for one, own in zip(parts, params["components"], strict=True)])
         return -torch.logsumexp(params["logits"].to(terms.dtype) - terms, 0)
 
-    return energy
+    return with_space_of(energy, *parts)
 
 
 def tempered(energy: Energy, beta: float | Tensor) -> Energy:
@@ -110,7 +112,7 @@ def tempered(energy: Energy, beta: float | Tensor) -> Energy:
     """
     checks.positive("beta", beta)
     _of_positions("tempered", energy)
-    return lambda params, x: beta * energy(params, x)
+    return with_space_of(lambda params, x: beta * energy(params, x), energy)
 
 
 def confined(energy: Energy, scale: float | Tensor = 1.0, *, low: float = 0.0, high: float = 0.0) -> Energy:
@@ -220,7 +222,18 @@ def conditioned(energy: Energy, observed: Tree, free: Tensor | None = None) -> E
     """
     _of_positions("conditioned", energy)
     complete = fill_in(observed, free)
-    return lambda params, x: energy(params, complete(x))
+
+    def rest(params: Params, x: Position) -> Tensor:
+        return energy(params, complete(x))
+
+    space = getattr(energy, "space", None)
+    if free is None and isinstance(space, dict):
+        return with_space_of_part(rest, energy, tuple(name for name in space if name not in observed), is_one=False)
+    is_known = isinstance(space, Space) and space.kind != "categorical" and free is not None
+    if is_known and checks.is_concrete(free):
+        num = int(free.sum())
+        rest.space = Space(space.kind, (num,), space.levels, space.sizes[:num])  # type: ignore[attr-defined]
+    return rest
 
 
 def pullback(energy: Energy, bijection: Callable[[Position], tuple[Position, Tensor]]) -> Energy:

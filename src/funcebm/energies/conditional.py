@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import checks, random
 from ..networks._layers import shaped, widths_of
 from ..types import Energy, Key, Params, Tree
+from ._carried import with_space_of
 
 __all__ = ["fourier_features", "given"]
 
@@ -44,7 +45,7 @@ def given(energy: Callable[..., Tensor], condition: Tree) -> Energy:
     features = getattr(energy, "features", None)
     if features is not None:
         conditional.features = lambda params, *position: features(params, *position, condition)  # type: ignore[attr-defined]
-    return conditional
+    return with_space_of(conditional, energy)
 
 
 def fourier_features(

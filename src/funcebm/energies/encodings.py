@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 import torch
 from torch import Tensor
 
-from .. import checks
+from .. import checks, spaces
 from ..types import Energy, Params, Position
 
 __all__ = ["on_bits", "on_integers", "on_one_hot", "on_spins"]
@@ -23,7 +25,7 @@ def on_bits(energy: Energy) -> Energy:
     >>> on_bits(lambda params, s: s.sum())((), torch.tensor([0.0, 0.0, 1.0]))
     tensor(-1.)
     """
-    return lambda params, x: energy(params, 2 * x - 1)
+    return _over(spaces.binary, "binary", lambda params, x: energy(params, 2 * x - 1), energy)
 
 
 def on_spins(energy: Energy) -> Energy:
@@ -38,7 +40,7 @@ def on_spins(energy: Energy) -> Energy:
     >>> on_spins(lambda params, x: x.sum())((), torch.tensor([-1.0, -1.0, 1.0]))
     tensor(1.)
     """
-    return lambda params, s: energy(params, (s + 1) / 2)
+    return _over(spaces.spins, "binary", lambda params, s: energy(params, (s + 1) / 2), energy)
 
 
 def on_one_hot(energy: Energy) -> Energy:
@@ -57,7 +59,9 @@ def on_one_hot(energy: Energy) -> Energy:
     def of_rows(params: Params, x: Position) -> Tensor:
         return energy(params, x @ torch.arange(x.shape[-1], dtype=x.dtype, device=x.device))
 
-    return of_rows
+    space = getattr(energy, "space", None)
+    num = space.num_values if isinstance(space, spaces.Space) else 0
+    return _over(lambda shape: spaces.categorical(shape, num), "ordinal", of_rows, energy)
 
 
 def on_integers(energy: Energy, num_values: int) -> Energy:
@@ -83,3 +87,11 @@ def on_integers(energy: Energy, num_values: int) -> Energy:
         return energy(params, (x[..., None] == torch.arange(num_values, device=x.device)).to(dtype))
 
     return of_integers
+
+
+def _over(make: Callable[[tuple[int, ...]], spaces.Space], kind: str, encoded: Energy, energy: Energy) -> Energy:
+    """The encoded energy with its space, where the other one has a space of a kind."""
+    space = getattr(energy, "space", None)
+    if isinstance(space, spaces.Space) and space.kind == kind:
+        encoded.space = make(space.shape)  # type: ignore[attr-defined]
+    return encoded

@@ -10,6 +10,7 @@ from torch.func import vmap
 
 from .. import checks, tree
 from ..types import Energy, Params, Position
+from ._carried import with_space_of
 
 __all__ = ["mixture_of_members", "product_of_members"]
 
@@ -48,7 +49,7 @@ def product_of_members(energy: Energy, *, beta: float | Tensor | None = None) ->
         energies = _all(energy, params, x)
         return energies.mean() if beta is None else beta * energies.sum()
 
-    return product
+    return with_space_of(product, energy)
 
 
 def mixture_of_members(energy: Energy, *, logits: Tensor | None = None) -> Energy:
@@ -82,4 +83,4 @@ def mixture_of_members(energy: Energy, *, logits: Tensor | None = None) -> Energ
         checks.require(right, must, f"{tuple(logits.shape)} for {len(energies)} members", "Give M numbers.")
         return -torch.logsumexp(logits.to(energies) - energies, 0)
 
-    return mixture
+    return with_space_of(mixture, energy)

@@ -211,6 +211,9 @@ def rbm(num_visible: int, num_hidden: int, *, visible: str = "bernoulli") -> RBM
     is_visible = torch.arange(units) < num_visible
     bits = spaces.binary(num_visible)
     mixed = {"visible": spaces.real(num_visible), "hidden": spaces.binary(num_hidden)}
+    free_energy.space = spaces.real(num_visible) if is_gaussian else bits  # type: ignore[attr-defined]
+    joint.space = mixed if is_gaussian else spaces.binary(units)  # type: ignore[attr-defined]
+    hidden_free_energy.space = spaces.binary(num_hidden)  # type: ignore[attr-defined]
     return carrying(
         energy,
         free_energy=free_energy,

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, random, spaces, tree
-from ..types import Batch, Key, Position, Tree
+from ..energies._carried import carried_space
+from ..types import Batch, Energy, Key, Position, Tree
 
 __all__ = [
     "BufferNoise",
@@ -65,6 +66,7 @@ class Starts(NamedTuple):
         read: ``(memory, batch, noise) -> chains``.
         begin: what ``sampler.init`` takes, of the chains.
         write: ``(memory, noise, chains, state) -> (memory, metrics)``, from the states in which they end.
+        are_data: whether the chains start at the batch.
     """
 
     num_keys: int
@@ -73,6 +75,7 @@ class Starts(NamedTuple):
     read: Callable[[Any, Batch, Any], Any]
     begin: Callable[[Any], Tree]
     write: Callable[[Any, Any, Any, Any], tuple[Any, dict[str, Tensor]]]
+    are_data: bool = False
 
 
 def is_space(value: Any) -> bool:
@@ -89,10 +92,10 @@ def starts_of(initial: Callable[[Key], Position] | Tree, batch: Batch) -> Callab
     return spaces.start(initial, dtype=tree.first(batch).dtype)
 
 
-def warn_of_levels(batch: Batch) -> None:
-    """Chains for data of two levels should not start from normal noise."""
+def warn_of_levels(batch: Batch, energy: Energy | None = None) -> None:
+    """Chains for data of two levels should not start from normal noise, unless the energy says what its states are."""
     first = tree.first(batch)
-    if not checks.is_concrete(first) or len(tree.leaves(batch)) > 1:
+    if carried_space(energy, batch) is not None or not checks.is_concrete(first) or len(tree.leaves(batch)) > 1:
         return
     low, high = first.amin(), first.amax()
     if bool(low < high) and bool(((first == low) | (first == high)).all()):
@@ -124,10 +127,16 @@ def num_drawn(batch: Batch, buffer_size: int, num_more: int = 0) -> int:
     return num
 
 
-def draw_initial(key: Key, batch: Batch, num: int, initial: Initial) -> Position:
-    """``num`` positions where chains start: the user's, uniform in a space, or standard normal numbers like the data."""
+def draw_initial(key: Key, batch: Batch, num: int, initial: Initial, energy: Energy | None = None) -> Position:
+    """``num`` positions where chains start: the user's, uniform in a space, or standard normal numbers like the data.
+
+    Where nothing is said and the energy has a discrete space that fits the data, they are uniform in it.
+    """
     if initial is not None:
         return vmap(starts_of(initial, batch))(random.split(key, num))
+    space = carried_space(energy, batch)
+    if space is not None:
+        return vmap(spaces.start(space, dtype=tree.first(batch).dtype))(random.split(key, num))
     return tree.normal_like(key, tree.map(lambda leaf: leaf[:1].expand(num, *leaf.shape[1:]), batch))
 
 
@@ -170,6 +179,7 @@ def buffered(
     *,
     num_more: int = 0,
     is_from_normal: bool = False,
+    energy: Energy | None = None,
     example: Callable[[Tree], Position] = lambda starts: starts,
     begin: Callable[[PersistentMemory], Tree] = lambda chains: chains.positions,
     end: Callable[[Any], Tree] = lambda state: state.position,
@@ -182,6 +192,7 @@ def buffered(
         draw_initial: ``(key, batch, num) -> starts``, where chains begin.
         num_more: other slots that are drawn as well, the second part of the noise ``(num_more,)``.
         is_from_normal: whether they begin as normal noise, which data of two levels deserve a warning for.
+        energy: may say in its space that they do not.
         example: positions like those of the sampler's noise, of such starts.
         begin: what ``sampler.init`` takes, of the chains drawn.
         end: what goes back to the buffer, of the states in which they end.
@@ -192,7 +203,7 @@ def buffered(
     def init(key: Key, batch: Batch) -> PersistentMemory:
         num_drawn(batch, buffer_size, num_more)
         if is_from_normal:
-            warn_of_levels(batch)
+            warn_of_levels(batch, energy)
         return fresh(draw_initial(key, batch, buffer_size))
 
     def draw(keys: list[Key], batch: Batch) -> tuple[tuple[Tree, ...], Position]:

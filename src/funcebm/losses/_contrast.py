@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, fields, loops, random, tree
+from .._torch.tracing import is_tracing, plain
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Sampler, Tree, step_of_chains
 from ._buffer import BufferNoise, Starts
 from ._staged import staged
@@ -23,6 +24,7 @@ __all__ = [
     "draw_chain",
     "draw_data_noise",
     "energies_of",
+    "explain_starts",
     "number_or_zero",
     "tuning_like",
     "options_of",
@@ -102,7 +104,8 @@ def sampler_of(energy: Energy, sampler: Sampler | MakeSampler, num_steps: int) -
         checks.require(
             isinstance(made, Sampler), "sampler(energy) must be a Sampler", type(made).__name__, fix, TypeError
         )
-        return made
+        sampler = made
+    checks.unweighted("a contrastive loss", sampler)
     return sampler
 
 
@@ -162,6 +165,7 @@ def run_chain(
 
     # the last step is not in the loop, so that compiled it takes no gradient for a step after it
     state = vmap(sampler.init, (None, 0))(params, starts)
+    explain_starts(sampler, params, starts, state)
     rates: tuple[Tensor, ...] = ()
     if num_steps > 1:
         state, rates = loops.scan(body, state, tree.map(lambda leaf: leaf[:-1], (steps, noise)))
@@ -174,6 +178,20 @@ def run_chain(
         metrics["swap_rate"] = swaps.mean()
         metrics.update({f"swap_rate/{index}": rate for index, rate in enumerate(swaps.unbind(0))})
     return state, metrics
+
+
+def explain_starts(sampler: Sampler, params: Params, starts: Tree, state: Any) -> None:
+    """Chains that start where the sampler has no energy, such as off the levels of its space: it may say why, one by one.
+
+    In compiled code, and where energies are mapped over more than the chains, nothing is said.
+    """
+    energy = getattr(state, "energy", None)
+    if is_tracing() or not isinstance(energy, Tensor) or plain(energy).ndim != 1:
+        return
+    missing = torch.isnan(plain(energy))
+    if bool(missing.any()):
+        index = int(missing.long().argmax())
+        sampler.init(tree.map(plain, params), tree.map(lambda leaf: plain(leaf[index]), starts))
 
 
 def tuning_like(sampler: Sampler, tuning: Tree | None, like: Position) -> Tree:
@@ -270,6 +288,8 @@ def compared(
 
     def init(key: Key, params: Params, batch: Batch) -> Any:
         memory = starts.init(key, batch)
+        if starts.are_data and not checks.is_traced((params, batch)):
+            explain_starts(kernel, params, batch, vmap(kernel.init, (None, 0))(params, batch))
         if is_checked:
             check_energy(energy, kernel, params, batch)
         return memory

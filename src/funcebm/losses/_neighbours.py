@@ -29,9 +29,13 @@ class Ratios(NamedTuple):
     is_neighbour: Tensor
 
 
-def check_batch(space: Tree, batch: Batch) -> None:
-    """Data must hold the levels of the space."""
+def check_batch(space: Tree | None, batch: Batch) -> None:
+    """Data must hold the levels of the space, if there is one."""
+    if space is None:
+        return
     spaces.check(space, batch, "the batch")
+    fix = "Use a batch of one or more, (B, *event)."
+    checks.require(tree.batch_size(batch) > 0, "the batch must hold an example", "none", fix)
 
 
 def neighbour_loss(

@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 from .. import checks, random, tree
 from ..fields import require_scalar
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
+from ._neighbours import check_batch
 from ._staged import without_memory
 
 __all__ = ["ConditionalNoise", "conditional_noise_contrastive_estimation"]
@@ -22,10 +23,12 @@ class ConditionalNoise(NamedTuple):
     Attributes:
         log_density: ``(y, x) -> ()``, the log density of moving from ``x`` to ``y``, up to one constant.
         sample: ``(key, x) -> y``, a draw from it.
+        space: of discrete positions (:mod:`funcebm.spaces`), whose levels data must hold; None for real ones.
     """
 
     log_density: Callable[[Position, Position], Tensor]
     sample: Callable[[Key, Position], Position]
+    space: Tree | None = None
 
 
 def conditional_noise_contrastive_estimation(
@@ -74,6 +77,7 @@ def conditional_noise_contrastive_estimation(
     def draw(key: Key, batch: Batch) -> Tree:
         num = tree.batch_size(batch)
         if isinstance(noise, ConditionalNoise):
+            check_batch(noise.space, batch)
             keys = random.split(key, num * num_noise).reshape(num, num_noise, 2)
             return vmap(vmap(noise.sample, (0, None)))(keys, batch)
         repeated = tree.map(lambda leaf: leaf[:, None].expand(num, num_noise, *leaf.shape[1:]), batch)

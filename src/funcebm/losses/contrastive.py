@@ -60,9 +60,9 @@ def contrastive_divergence(
         energy: ``(params, x) -> ()``.
         sampler: ``energy -> Sampler``, such as ``lambda energy: langevin(energy, step_size=0.1)``, or a sampler of this energy.
         num_steps: k, static.
-        start: where chains start: ``"data"`` (the batch), ``"noise"`` (standard normal numbers like the batch), a space of
-            discrete states (:mod:`funcebm.spaces`, uniform in it), a function ``key -> position`` of one chain, or a tree of
-            positions ``(B, *event)``.
+        start: where chains start: ``"data"`` (the batch), ``"noise"`` (standard normal numbers like the batch; uniform in
+            the space of an energy that has a discrete one), a space of discrete states (:mod:`funcebm.spaces`, uniform in it),
+            a function ``key -> position`` of one chain, or a tree of positions ``(B, *event)``.
         regularization: :math:`w \ge 0`, in units of one over energy; keeps energies near zero. ``()``.
         gradient_penalty: :math:`v \ge 0`, keeps the energy flat at the data; costs a second derivative. ``()``.
         trim: :math:`f` in [0, 1): the mean over the B negatives leaves out the ``int(f * B)`` of the highest energies, which
@@ -98,7 +98,7 @@ def contrastive_divergence(
         must = 'start must be "data", "noise", a space, a function of a key, or a tree of positions'
         checks.require(start in ("data", "noise"), must, start, 'Write start="data" for plain CD.')
     is_drawn = callable(start) or _buffer.is_space(start)
-    _check_bits(start, data_noise)
+    _check_bits(start, data_noise, energy)
 
     def draw_starts(keys: list[Key], batch: Batch) -> tuple[tuple[Tree, ...], Position]:
         if is_drawn:
@@ -106,7 +106,9 @@ def contrastive_divergence(
             return (first,), first
         if not isinstance(start, str):
             return ((),), start
-        return (tree.normal_like(keys[0], batch) if start == "noise" else (),), batch
+        if start == "data":
+            return ((),), batch
+        return (_buffer.draw_initial(keys[0], batch, tree.batch_size(batch), None, energy),), batch
 
     def positions_of(memory: Tree, batch: Batch, noise: ContrastiveNoise) -> Position:
         if is_drawn or isinstance(start, str):
@@ -120,13 +122,16 @@ def contrastive_divergence(
         read=positions_of,
         begin=lambda positions: positions,
         write=lambda memory, noise, positions, state: ((), {}),
+        are_data=isinstance(start, str) and start == "data",
     )
     is_checked = isinstance(sampler, Sampler)
     return compared(energy, kernel, num_steps, options, tuning, starts, ContrastiveNoise, is_checked=is_checked)
 
 
-def _check_bits(start: Start | None, data_noise: float | Tensor) -> None:
-    if _buffer.is_space(start):
+def _check_bits(start: Start | None, data_noise: float | Tensor, energy: Energy) -> None:
+    own = getattr(energy, "space", None)
+    is_discrete = own is not None and any(part.kind != "real" for part in tree.leaves(own))
+    if is_discrete or _buffer.is_space(start):
         none = not isinstance(data_noise, Tensor) and data_noise == 0
         checks.require(none, "data_noise is for real data", data_noise, "Leave it out: normal noise leaves the levels.")
 
@@ -163,8 +168,8 @@ def persistent_contrastive_divergence(
         buffer_size: how many chains are kept; at least the batch size.
         restart_probability: of each chain drawn, in [0, 1]. ``()``.
         initial: where chains start and restart: a space of discrete states (:mod:`funcebm.spaces`, uniform in it), or a function
-            ``key -> position`` of one chain (``spaces.start(space, mean=data.mean(0))``, for example); by default standard
-            normal, like the data.
+            ``key -> position`` of one chain (``spaces.start(space, mean=data.mean(0))``, for example); by default uniform in the
+            space of the energy, if it has a discrete one (:mod:`funcebm.energies`), else standard normal, like the data.
         regularization, gradient_penalty, trim, clamp, data_noise: as in :func:`contrastive_divergence`.
         tuning: the tuning of the sampler; by default its own.
 
@@ -189,13 +194,13 @@ def persistent_contrastive_divergence(
     >>> aux.memory.ages.sum(), aux.metrics["buffer_age"]
     (tensor(4), tensor(0.4000))
     """
-    _check_bits(initial, data_noise)
+    _check_bits(initial, data_noise, energy)
 
     def starts(key: Key, batch: Batch, num: int) -> Position:
-        return _buffer.draw_initial(key, batch, num, initial)
+        return _buffer.draw_initial(key, batch, num, initial, energy)
 
     options = options_of(regularization, gradient_penalty, trim, clamp, data_noise)
     kernel = sampler_of(energy, sampler, num_steps)
-    buffer = _buffer.buffered(buffer_size, restart_probability, starts, is_from_normal=initial is None)
+    buffer = _buffer.buffered(buffer_size, restart_probability, starts, is_from_normal=initial is None, energy=energy)
     is_checked = isinstance(sampler, Sampler)
     return compared(energy, kernel, num_steps, options, tuning, buffer, PersistentNoise, is_checked=is_checked)

@@ -43,7 +43,7 @@ def flip_noise(space: Tree, probability: float | Tensor = 0.1) -> ConditionalNoi
     def sample(key: Key, x: Position) -> Position:
         return spaces.shift(space, x, spaces.changes(key, space, probability))
 
-    return ConditionalNoise(log_density, sample)
+    return ConditionalNoise(log_density, sample, space)
 
 
 def independent_noise(space: Tree, mean: Tree) -> NoiseModel:
@@ -91,7 +91,7 @@ def independent_noise(space: Tree, mean: Tree) -> NoiseModel:
         drawn = spaces.sample(key, space, num, mean=mean)
         return tree.map(lambda leaf, centre: leaf.to(centre.dtype), drawn, mean)
 
-    return NoiseModel(log_density, sample)
+    return NoiseModel(log_density, sample, space)
 
 
 def fitted_independent_noise(space: Tree, data: Batch, *, smoothing: float = 1.0) -> NoiseModel:

@@ -122,7 +122,7 @@ def improved_contrastive_divergence(
     energies, start, step = energies_of(energy), vmap(kernel.init, (None, 0)), vmap(kernel.step, (None, None, 0, 0))
 
     def draw_initial(key: Key, batch: Batch, num: int) -> Position:
-        return _buffer.draw_initial(key, batch, num, initial)
+        return _buffer.draw_initial(key, batch, num, initial, energy)
 
     def last_steps(params: Params, positions: Position, noise: Tree) -> tuple[Any, list[Any]]:
         """The differentiated steps, unrolled: a compiled loop cannot be differentiated through."""

@@ -13,6 +13,7 @@ from torch.nn.functional import softplus
 from .. import checks, tree
 from ..fields import require_scalar
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
+from ._neighbours import check_batch
 from ._staged import without_memory
 from .noise_models import NoiseModel
 
@@ -66,6 +67,7 @@ def _check(noise: NoiseModel, num_noise: int) -> None:
 
 def _sample(noise: NoiseModel, key: Key, batch: Batch, num_noise: int) -> Tree:
     """Draws like the data, ``(B, num_noise, *event)``."""
+    check_batch(noise.space, batch)
     num = tree.batch_size(batch)
     drawn = noise.sample(key, num * num_noise)
     checks.one_structure("a draw of the noise", drawn, "the batch", batch)

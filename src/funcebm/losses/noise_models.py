@@ -22,10 +22,12 @@ class NoiseModel(NamedTuple):
     Attributes:
         log_density: ``x -> ()``, of one position, normalized.
         sample: ``(key, num) -> (num, *event)``, independent draws; a tree where positions are trees.
+        space: of discrete positions (:mod:`funcebm.spaces`), whose levels data must hold; None for real ones.
     """
 
     log_density: Callable[[Position], Tensor]
     sample: Callable[[Key, int], Tree]
+    space: Tree | None = None
 
 
 def exact_noise(energy: ExactEnergy, params: Params, shape: tuple[int, ...] | None = None) -> NoiseModel:

@@ -78,7 +78,7 @@ def parallel_tempering_contrastive_divergence(
     num_rungs = len(sampler.tuning.inverse_temperatures)
 
     def draw_ladders(key: Key, batch: Batch, num: int) -> Tree:
-        positions = _buffer.draw_initial(key, batch, num * num_rungs, initial)
+        positions = _buffer.draw_initial(key, batch, num * num_rungs, initial, energy)
         return tree.map(lambda leaf: leaf.unflatten(0, (num, num_rungs)), positions)
 
     checks.positive_int("num_steps", num_steps)

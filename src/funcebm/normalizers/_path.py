@@ -11,6 +11,7 @@ from torch.func import vmap
 from .. import checks, loops, random, samplers, tree
 from .._chunks import drive_all, make_loop, weight_of
 from ..chains._loop import chunks, draw_noise, draw_step
+from ..energies._carried import with_space_of
 from ..energies._guarded import explained
 from ..fields import require_scalar
 from ..transforms import is_worth_it
@@ -113,12 +114,14 @@ def make_annealing(energy: Energy, reference: Energy, make_sampler: MakeSampler 
         params, reference_params, beta = path_params
         return (1 - beta) * reference(reference_params, position) + beta * energy(params, position)
 
+    with_space_of(path, energy, reference)
     differences = vmap(difference, (None, None, 0))
     make = _default_sampler if make_sampler is None else make_sampler
     fix = "Write lambda energy: hmc(energy, step_size=0.1), for example."
     checks.takes("sampler", make, ("energy",), fix)
     sampler = make(path)
     checks.require(isinstance(sampler, Sampler), "sampler must make a sampler of an energy", sampler, fix, TypeError)
+    checks.unweighted("annealing", sampler)
     start = vmap(sampler.init, (None, 0))
     move = step_of_chains(sampler)
     target = sampler.target_acceptance

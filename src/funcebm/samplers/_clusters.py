@@ -85,12 +85,21 @@ def cluster_model(
         return (levels[0] + (levels[1] - levels[0]) * value.to(like.dtype)).reshape(like.shape)
 
     def weights(params: Params) -> Tensor:
-        strength = coupling(params).expand(len(edges))
+        strength = torch.as_tensor(coupling(params))
+        fix = "Return one number, or one for each edge."
+        got, right = str(tuple(strength.shape)), tuple(strength.shape) in ((), (1,), (len(edges),))
+        checks.require(right, f"coupling must return () or ({len(edges)},), one for each edge", got, fix)
+        strength = strength.expand(len(edges))
         return strength if is_categorical else 2 * strength
 
     def fields(params: Params) -> Tensor:
         assert field is not None
-        strength = field(params)
+        strength = torch.as_tensor(field(params))
+        most = 2 if is_categorical else 1
+        fix = "Flatten the sites: field=lambda params: params.reshape(-1), of categories params.reshape(-1, V)."
+        checks.require(
+            strength.ndim <= most, "field must return (N,), of categories (N, V)", tuple(strength.shape), fix
+        )
         return strength if is_categorical else torch.stack([-strength, strength], -1)
 
     def ends(value: Tensor) -> Tensor:
@@ -114,11 +123,20 @@ def cluster_model(
 
 
 def check_model(
-    name: str, model: ClusterModel, own: ClusterModel, space: Space | None, params: Params, position: Position
+    name: str,
+    model: ClusterModel,
+    own: ClusterModel,
+    space: Space | None,
+    params: Params,
+    position: Position,
+    num_edge_sites: int,
 ) -> ClusterState:
     """The state where a chain starts; a fault stops a run there, and where numbers can be looked at an error says why."""
     space = spaces.spins(tuple(position.shape)) if space is None else space
     spaces.check(space, position, "positions")
+    fix = "Give the space of the positions, or edges over as many sites as they have."
+    must = f"positions must have {num_edge_sites} sites, up to the last that has an edge"
+    checks.require(space.num_sites >= num_edge_sites, must, f"{space.num_sites} of {tuple(position.shape)}", fix)
     weights = own.weights(params)
     value = model.energy(params, position)
     is_repelling = (weights < 0).any()
@@ -131,11 +149,13 @@ def check_model(
         raise ValueError(checks.message(f"couplings of {name} must not be negative", f"{lowest:.4g}", fix))
     is_other = torch.zeros_like(is_repelling)
     if model is not own:
-        # against the energy of the couplings, at this position, all sites changed, and every second one
+        # against the energy of the couplings, at this position, all sites changed, every second one, and a few sets without order
         every = own.values(position)
         num = 2 if space.kind == "binary" else space.num_values
         even = torch.arange(len(every), device=every.device) % 2
-        others = [own.position((every + shift) % num, position) for shift in (1, even)]
+        order = torch.arange(len(every), device=every.device)
+        mixed = [(torch.frac((order + 1) * step) < 0.5).long() for step in _STEPS]
+        others = [own.position((every + shift) % num, position) for shift in (1, even, *mixed)]
         gaps = torch.stack([model.energy(params, x) - own.energy(params, x) for x in (position, *others)])
         size = gaps.abs().amax() + own.energy(params, position).abs() + weights.abs().sum() / len(weights)
         is_other = (gaps - gaps[0]).abs().amax() > torch.finfo(gaps.dtype).eps ** 0.6 * size
@@ -147,6 +167,9 @@ def check_model(
     right = on_levels(space, position)
     fault = torch.where(is_repelling | is_other, torch.nan, torch.zeros_like(value))
     return ClusterState(position, torch.where(right, value, torch.nan), fault)
+
+
+_STEPS = (0.6180339887, 0.4142135624, 0.7320508076)  # of irrational numbers, whose multiples have no order
 
 
 def cluster_labels(edges: Tensor, is_open: Tensor, num_sites: int) -> Tensor:

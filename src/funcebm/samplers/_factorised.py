@@ -12,7 +12,7 @@ from ..spaces.space import Space, is_value
 from ..types import Energy, Key, MetricLike, Number, Params, Position, Sampler, Tree
 from ._heat_bath import DiscreteInfo
 from ._kernel import EnergyState as InformedState
-from ._moves import door, num_changed, space_for
+from ._moves import checked, door, num_changed, space_for
 from .metropolis import metropolis_hastings, unadjusted_info
 
 __all__ = ["DiscreteLangevinNoise", "DiscreteLangevinTuning", "changes", "factorised"]
@@ -74,7 +74,7 @@ def factorised(
     value_and_gradient = fields.value_and_gradient(energy)
 
     def init(params: Params, position: Position) -> InformedState:
-        own = space_of(position)
+        own = checked(space_of, position)
         _check_preconditioner(preconditioner, own)
         value, gradient = value_and_gradient(params, position)
         return InformedState(position, door(own, position, value), gradient)

@@ -22,6 +22,7 @@ __all__ = [
     "apply",
     "argmax_mask",
     "check_discrete",
+    "checked",
     "differences",
     "door",
     "estimates",
@@ -86,9 +87,15 @@ def on_levels(space: Tree, position: Position) -> Tensor:
     return torch.stack(right).all()
 
 
-def door(space: Tree, position: Position, energy: Tensor) -> Tensor:
-    """The energy, and NaN off the levels, which stops a run at its start; where numbers can be looked at, an error says why."""
+def checked(space_of: Callable[[Position], Tree], position: Position) -> Tree:
+    """The space of a position, which must hold its levels: an error where numbers can be looked at."""
+    space = space_of(position)
     spaces.check(space, position, "positions")
+    return space
+
+
+def door(space: Tree, position: Position, energy: Tensor) -> Tensor:
+    """The energy, and NaN off the levels, which stops a run at its start where :func:`checked` could not look."""
     return torch.where(on_levels(space, position), energy, torch.nan)
 
 

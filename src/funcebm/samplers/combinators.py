@@ -258,6 +258,8 @@ def check_samplers(name: str, samplers: Sequence[Any]) -> tuple[Sampler, ...]:
 def _members(name: str, samplers: Sequence[Any]) -> tuple[tuple[Sampler, ...], tuple[Tree, ...]]:
     """The kernels of what a combinator is given, and their tunings."""
     samplers = check_samplers(name, samplers)
+    for sampler in samplers:
+        checks.unweighted(name, sampler)
     kernels = tuple(sampler._replace(tuning=(), unconstrained=None) for sampler in samplers)
     return kernels, tuple(sampler.tuning for sampler in samplers)
 

@@ -121,6 +121,7 @@ def gibbs(
     names = tuple(blocks) if isinstance(blocks, (tuple, list)) and all(isinstance(b, str) for b in blocks) else None
     if names is None:
         _check_masks(blocks, is_partial)
+    space_is_known = conditional is None or space is not None
     if conditional is None and space is not None:
         right = all(part.kind != "ordinal" for part in tree.leaves(space))
         fix = "Use blocks=None, which takes one site at a time, or give a conditional."
@@ -157,6 +158,8 @@ def gibbs(
         spaces.check(own, position, "positions")
         if names is not None:
             _check_names(names, position, is_partial)
+        elif space_is_known:
+            _check_shapes(blocks, own)
         zero = torch.zeros_like(tree.first(position).sum())
         value = fields.require_scalar(whole(params, position), position)
         value = torch.where(on_levels(own, position), value, torch.nan)
@@ -311,6 +314,16 @@ def _check_masks(blocks: Tree, is_partial: bool) -> None:
     checks.require(len(counts) == 1, "all masks must have one row for each block", f"{sorted(counts)} rows", fix)
     if not is_partial:
         graphs.check_blocks(torch.cat([leaf.reshape(leaf.shape[0], -1) for leaf in leaves], 1))
+
+
+def _check_shapes(blocks: Tree, space: Tree) -> None:
+    """A mask for each leaf, over its sites or over its entries."""
+    checks.one_structure("blocks", blocks, "the position", space)
+    for mask, part in zip(tree.leaves(blocks), tree.leaves(space), strict=True):
+        right = tuple(mask.shape[1:]) in (part.sites, part.shape)
+        fix = "Use graphs.colouring(edges, shape=shape), or blocks.reshape(-1, *shape)."
+        must = f"blocks must lead with one row for each colour, then have the shape of the sites, {part.sites}"
+        checks.require(right, must, str(tuple(mask.shape)), fix)
 
 
 def _check_names(names: tuple[str, ...], position: Position, is_partial: bool) -> None:

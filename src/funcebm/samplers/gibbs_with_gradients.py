@@ -13,6 +13,7 @@ from ._heat_bath import DiscreteInfo
 from ._moves import (
     apply,
     argmax_mask,
+    checked,
     door,
     estimates,
     masked_sum,
@@ -87,8 +88,9 @@ def gibbs_with_gradients(
     value_and_gradient = fields.value_and_gradient(energy)
 
     def init(params: Params, position: Position) -> InformedState:
+        own = checked(space_of, position)
         value, gradient = value_and_gradient(params, position)
-        return InformedState(position, door(space_of(position), position, value), gradient)
+        return InformedState(position, door(own, position, value), gradient)
 
     def draw(key: Key, position: Position) -> GibbsWithGradientsNoise:
         key_gumbel, key_accept = random.split(key)

@@ -11,7 +11,18 @@ from .. import checks, fields, random, tree
 from ..types import Energy, Key, Number, Params, Position, Sampler, Tree
 from ._balance import balancing
 from ._heat_bath import DiscreteInfo
-from ._moves import apply, argmax_mask, differences, door, masked_sum, num_changed, num_moves, reverse, space_for
+from ._moves import (
+    apply,
+    argmax_mask,
+    checked,
+    differences,
+    door,
+    masked_sum,
+    num_changed,
+    num_moves,
+    reverse,
+    space_for,
+)
 from .metropolis import metropolis_hastings, unadjusted_info
 
 __all__ = [
@@ -83,6 +94,7 @@ def locally_balanced(
     process with the rates :math:`g(e^{d_m})`, whose invariant distribution is :math:`\propto e^{-E/T} Z`. So averages must be
     weighted by ``info.holding_time``, :math:`w_n = 1 / Z(x_n)`, and are wrong without:
     :math:`\mathrm{E} f \approx \sum_n w_n f(x_n) / \sum_n w_n`.
+    Such a kernel is for :func:`funcebm.sample` alone: cycles, tempering, annealing and contrastive losses refuse it.
     T energies a step, for all moves, at once.
 
     Args:
@@ -121,8 +133,9 @@ def locally_balanced(
         return LocallyBalancedState(position, value, differences(scalar, space_of(position), params, position, value))
 
     def init(params: Params, position: Position) -> LocallyBalancedState:
+        own = checked(space_of, position)
         state = at(params, position)
-        value = door(space_of(position), position, state.energy)
+        value = door(own, position, state.energy)
         # where a move is not allowed there is no difference; a start must hold finite numbers only
         return state._replace(energy=value, differences=_finite(state.differences))
 
@@ -156,7 +169,8 @@ def locally_balanced(
         after, info = metropolis_hastings(log_ratio, noise.uniform, proposal, state, num_gradients=0)
         return after, DiscreteInfo.of(info, info.acceptance_rate * num_changed(own, state.position, proposal.position))
 
-    return Sampler(init, draw, step, LocallyBalancedTuning(torch.as_tensor(temperature)), adaptation="unchanged")
+    tuning = LocallyBalancedTuning(torch.as_tensor(temperature))
+    return Sampler(init, draw, step, tuning, adaptation="unchanged", is_weighted=rejection_free)
 
 
 _NEVER = -1e30  # in a state, in place of minus infinity

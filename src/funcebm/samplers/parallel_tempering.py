@@ -11,6 +11,7 @@ from torch.func import vmap
 from .. import checks, random, tree
 from ..distributed.agreement import failing_together
 from ..distributed.mesh import Mesh, single
+from ..energies._carried import with_space_of
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from ._relocation import by_its_init, carry_over, relocation
 from ._tempering_ranks import Parts, shared_tempering, swaps, target_draws
@@ -188,6 +189,7 @@ def parallel_tempering(
         value = beta * energy(params, position)
         return value if reference is None else value + (1 - beta) * reference(params, position)
 
+    with_space_of(path, energy, reference)
     with failing_together(single if mesh is None else mesh):
         ladder = _checked_ladder(inverse_temperatures, has_reference=reference is not None)
         local, tunings = _local_samplers(make_sampler, path, ladder)
@@ -391,6 +393,7 @@ def _local_samplers(
     for sampler in samplers:
         is_sampler = isinstance(sampler, Sampler)
         checks.require(is_sampler, "make_sampler must return a sampler", sampler, fix, TypeError)
+        checks.unweighted("parallel_tempering", sampler)
         checks.one_structure("the tuning of each rung", sampler.tuning, "that of the last", samplers[-1].tuning)
         temperature = getattr(sampler.tuning, "temperature", torch.ones(()))
         must = "local samplers must have the temperature 1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, NamedTuple, Sequence
 
 from .. import checks, tree
+from ..energies._carried import with_space_of_part
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
 from ._relocation import by_its_init, carry_over, relocation
 
@@ -90,6 +91,7 @@ def on(
         def energy_of_part(frozen: Frozen, part: Position) -> Any:
             return whole(frozen.params, put(frozen.position, part))
 
+        with_space_of_part(energy_of_part, whole, names, is_one=is_one)
         sampler = make(energy_of_part)
         checks.require(isinstance(sampler, Sampler), "the function must make a sampler", repr(sampler), fix, TypeError)
     # the chains have different rests, so a step of many chains is one of each
@@ -116,7 +118,7 @@ def on(
 
     inner = relocation(member)
     follow = by_its_init(init, lambda state: inner.num_gradients(state.inner, {}))
-    rest: Any = {"target_acceptance": sampler.target_acceptance, "parts": (member,)}
+    rest: Any = {"target_acceptance": sampler.target_acceptance, "parts": (member,), "is_weighted": sampler.is_weighted}
     return Sampler(init, draw, step, sampler.tuning, **rest, adaptation="part", relocation=follow)
 
 

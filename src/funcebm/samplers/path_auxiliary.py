@@ -13,6 +13,7 @@ from ._heat_bath import DiscreteInfo, value_of
 from ._moves import (
     apply,
     argmax_mask,
+    checked,
     door,
     estimates,
     masked_sum,
@@ -76,8 +77,8 @@ def path_auxiliary(
         :class:`PathAuxiliaryTuning`.
 
     Raises:
-        ValueError: a number out of its range, a fixed even number of flips of two-valued sites; from ``init`` and at the start
-            of a run, a position off the levels.
+        ValueError: a number out of its range; from ``init`` and at the start of a run, a fixed number of flips that cannot reach
+            every state (of two-valued and ordinal sites an even one, or all of them), a position off the levels.
 
     Reference: Sun, Dai, Xia and Ramamurthy (2022), ICLR, "Path auxiliary proposal for MCMC in discrete space".
 
@@ -97,12 +98,9 @@ def path_auxiliary(
     value_and_gradient = fields.value_and_gradient(energy)
 
     def init(params: Params, position: Position) -> InformedState:
-        own = space_of(position)
-        two_valued = all(part.kind == "binary" for part in tree.leaves(own))
-        fix = "Leave is_fixed out: lengths are then random, and 1 among them. Or fix an odd number."
-        even = is_fixed and two_valued and _longest(own, max_flips) % 2 == 0
-        must = "a fixed number of flips must be odd, since an even one keeps the parity of the bits and is reducible"
-        checks.require(not even, must, str(max_flips), fix)
+        own = checked(space_of, position)
+        if is_fixed:
+            _check_length(own, _longest(own, max_flips))
         value, gradient = value_and_gradient(params, position)
         return InformedState(position, door(own, position, value), gradient)
 
@@ -156,6 +154,19 @@ def path_auxiliary(
 def _longest(space: Tree, max_flips: int) -> int:
     """No path is longer than there are sites."""
     return min(max_flips, sum(part.num_sites for part in tree.leaves(space)))
+
+
+def _check_length(space: Tree, length: int) -> None:
+    """Paths of one length must reach every state."""
+    fix = "Leave is_fixed out: lengths are then random, and 1 among them. Or fix an odd number."
+    # a move changes the parity of a site of two values, and that of a level, and may leave that of a category
+    parities = [part.kind != "categorical" or size == 2 for part in tree.leaves(space) for size in part.sizes]
+    must = "a fixed number of flips must be odd, since an even one keeps the parity of the bits and is reducible"
+    checks.require(not (all(parities) and length % 2 == 0), must, str(length), fix)
+    must = (
+        "a fixed number of flips must be below that of sites, since to flip all keeps which are equal and is reducible"
+    )
+    checks.require(not (length == len(parities) and sum(parities) > 1), must, f"{length} of {len(parities)} sites", fix)
 
 
 def _poisson(mean: Tensor, num: int) -> Tensor:

@@ -12,7 +12,7 @@ from .. import checks, fields, loops, random, tree
 from ..spaces.space import Space
 from ..types import Energy, Info, Key, Number, Params, Position, Sampler, Tree
 from ._heat_bath import DiscreteInfo, value_of
-from ._moves import door, space_for
+from ._moves import checked, door, space_for
 
 __all__ = [
     "SingleSiteNoise",
@@ -133,7 +133,8 @@ def single_site(energy: Energy, space: Tree | None, rule: str, scan: str, temper
     scalar = fields.value(energy)
 
     def init(params: Params, position: Position) -> SingleSiteState:
-        return SingleSiteState(position, door(space_of(position), position, scalar(params, position)))
+        own = checked(space_of, position)
+        return SingleSiteState(position, door(own, position, scalar(params, position)))
 
     def draw(key: Key, position: Position) -> SingleSiteNoise:
         key_value, key_test, key_choice = random.split(key, 3)

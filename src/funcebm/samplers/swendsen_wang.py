@@ -7,7 +7,7 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import checks, random, tree
+from .. import checks, graphs, random, tree
 from ..spaces.space import Space
 from ..types import Energy, Key, Number, Params, Position, Sampler
 from ._clusters import ClusterState, ClusterTuning, check_model, cluster_model
@@ -70,9 +70,10 @@ def swendsen_wang(
     own = cluster_model(edges, coupling, space, field, None)
     model = own if energy is None else own._replace(energy=energy)
     num_values = 2 if space is None else space.num_values
+    num_edge_sites = graphs.num_sites(edges) if len(edges) else 0
 
     def init(params: Params, position: Position) -> ClusterState:
-        return check_model("swendsen_wang", model, own, space, params, position)
+        return check_model("swendsen_wang", model, own, space, params, position, num_edge_sites)
 
     def draw(key: Key, position: Position) -> SwendsenWangNoise:
         key_bonds, key_values = random.split(key)

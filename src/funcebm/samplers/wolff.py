@@ -7,7 +7,7 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import checks, random
+from .. import checks, graphs, random
 from ..spaces.space import Space
 from ..types import Energy, Key, Number, Params, Position, Sampler
 from ._clusters import ClusterState, ClusterTuning, check_model, cluster_model
@@ -66,9 +66,10 @@ def wolff(
     own = cluster_model(edges, coupling, space, None, None)
     model = own if energy is None else own._replace(energy=energy)
     num_values = 2 if space is None else space.num_values
+    num_edge_sites = graphs.num_sites(edges) if len(edges) else 0
 
     def init(params: Params, position: Position) -> ClusterState:
-        return check_model("wolff", model, own, space, params, position)
+        return check_model("wolff", model, own, space, params, position, num_edge_sites)
 
     def draw(key: Key, position: Position) -> WolffNoise:
         key_bonds, key_site, key_shift = random.split(key, 3)

@@ -7,7 +7,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor
 
-from .. import tree
+from .. import checks, tree
 from ..types import Position, Tree
 from .space import Space
 
@@ -78,6 +78,9 @@ def from_integers(space: Tree, integers: Tree, dtype: torch.dtype | None = None)
     Returns:
         Positions, floating-point leaves ``(..., *shape)``.
 
+    Raises:
+        ValueError: another shape, numbers that are no values of the space.
+
     >>> from funcebm import spaces
     >>> spaces.from_integers(spaces.categorical(2, 3), torch.tensor([2, 0]))
     tensor([[0., 0., 1.],
@@ -87,11 +90,31 @@ def from_integers(space: Tree, integers: Tree, dtype: torch.dtype | None = None)
     def one(part: Space, leaf: Tensor) -> Tensor:
         if part.kind == "real":
             return leaf if dtype is None else leaf.to(dtype)
+        _check_values(part, leaf)
         if part.kind == "binary" and _has_small_levels(part):
             leaf = (leaf > sum(part.levels) / 2).long()
         return levels_of(part, leaf, dtype)
 
     return tree.map(one, space, integers)
+
+
+def _check_values(space: Space, leaf: Tensor) -> None:
+    """Whole numbers of values that the sites have; of two levels the levels themselves too."""
+    shape = tuple(leaf.shape[leaf.ndim - len(space.sites) :])
+    fix = "Categories are numbers of values, without a one-hot axis."
+    checks.require(shape == space.sites, f"integers must be (..., *{space.sites})", str(tuple(leaf.shape)), fix)
+    if not checks.is_concrete(leaf):
+        return
+    sizes = torch.tensor(space.sizes, device=leaf.device).reshape(space.sites)
+    right = (leaf >= 0) & (leaf < sizes) & (leaf == leaf.round() if leaf.is_floating_point() else True)
+    if space.kind == "binary" and not bool(right.all()):
+        right = (leaf == space.levels[0]) | (leaf == space.levels[1])
+    if not bool(right.all()):
+        must = f"integers must be numbers of values, 0 .. {space.num_values - 1}"
+        must += f", or the levels {space.levels}" if space.kind == "binary" else ""
+        raise ValueError(
+            checks.message(must, str(leaf[~right].flatten()[0].item()), "Look at the data, or enlarge the space.")
+        )
 
 
 def collect(space: Tree) -> Callable[[Any, Any], Tree]:

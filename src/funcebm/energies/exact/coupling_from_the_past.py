@@ -37,7 +37,8 @@ def coupling_from_the_past(
         ``(num, *event)``.
 
     Raises:
-        ValueError: another space, blocks that do not partition the sites, or an energy that is not attractive.
+        ValueError: another space, blocks that do not partition the sites or have an edge inside, or an energy that is not
+            attractive.
         RuntimeError: chains that have not met after ``max_sweeps``.
 
     Reference: Propp and Wilson (1996), Random Structures and Algorithms 9(1-2):223-252.
@@ -53,6 +54,9 @@ def coupling_from_the_past(
     is_binary = isinstance(space, spaces.Space) and space.kind == "binary"
     checks.require(is_binary, "space must be binary", repr(space), "Use spaces.spins or spaces.binary.")
     graphs.check_blocks(blocks)
+    right = tuple(blocks.shape[1:]) == space.shape
+    fix = "Use energy.blocks, or graphs.colouring(edges, shape=shape)."
+    checks.require(right, f"blocks must be (B, {str(space.shape)[1:-1].rstrip(',')})", str(tuple(blocks.shape)), fix)
     low, high = space.levels
     gradient = vmap(fields.gradient(energy), (None, 0))
     dtype = next((leaf.dtype for leaf in _floats(params)), torch.get_default_dtype())
@@ -71,7 +75,7 @@ def coupling_from_the_past(
         return vmap(draw)(keys)
 
     keys = random.split(key, num)
-    _check_attractive(chances, spaces.sample(random.fold_in(key, 2**31), space, 8, dtype=dtype), low, high)
+    _check_attractive(chances, spaces.sample(random.fold_in(key, 2**31), space, 8, dtype=dtype), blocks, low, high)
     draws = torch.full((num, *space.shape), high, dtype=dtype, device=key.device)
     waiting, num_sweeps = torch.arange(num, device=key.device), 1
     while num_sweeps <= max_sweeps:
@@ -93,10 +97,14 @@ def _floats(params: Params) -> list[Tensor]:
     return [leaf for leaf in tree.leaves(params) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
 
 
-def _check_attractive(chances: Callable[[Tensor], Tensor], states: Tensor, low: float, high: float) -> None:
-    """Raising a site may not lower the chance of another; tried on some states, site by site."""
+def _check_attractive(
+    chances: Callable[[Tensor], Tensor], states: Tensor, blocks: Tensor, low: float, high: float
+) -> None:
+    """Raising a site may not lower the chance of another, nor change one in its block; tried on some states, site by site."""
     flat = states.reshape(len(states), -1)
     sites = torch.eye(flat.shape[1], dtype=torch.bool, device=flat.device)
+    rows = blocks.to(flat.device).reshape(len(blocks), -1).to(flat.dtype)
+    is_same = (rows.T @ rows) > 0  # two sites of one block, and each with itself
     for x in flat:
         lowered, raised = torch.where(sites, low, x), torch.where(sites, high, x)
         shape = (-1, *states.shape[1:])
@@ -105,3 +113,7 @@ def _check_attractive(chances: Callable[[Tensor], Tensor], states: Tensor, low: 
         right = not bool(((change < -1e-6) & ~sites).any())
         fix = "Couplings must not be negative; flip one of two sublattices where that makes them so."
         checks.require(right, "the energy must be attractive", "a site that lowers another", fix)
+        right = not bool(((change.abs() > 1e-5) & is_same).any())
+        must = "sites of one block must not interact, and the energy must be linear in each of them"
+        fix = "Use energy.blocks, or graphs.colouring(edges, shape=shape); of other energies use exact.sample."
+        checks.require(right, must, "a block whose conditionals change when its own sites do", fix)

@@ -15,6 +15,7 @@ from ...types import Energy, Key, Params, Position, Tree
 __all__ = ["expectation", "log_normalizer", "log_probabilities", "sample"]
 
 _MOST_STATES = 2**30
+_LEAST = -1e30  # in place of minus infinity
 
 
 def _dtype(params: Params) -> torch.dtype:
@@ -156,7 +157,8 @@ def expectation(
         def body(carry: Tree, states: Position, is_state: Tensor) -> tuple[Tree, Tree]:
             weights = _log_weights(energy, params, states, is_state)
             total = torch.logsumexp(weights, 0)
-            share = torch.softmax(weights, 0)
+            # a chunk without any state that is possible has no shares, and no part in the mean
+            share = torch.where(total > -torch.inf, torch.exp(weights - total.clamp(min=_LEAST)), 0.0)
             means = tree.map(lambda leaf: torch.tensordot(share, leaf.to(share), 1), vmap(statistic)(states))
             return carry, (total, means)
 
@@ -179,7 +181,7 @@ def sample(energy: Energy, space: Tree, *, chunk_size: int = 2**14) -> Callable[
         ``(key, params, num) -> positions``, leaves ``(num, *event)``.
 
     Raises:
-        ValueError: real leaves, or too many states.
+        ValueError: real leaves, or too many states; when called, an energy that is NaN somewhere, or infinite everywhere.
 
     >>> draw = sample(lambda params, x: -params * x.sum(), spaces.spins(3))
     >>> draw(random.key(0), torch.tensor(9.0), 2).tolist()
@@ -189,7 +191,12 @@ def sample(energy: Energy, space: Tree, *, chunk_size: int = 2**14) -> Callable[
 
     def draw(key: Key, params: Params, num: int) -> Any:
         checks.positive_int("num", num)
-        numbers = _numbers(key, table(params), num)
+        log_probability = table(params)
+        if checks.is_concrete(log_probability):
+            right = not bool(torch.isnan(log_probability).any())
+            fix = "Look for NaN in it; some state must be possible."
+            checks.require(right, "the energy must have a distribution", "NaN, or no state that is possible", fix)
+        numbers = _numbers(key, log_probability, num)
         return vmap(lambda number: spaces.state(space, number, _dtype(params)))(numbers)
 
     return draw

@@ -52,7 +52,10 @@ def kaufman(shape: Sequence[int], coupling: float | Tensor) -> Tensor:
     )
     modes = torch.arange(1, 2 * n, device=value.device, dtype=torch.float64)
     double = 2 * strength
-    rates = torch.arccosh(torch.cosh(double) ** 2 / torch.sinh(double) - torch.cos(math.pi * modes / n)) * (m / 2)
+    # the log of cosh^2 / sinh, which is too large for itself long before its log is
+    log_ratio = double - math.log(2) + 2 * torch.log1p(torch.exp(-2 * double)) - torch.log(-torch.expm1(-2 * double))
+    ratio = torch.exp(log_ratio.clamp(max=_LARGE)) - torch.cos(math.pi * modes / n)
+    rates = torch.where(log_ratio > _LARGE, log_ratio + math.log(2), torch.arccosh(ratio)) * (m / 2)
     odd, even = rates[::2], rates[1::2]
     first = (double + torch.log(torch.tanh(strength))) * (m / 2)
     logs = [
@@ -66,6 +69,9 @@ def kaufman(shape: Sequence[int], coupling: float | Tensor) -> Tensor:
     total = total + torch.exp(first + rest - largest) - torch.exp(rest - first - largest)
     volume = n * m / 2 * (double + torch.log(-torch.expm1(-2 * double)))
     return (volume - math.log(2) + torch.log(total) + largest).to(value.dtype)
+
+
+_LARGE = 100.0  # beyond it, arccosh is the log of twice its argument, and a cosine next to it is nothing
 
 
 def _log_cosh(a: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -15,8 +17,9 @@ def transfer_matrix(rows: Tensor, columns: Tensor, field: Tensor, *, chunk_size:
 
     .. math:: -E(s) = \sum_{ij} R_{ij}\,s_{ij}\,s_{i,j+1} + \sum_{ij} C_{ij}\,s_{ij}\,s_{i+1,j} + \sum_{ij} h_{ij}\,s_{ij}
 
-    Rows are added one spin at a time, so that no :math:`2^n \times 2^n` matrix is made: :math:`O(n m 2^n)` with open columns and
-    :math:`O(n m 4^n)` with periodic ones, n being the shorter side. Gradients give exact magnetisations and correlations.
+    In logarithms, so that no coupling is too strong. Rows are added one spin at a time, so that no :math:`2^n \times 2^n` matrix
+    is made: :math:`O(n m 2^n)` with open columns and :math:`O(n m 4^n)` with periodic ones, n being the shorter side. Gradients
+    give exact magnetisations and correlations.
 
     Args:
         rows: :math:`R`, ``(m, n)`` where the last column is joined to the first, ``(m, n - 1)`` where it is not.
@@ -28,6 +31,7 @@ def transfer_matrix(rows: Tensor, columns: Tensor, field: Tensor, *, chunk_size:
         ``()``.
 
     Raises:
+        TypeError: couplings or a field that are no tensors.
         ValueError: shapes that are not those of one lattice; a shorter side beyond 20.
 
     Reference: Kramers and Wannier (1941), Physical Review 60(3):252-262.
@@ -36,6 +40,15 @@ def transfer_matrix(rows: Tensor, columns: Tensor, field: Tensor, *, chunk_size:
     >>> transfer_matrix(J, J, 0 * J)
     tensor(11.7715, dtype=torch.float64)
     """
+    checks.positive_int("chunk_size", chunk_size)
+    given = (rows, columns, field)
+    fix = "Write J.expand(m, n) for one number everywhere."
+    got = ", ".join(type(part).__name__ for part in given)
+    checks.require(
+        all(isinstance(part, Tensor) for part in given), "couplings and field must be tensors", got, fix, TypeError
+    )
+    dtype = functools.reduce(torch.promote_types, [part.dtype for part in given])
+    rows, columns, field = (part.to(dtype if dtype.is_floating_point else torch.get_default_dtype()) for part in given)
     shape = tuple(field.shape)
     checks.require(len(shape) == 2, "field must have the shape (m, n)", str(shape), "Use one row for a chain.")
     m, n = shape
@@ -54,36 +67,35 @@ def transfer_matrix(rows: Tensor, columns: Tensor, field: Tensor, *, chunk_size:
         own = columns[0].sum() if is_periodic else 0  # a row joined to itself
         return torch.logsumexp(within[0], 0) + own
 
-    def add_row(carry: tuple[Tensor, Tensor], x: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        weights, scale = carry
+    def add_row(weights: Tensor, x: tuple[Tensor, Tensor]) -> Tensor:
         couplings, inside = x
-        weights = _pass(weights, couplings) * torch.exp(inside - inside.max())
-        largest = weights.amax(1, keepdim=True)
-        return weights / largest, scale + torch.log(largest[:, 0]) + inside.max()
+        return _pass(weights, couplings) + inside
 
-    def follow(weights: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        return loops.fold(add_row, (weights, scale), (columns[: m - 1], within[1:]))
+    def follow(weights: Tensor) -> Tensor:
+        return loops.fold(add_row, weights, (columns[: m - 1], within[1:]))
 
     if not is_periodic:
-        weights, scale = follow(torch.exp(within[0] - within[0].max())[None], within[0].max()[None])
-        return torch.log(weights.sum()) + scale[0]
+        return torch.logsumexp(follow(within[:1])[0], 0)
 
     def around(_: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
         # chains of rows that begin with the patterns `starts`; what returns to where it began is a trace
-        begin = (starts[:, None] == torch.arange(2**n, device=starts.device)).to(within.dtype)
-        weights, scale = follow(begin, within[0][starts])
-        back = _pass(weights, columns[m - 1]).gather(1, starts[:, None])[:, 0]
-        return _, torch.logsumexp(torch.log(back) + scale, 0)
+        is_begin = starts[:, None] == torch.arange(2**n, device=starts.device)
+        weights = follow(torch.where(is_begin, within[0], _NEVER))
+        return _, torch.logsumexp(_pass(weights, columns[m - 1]).gather(1, starts[:, None]), (0, 1))
 
-    starts = torch.arange(2**n, device=field.device).reshape(-1, min(2**n, chunk_size))
+    at_once = 2 ** min(n, chunk_size.bit_length() - 1)  # a power of two divides the patterns
+    starts = torch.arange(2**n, device=field.device).reshape(-1, at_once)
     return torch.logsumexp(loops.scan(around, torch.zeros((), device=field.device), starts)[1], 0)
 
 
+_NEVER = -1e30  # in place of minus infinity, so that there are gradients
+
+
 def _pass(weights: Tensor, couplings: Tensor) -> Tensor:
-    """Weights of patterns of one row ``(R, 2**n)`` to those of the next, over the couplings between them ``(n,)``."""
+    """Log weights of patterns of one row ``(R, 2**n)`` to those of the next, over the couplings between them ``(n,)``."""
     num, n = weights.shape[0], couplings.shape[0]
-    for j in range(n):
-        same, other = torch.exp(couplings[j]), torch.exp(-couplings[j])
+    for j, coupling in enumerate(couplings.unbind(0)):
         low, high = weights.reshape(num, 2**j, 2, -1).unbind(2)
-        weights = torch.stack([same * low + other * high, other * low + same * high], 2)
+        after = [torch.logaddexp(low + coupling, high - coupling), torch.logaddexp(high + coupling, low - coupling)]
+        weights = torch.stack(after, 2)
     return weights.reshape(num, 2**n)

@@ -65,7 +65,14 @@ def _gathered(
     edges: Tensor, fields: Tensor, couplings: Tensor
 ) -> tuple[list[int], list[tuple[Tensor, Tensor, Tensor]], Tensor]:
     """Roots, the tables of each depth, and the fields with the messages of all children added. ``(N, K)``."""
+    right = isinstance(fields, Tensor) and isinstance(couplings, Tensor) and fields.ndim == 2
+    got = f"{type(fields).__name__}, {type(couplings).__name__}, fields {tuple(getattr(fields, 'shape', ()))}"
+    checks.require(
+        right, "fields and couplings must be tensors, fields (N, K)", got, "Expand what is the same everywhere."
+    )
     num, values = fields.shape
+    dtype = torch.promote_types(fields.dtype, couplings.dtype)
+    fields, couplings = fields.to(dtype), couplings.to(dtype)
     got = f"{tuple(couplings.shape)} for {len(edges)} edges of {num} sites with {values} values"
     right = couplings.shape == (len(edges), values, values)
     checks.require(right, "couplings must have the shape (M, K, K)", got, "See the arguments.")
