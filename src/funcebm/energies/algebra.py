@@ -229,8 +229,7 @@ def conditioned(energy: Energy, observed: Tree, free: Tensor | None = None) -> E
     space = getattr(energy, "space", None)
     if free is None and isinstance(space, dict):
         return with_space_of_part(rest, energy, tuple(name for name in space if name not in observed), is_one=False)
-    is_known = isinstance(space, Space) and space.kind != "categorical" and free is not None
-    if is_known and checks.is_concrete(free):
+    if isinstance(space, Space) and space.kind != "categorical" and free is not None and checks.is_concrete(free):
         num = int(free.sum())
         rest.space = Space(space.kind, (num,), space.levels, space.sizes[:num])  # type: ignore[attr-defined]
     return rest

@@ -155,7 +155,7 @@ def check_model(
         even = torch.arange(len(every), device=every.device) % 2
         order = torch.arange(len(every), device=every.device)
         mixed = [(torch.frac((order + 1) * step) < 0.5).long() for step in _STEPS]
-        others = [own.position((every + shift) % num, position) for shift in (1, even, *mixed)]
+        others = [own.position((every + shift) % num, position) for shift in (torch.ones_like(even), even, *mixed)]
         gaps = torch.stack([model.energy(params, x) - own.energy(params, x) for x in (position, *others)])
         size = gaps.abs().amax() + own.energy(params, position).abs() + weights.abs().sum() / len(weights)
         is_other = (gaps - gaps[0]).abs().amax() > torch.finfo(gaps.dtype).eps ** 0.6 * size

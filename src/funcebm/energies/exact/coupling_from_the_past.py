@@ -106,14 +106,15 @@ def _check_attractive(
     rows = blocks.to(flat.device).reshape(len(blocks), -1).to(flat.dtype)
     is_same = (rows.T @ rows) > 0  # two sites of one block, and each with itself
     for x in flat:
-        lowered, raised = torch.where(sites, low, x), torch.where(sites, high, x)
-        shape = (-1, *states.shape[1:])
-        change = chances(raised.reshape(shape)) - chances(lowered.reshape(shape))
-        change = change.reshape(len(sites), -1)
+        # and between the levels: odd functions have equal slopes at both
+        levels = (low, high, low + 0.37 * (high - low))
+        moved = [torch.where(sites, level, x).reshape(-1, *states.shape[1:]) for level in levels]
+        lowered, raised, middle = (chances(states).reshape(len(sites), -1) for states in moved)
+        change = raised - lowered
         right = not bool(((change < -1e-6) & ~sites).any())
         fix = "Couplings must not be negative; flip one of two sublattices where that makes them so."
         checks.require(right, "the energy must be attractive", "a site that lowers another", fix)
-        right = not bool(((change.abs() > 1e-5) & is_same).any())
+        right = not bool(((torch.maximum(change.abs(), (middle - lowered).abs()) > 1e-5) & is_same).any())
         must = "sites of one block must not interact, and the energy must be linear in each of them"
         fix = "Use energy.blocks, or graphs.colouring(edges, shape=shape); of other energies use exact.sample."
         checks.require(right, must, "a block whose conditionals change when its own sites do", fix)
