@@ -391,8 +391,7 @@ def _local_samplers(
     checks.takes("make_sampler", make_sampler, ("energy", "beta"), fix)
     samplers = [make_sampler(path, beta) for beta in ladder.tolist()]
     for sampler in samplers:
-        is_sampler = isinstance(sampler, Sampler)
-        checks.require(is_sampler, "make_sampler must return a sampler", sampler, fix, TypeError)
+        checks.require(isinstance(sampler, Sampler), "make_sampler must return a sampler", sampler, fix, TypeError)
         checks.unweighted("parallel_tempering", sampler)
         checks.one_structure("the tuning of each rung", sampler.tuning, "that of the last", samplers[-1].tuning)
         temperature = getattr(sampler.tuning, "temperature", torch.ones(()))
