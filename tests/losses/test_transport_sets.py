@@ -5,9 +5,11 @@ the protocol of Tong et al. (2024), arXiv:2307.03672, table 2: 10,000 points, ML
 decay 1e-5, batches of 512, 1000 epochs, 100 Euler steps. On one thread its independent pairs take 10 s of training, its optimal
 ones seven minutes, and a distance between 10,000 points two.
 
-Measured with independent pairs, seed 0, between 4,000 points: W2 0.196 and path energy 0.438 from the normal to the moons, 0.463
-and 0.251 to the eight Gaussians, 0.772 and 1.721 from the moons to them. MMD after one training of each set: within 1.3 standard
-errors.
+Measured, seed 0, with optimal pairs, between 10,000 points: W2 0.342, path energy 0.022 from the normal to the eight Gaussians,
+0.418 and 0.013 from the moons to them. With independent pairs, between 4,000 points, seeds 0 and 1: 0.196, 0.193 and 0.438, 0.550
+from the normal to the moons, 0.463, 0.492 and 0.251, 0.241 to the eight Gaussians, 0.772, 0.957 and 1.721, 1.382 from moons to
+them. (W2 between two sets of fresh points is not 0, and larger between fewer. The exact velocity of independent pairs from the
+normal to the eight Gaussians has the energy 17.83, which is a path energy of 0.22 to 0.24: 0.202, as published, is below it.)
 """
 
 from __future__ import annotations
@@ -135,7 +137,11 @@ acceptance = pytest.mark.skipif(os.environ.get("FUNCEBM_ACCEPTANCE") != "1", rea
 @pytest.mark.compiled
 @pytest.mark.parametrize("target", ["two_moons", "checkerboard", "eight_gaussians"])
 def test_no_kernel_tells_draws_from_fresh_data(target):
-    """MMD within three standard errors of zero, for three sets of draws after each of three trainings."""
+    """MMD within three standard errors of zero after each of three trainings.
+
+    Of the mean of three sets of draws, which sees 0.6 of the bias that one sees. The MMD of one is skewed to the right: between
+    fresh sets of moons it was above 3 in 2 of 366 cases, once 6.5, so of 27 one is above 3 every seventh time.
+    """
     found = []
     for seed in range(3):
         key_target, key_model, key_fit = random.split(random.key(seed), 3)
@@ -145,7 +151,8 @@ def test_no_kernel_tells_draws_from_fresh_data(target):
         fit = ebm.fit(key_fit, loss, params, SETS[target](key_target, 50_000), **options)
         found += told_apart(field, fit.ema_params, target, seed)
         print(f"\n{target}, seed {seed}: {found[-3:]}")
-    assert max(map(abs, found)) < 3, found
+    means = torch.tensor(found).reshape(3, 3).mean(1)
+    assert float(means.abs().max()) * math.sqrt(3) < 3, found
     untrained = told_apart(field, ebm.tree.zeros_like(params), target, 0)
     assert min(untrained) > 10
 
