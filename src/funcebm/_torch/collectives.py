@@ -58,7 +58,7 @@ class Peers:
     # -- what needs no collective: a rank that stops or fails says so, others look now and then ------------------------
 
     def post(self, name: str, text: str = "") -> None:
-        """Leaves a note for the other ranks, until the end of this run."""
+        """Leaves a note for the other ranks, until the end of this run; that a mesh has failed stays."""
         if self.store is not None:
             with contextlib.suppress(Exception):
                 self.store.set(self._place(name), text or "1")
@@ -74,7 +74,8 @@ class Peers:
             return ""
 
     def _place(self, name: str) -> str:
-        return f"funcebm/{self.place}/{self.num_runs}/{name}"
+        run = "" if name == "failed" else f"{self.num_runs}/"  # a mesh that has failed is closed for good
+        return f"funcebm/{self.place}/{run}{name}"
 
 
 _peers: dict[str, Peers] = {}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .. import _files, checks, tree
 from ..distributed.agreement import digest, together
+from ..distributed.checkpoint import see_folder
 from ..distributed.mesh import Mesh
 from ..types import Tree
 
@@ -115,16 +116,15 @@ class Checkpoint(NamedTuple):
 
 def open_checkpoint(path: str | os.PathLike[str], every: int, mesh: Mesh, given: dict[str, Tree]) -> Checkpoint:
     """The checkpoint of a warm-up that was given this; errors are those of all ranks."""
+    place = Path(path)
     with together(mesh):
         _files.need_safetensors("warm_up(checkpoint=...)")
         checks.positive_int("checkpoint_every", every)
-        place = Path(path)
         if mesh.size == 1:
             _files.check_path(place, "a checkpoint")
-        else:
-            fix = "Give a folder, or a name that is not taken: it is made."
-            checks.require(not place.exists() or place.is_dir(), "the checkpoint of ranks must be a folder", path, fix)
-        return Checkpoint(place, every, mesh, {name: digest(value) for name, value in given.items()})
+    if mesh.size > 1:
+        see_folder(place, mesh)
+    return Checkpoint(place, every, mesh, {name: digest(value) for name, value in given.items()})
 
 
 def _named(carry: Tree, traces: Tree) -> dict[str, Tensor]:

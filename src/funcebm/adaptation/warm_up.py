@@ -104,7 +104,15 @@ def warm_up(
         random.check_key(key)
         checks.positive_int("num_steps", num_steps)
         _checks.is_sampler(sampler)
-        same = {"num_steps": num_steps, "jit": jit, "checkpoint": (checkpoint is None, checkpoint_every)}
+        fix = "Make one with funcebm.adaptation, for example window_adaptation(), or leave it out."
+        is_one = adaptation is None or isinstance(adaptation, Adaptation)
+        checks.require(is_one, "adaptation must be an Adaptation", adaptation, fix, error=TypeError)
+        same: dict[str, Tree] = {
+            "num_steps": num_steps,
+            "jit": jit,
+            "checkpoint": (checkpoint is None, checkpoint_every),
+        }
+        same |= {"adaptation": () if adaptation is None else adaptation, "sampler": name_of(sampler)}
         return {"key": key, "params": params, "tuning": sampler.tuning, **same}
 
     with failing_together(mesh):
@@ -140,10 +148,6 @@ def _warm_up(
         return result._replace(positions=vmap(sampler.bijection.forward)(result.positions))
     if adaptation is None:
         adaptation = default(sampler, tree.batch_size(positions))
-    fix = "Make one with funcebm.adaptation, for example window_adaptation(), or leave it out."
-    checks.require(
-        isinstance(adaptation, Adaptation), "adaptation must be an Adaptation", adaptation, fix, error=TypeError
-    )
     checkpoint = None
     if saved[0] is not None:
         is_inside = loops.is_compiling() or checks.is_traced((key, positions))

@@ -71,6 +71,7 @@ def in_folder(
     run: Any = samples.run
     mesh, is_first, num_before = run.place.mesh, is_new, run.num_steps + run.num_burn_in
     samples = samples._replace(run=run._replace(place=run.place._replace(policy=gather)))
+    checkpoint.see_folder(folder, mesh)
     if not is_new:
         checkpoint.open_folder(folder, samples, mesh=mesh)
     like: Any = ((), ())

@@ -13,7 +13,7 @@ from torch.func import vmap
 
 from .. import checks, loops, tree
 from .._torch import collectives
-from ..distributed.agreement import check_equal, digest, together
+from ..distributed.agreement import check_equal, check_mesh, digest, together
 from ..distributed.mesh import Mesh, Shard, bounds, single
 from ..distributed.parameters import check_whole
 from ..types import Position, Sampler, Tree
@@ -80,6 +80,8 @@ def enter(
         sampler: for which positions may be no floats, where it needs none.
     """
     rows = positions.rows if isinstance(positions, Shard) else positions
+    if mesh is not None:
+        check_mesh(mesh)
     if mesh is None or mesh.size == 1:
         params = given()["params"]
         check_whole(params, "chains")

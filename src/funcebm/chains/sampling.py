@@ -23,6 +23,7 @@ from ..distributed.mesh import Mesh, Shard, single
 from ..transforms import is_worth_it
 from ..types import InfoT, Key, Params, Position, Sampler, StateT, Tree, TuningT
 from . import _checks, _ranks, reducers
+from ._loop import name_of
 from ._parts import in_file, in_folder
 from ._run import Run, Samples, begin, collect_position, finish, go_on, start
 from .reducers import Reducer
@@ -114,6 +115,7 @@ def sample(
         numbers = sampler.tuning if tuning is None else tuning
         counts, files = (num_samples, num_burn_in, thin), (checkpoint is None, checkpoint_every)
         same = {"counts": counts, "gather": gather, "checkpoint": files, "reduce": reduce is None}
+        same["sampler"] = name_of(sampler)
         return {"key": key, "params": params, "tuning": numbers, **same}
 
     policy = "summary" if gather == "files" else gather

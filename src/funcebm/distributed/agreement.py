@@ -9,7 +9,6 @@ import hashlib
 import json
 import signal
 import threading
-from types import FunctionType
 from typing import Any, Callable, Iterator
 
 import torch
@@ -25,6 +24,7 @@ from .mesh import Mesh, bits_of
 __all__ = [
     "RankError",
     "check_equal",
+    "check_mesh",
     "check_same",
     "digest",
     "failing_together",
@@ -51,7 +51,8 @@ def digest(value: Tree) -> str:
             plain = leaf.detach().cpu().contiguous().reshape(-1)
             found.update(ctypes.string_at(plain.data_ptr(), plain.numel() * plain.element_size()))
         else:
-            found.update((leaf.__qualname__ if isinstance(leaf, FunctionType) else repr(leaf)).encode())
+            name = getattr(leaf, "__qualname__", type(leaf).__qualname__) if callable(leaf) else repr(leaf)
+            found.update(name.encode())
     return found.hexdigest()[:24]
 
 
@@ -113,8 +114,10 @@ def nan_unless_same(mesh: Mesh, given: dict[str, Tree], value: Tree) -> Tree:
     return value
 
 
-def _check_mesh(mesh: Mesh) -> None:
+def check_mesh(mesh: Mesh) -> None:
     """A mesh is one of its group of processes; the others hear of it if not."""
+    fix = "Pass what funcebm.distributed.mesh() gives, or leave it out."
+    checks.require(isinstance(mesh, Mesh), "mesh must be a Mesh", repr(mesh), fix, TypeError)
     if mesh.size == 1:
         return
     peers = collectives.peers_of(mesh.name)
@@ -133,7 +136,7 @@ def together(mesh: Mesh, news: dict[str, Any] | None = None) -> Iterator[list[di
     The rank where it happened raises it as it is, the others an error of the same kind that names the rank.
     """
     news = {} if news is None else news
-    _check_mesh(mesh)
+    check_mesh(mesh)
     found: list[dict[str, Any]] = []
     if mesh.size == 1:
         yield found
@@ -163,7 +166,7 @@ def failing_together(mesh: Mesh) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if mesh.size > 1 and not getattr(error, "is_of_all_ranks", False):
+        if isinstance(mesh, Mesh) and mesh.size > 1 and not getattr(error, "is_of_all_ranks", False):
             text = str(error) or "interrupted"
             collectives.abort(mesh.name, f"{type(error).__name__} on rank {mesh.rank}: {text}")
         raise

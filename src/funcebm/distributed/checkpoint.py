@@ -7,7 +7,9 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
+import time
 from typing import Any
 
 import torch
@@ -19,9 +21,10 @@ from ..types import Tree
 from .agreement import together
 from .mesh import Mesh, bounds, single
 
-__all__ = ["draws_of", "last_run", "load", "open_folder", "rows_of", "save"]
+__all__ = ["draws_of", "last_run", "load", "open_folder", "rows_of", "save", "see_folder"]
 
 _FORMAT = 1
+_SEEN = 5.0  # seconds until a file of one rank is seen by others
 _WHO = "distributed.save and load"
 _PARTS = ("state", "draws", "info", "accumulator", "keys")
 
@@ -174,6 +177,31 @@ def draws_of(path: str | os.PathLike[str], *, mesh: Mesh | None = None, like: Tr
         if tree.leaves(like):
             return _like(joined["draws"], like[0], "the draws"), _like(joined["info"], like[1], "the info")
         return _tree(joined["draws"]), _tree(joined["info"])
+
+
+def see_folder(path: str | os.PathLike[str], mesh: Mesh) -> None:
+    """An error, before anything is run, where ranks do not see one folder into which all of them can write."""
+    place, mark = pathlib.Path(path), ""
+    news: dict[str, Any] = {}
+    with together(mesh, news) as found:
+        _files.need_safetensors(_WHO)
+        fix = "Give a folder, or a name that is not taken: it is made."
+        checks.require(not place.exists() or place.is_dir(), "the checkpoint of ranks must be a folder", str(path), fix)
+        place.mkdir(parents=True, exist_ok=True)
+        mark = f".seen-by-{mesh.rank}-{secrets.token_hex(8)}"
+        _files.put(place / mark, b"")
+        news.update(mark=mark)
+    try:
+        with together(mesh):
+            end = time.monotonic() + _SEEN
+            missing = [other["mark"] for other in found]
+            while missing and time.monotonic() < end:  # the file systems of other machines take their time
+                missing = [name for name in missing if not (place / name).exists()]
+                time.sleep(0.05 if missing else 0)
+            must, fix = "the checkpoint of ranks must be one folder that all of them see", "Use a shared file system."
+            checks.require(not missing, must, f"{place}, where rank {mesh.rank} does not see what others wrote", fix)
+    finally:
+        (place / mark).unlink(missing_ok=True)
 
 
 def open_folder(path: str | os.PathLike[str], samples: Any, *, mesh: Mesh) -> None:

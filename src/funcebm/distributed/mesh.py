@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from types import MappingProxyType
 from typing import Any, Callable, Mapping, NamedTuple
 
@@ -190,6 +191,7 @@ def tree_sum(values: Tensor) -> Tensor:
 def _sum(value: Tree, rank: int, size: int, name: str) -> Tree:
     leaves, structure = tree.flatten(value)
     leaves = [leaf.to(torch.int64) if leaf.dtype == torch.bool else leaf for leaf in map(torch.as_tensor, leaves)]
+    _row_counts("sum", leaves, size, name)
     num_bytes = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
     if size * num_bytes <= _BYTES_BY_TREE:
         return tree.unflatten(structure, [tree_sum(leaf) for leaf in stacked(leaves, size, name)])
@@ -198,15 +200,32 @@ def _sum(value: Tree, rank: int, size: int, name: str) -> Tree:
 
 def _gather(value: Tree, rank: int, size: int, name: str) -> Tree:
     leaves, structure = tree.flatten(value)
+    counts = _row_counts("gather", leaves, size, name, 1)
     if not leaves:
         return value
-    counts = [leaves[0].shape[0]] * size
-    if not is_tracing() and not any(is_mapped(leaf) for leaf in leaves):
-        own = torch.tensor([leaf.shape[0] for leaf in leaves], device=leaves[0].device)
-        counts = collectives.exchange(own, name, size, False)[:, 0].tolist()
     most = max(counts)
     padded = [_filled(leaf, most) for leaf in leaves]
     return tree.unflatten(structure, [_rows_of(leaf, counts) for leaf in stacked(padded, size, name)])
+
+
+def _row_counts(which: str, leaves: list[Tensor], size: int, name: str, num_free: int = 0) -> list[int]:
+    """How many rows each rank brings, where all have the same leaves but for so many axes: else the transport would abort.
+
+    A trace, and ``vmap``, take it that all is the same.
+    """
+    num_rows = leaves[0].shape[0] if leaves and leaves[0].ndim else 0
+    if is_tracing() or any(is_mapped(leaf) for leaf in leaves):
+        return [num_rows] * size
+    kinds = ", ".join(f"{leaf.dtype} {tuple(leaf.shape[num_free:])}".removeprefix("torch.") for leaf in leaves)
+    own = torch.tensor([num_rows, zlib.crc32(kinds.encode())], device=_device(name))
+    counts, codes = collectives.exchange(own, name, size, False).T.tolist()
+    if len(set(codes)) > 1:
+        other = next(rank for rank, code in enumerate(codes) if code != codes[0])
+        must, got = f"mesh.{which} must be given the same kind of tree on all ranks", f"leaves {kinds} here"
+        error = ValueError(checks.message(must, f"{got}, others on rank {other} than on rank 0", "Make them alike."))
+        error.is_of_all_ranks = True  # type: ignore[attr-defined]
+        raise error
+    return counts
 
 
 def _filled(leaf: Tensor, num: int) -> Tensor:

@@ -204,11 +204,20 @@ class _Run:
         is_shared = self.cut is not None or is_remembered or is_sharded(self.state.opt_state)
         return self.options.mesh.size == 1 or not is_shared
 
-    def options_of_all(self) -> tuple[Any, ...]:
-        """By which ranks speak to each other."""
-        options = self.options
-        numbers = (options.batch_size, options.chunk_size, options.jit, options.max_bad_steps)
-        return (*numbers, options.is_deterministic, options.checkpoint is None, options.validation is None)
+    def same(self) -> dict[str, Any]:
+        """What must be the same on all ranks, by name: by some of it they speak to each other."""
+        options, recipe, rows = self.options, self.recipe, tree.leaves(self.source.shared)
+        numbers = (options.batch_size, options.chunk_size, options.jit, options.max_bad_steps, options.is_deterministic)
+        return {
+            "the first batch": self.source.example,
+            "the shapes of the data": [tuple(leaf.shape) for leaf in rows],
+            "num_steps": options.num_steps,
+            "loss": recipe.loss(self.hyper),
+            "optimizer": recipe.optimizer(self.hyper),
+            "hyper and ema_decay": (self.hyper, recipe.ema_decay),
+            "the run to resume": (self.start, () if self.cut is not None else self.state.params),
+            "options": (*numbers, options.checkpoint is None, options.validation is None),
+        }
 
     def whole(self, params: Params) -> Params:
         """Params as the loss sees them."""
@@ -237,14 +246,9 @@ def run(recipe: Recipe, options: Options, key: Key, params: Params, data: Any, h
             news: dict[str, Any] = {}
             with together(mesh, news) as found:
                 here = _Run(recipe, options, key.to(tree.first(params).device), params, data, hyper, resume)
-                given = {
-                    "key": key,
-                    "params": described(params) if is_cut(params) else params,
-                    "the first batch": here.source.example,
-                    "num_steps": options.num_steps,
-                    "the options of a run": here.options_of_all(),
-                }
-                news.update(digests={name: digest(value) for name, value in given.items()} if mesh.size > 1 else {})
+                if mesh.size > 1:
+                    given = {"key": key, "params": described(params) if is_cut(params) else params, **here.same()}
+                    news.update(digests={name: digest(value) for name, value in given.items()})
             if mesh.size > 1:
                 check_equal(mesh, found)
             if checks.is_traced((key, params, hyper, here.source.shared)):

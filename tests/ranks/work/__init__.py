@@ -30,6 +30,7 @@ from .fit_work import (
     resume_fit,
 )
 from .mesh_work import axes, collect, comes_alone, differentiate, notes, scan
+from .misuse_work import misuse
 from .parameters_work import cut, fit_cut
 from .pool_work import pooled
 from .warm_up_work import sampler_of, warm_up, warm_up_cut, warm_up_fails
@@ -65,6 +66,7 @@ __all__ = [
     "ladder_refused",
     "stein",
     "tempering",
+    "misuse",
     "normalizer",
     "notes",
     "others_refused",

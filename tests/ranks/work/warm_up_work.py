@@ -68,7 +68,7 @@ def warm_up_cut(mesh, which, path):
     sampler, adaptation = sampler_of(which)
     positions = random.normal(random.key(1), (20, 3)) * torch.tensor([0.3, 1.0, 3.0])
     arguments = (KEY, sampler, torch.tensor(0.5), positions)
-    options = {"num_steps": 40, "adaptation": adaptation, "jit": False, "mesh": mesh, "checkpoint": path}
+    options = {"num_steps": 40, "adaptation": adaptation, "jit": False, "checkpoint": path}
     save = Checkpoint.save
 
     def saving(self, where, *rest):
@@ -78,7 +78,7 @@ def warm_up_cut(mesh, which, path):
 
     Checkpoint.save = saving
     try:
-        ebm.warm_up(*arguments, checkpoint_every=5, **options)
+        ebm.warm_up(*arguments, checkpoint_every=5, mesh=distributed.mesh(), **options)
     except (KeyError, distributed.RankError):
         pass
     finally:
