@@ -151,6 +151,9 @@ WRONG = {
         energies.mlp(KEY, 2, hidden=(4,))[0], x=X.double(), params=energies.mlp(KEY, 2, hidden=(4,))[1]
     ),
     "a module for an energy": lambda: samplers.mala(torch.nn.Linear(2, 1)),
+    "a module for the energy of a loss": lambda: losses.score_matching(torch.nn.Linear(2, 1)),
+    "a module for the energy of noise": lambda: losses.denoising_score_matching(torch.nn.Linear(2, 1), 0.1),
+    "a module to be differentiated": lambda: ebm.fields.gradient(torch.nn.Linear(2, 1)),
     "a number for an energy": lambda: samplers.mala(3.0),
     "an energy called already": lambda: samplers.nuts(quadratic((), X)),
     "batch norm without statistics": lambda: energies.from_module(

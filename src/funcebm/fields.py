@@ -74,6 +74,14 @@ def require_scalar(value: Any, position: Position, name: str = "an energy") -> T
     )
 
 
+def _no_module(energy: Any) -> None:
+    must, fix = (
+        "an energy must be a function (params, x) -> ()",
+        "Write energy, params = funcebm.energies.from_module(module).",
+    )
+    checks.require(not isinstance(energy, torch.nn.Module), must, "a torch.nn.Module", fix, TypeError)
+
+
 def value(energy: Energy) -> Energy:
     """The energy itself, which must return a scalar.
 
@@ -89,6 +97,7 @@ def value(energy: Energy) -> Energy:
     >>> value(lambda params, x: (x**2).sum())((), torch.tensor([1.0, 2.0]))
     tensor(5.)
     """
+    _no_module(energy)
     return lambda params, position: require_scalar(energy(params, position), position)
 
 
@@ -108,6 +117,7 @@ def value_and_gradient(energy: Energy) -> Callable[[Params, Position], tuple[Ten
     >>> value, slope
     (tensor(5.), tensor([2., 4.]))
     """
+    _no_module(energy)
 
     def function(params: Params, position: Position) -> tuple[Tensor, Position]:
         def scalar(position: Position) -> Tensor:

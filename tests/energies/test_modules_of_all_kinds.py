@@ -25,6 +25,20 @@ class Sequence(nn.Module):
         return self.head(self.net(x.unsqueeze(-1))[0][:, -1])
 
 
+class Cells(nn.Module):
+    """The same, written as a loop over a cell."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell, self.head = cell, nn.Linear(3, 1)
+
+    def forward(self, x):
+        state = None
+        for column in x.unbind(1):
+            state = self.cell(column[:, None], state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
 class Tokens(nn.Module):
     """Attention over the coordinates."""
 
@@ -87,6 +101,14 @@ KINDS = {
     "gru": lambda: Sequence(nn.GRU),
     "lstm": lambda: Sequence(nn.LSTM),
     "two_layers_of_rnn": lambda: Sequence(nn.RNN, num_layers=2),
+    "lstm_cell": lambda: Cells(nn.LSTMCell(1, 3)),
+    "gru_cell": lambda: Cells(nn.GRUCell(1, 3)),
+    "rnn_cell": lambda: Cells(nn.RNNCell(1, 3, bias=False)),
+    "relu_cell": lambda: Cells(nn.RNNCell(1, 3, nonlinearity="relu")),
+    "prelu": lambda: nn.Sequential(nn.Linear(4, 8), nn.PReLU(), nn.Linear(8, 1)),
+    "prelu_of_channels": lambda: _images(nn.PReLU(3)),
+    "rrelu": lambda: nn.Sequential(nn.Linear(4, 8), nn.RReLU(), nn.Linear(8, 1)),
+    "data_parallel": lambda: nn.DataParallel(nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 1))),
     "attention": lambda: Tokens("attention"),
     "encoder": lambda: Tokens("encoder"),
     "encoders": lambda: Tokens("encoders"),
@@ -129,6 +151,47 @@ def test_modules_of_all_kinds(name):
     fitted = ebm.fit(KEY, loss, params, X, **options)
     assert bool(torch.isfinite(fitted.metrics["loss"]).all())
     assert any(not torch.equal(params[key], fitted.params[key]) for key in params)
+
+
+def test_second_derivatives_go_through_prelu_and_cells():
+    for make in (KINDS["prelu"], KINDS["lstm_cell"], KINDS["gru_cell"]):
+        energy, params = energies.from_module(make())
+        hessians = torch.func.vmap(torch.func.hessian(energy, 1), (None, 0))(params, X)
+        assert hessians.shape == (5, 4, 4)
+        torch.testing.assert_close(hessians[2], torch.func.hessian(energy, 1)(params, X[2]))
+
+
+def test_what_wraps_a_module_is_left_aside():
+    plain = nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 1))
+    compiled, both = nn.Module(), nn.Module()  # torch.compile itself would switch off all checks of distributions
+    compiled._orig_mod, both._orig_mod = plain, nn.DataParallel(plain)
+    for wrapped in (nn.DataParallel(plain), compiled, both):
+        energy, params = energies.from_module(wrapped)
+        assert list(params) == [name for name, _ in plain.named_parameters()]
+        torch.testing.assert_close(energy(params, X[0]), plain(X[:1])[0, 0].detach())
+        energies.load_into(wrapped, {name: torch.zeros_like(value) for name, value in params.items()})
+        assert not plain(X).any()
+        energies.load_into(wrapped, params)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_modules_without_code_or_numbers_are_told():
+    with pytest.raises(TypeError, match=r"made of Python.*Give the module that was scripted or traced"):
+        energies.from_module(torch.jit.trace(nn.Linear(4, 1), X))
+    with pytest.raises(ValueError, match=r"must have numbers.*Linear '1' on the device meta.*to_empty"):
+        energies.from_module(nn.Sequential(nn.SiLU(), nn.Linear(4, 1, device="meta")))
+
+
+def test_an_energy_that_calls_a_module_is_told_what_it_keeps(monkeypatch):
+    from funcebm.chains import _checks
+
+    monkeypatch.setattr(_checks, "_warned", set())
+    module = nn.Linear(4, 1)
+    with pytest.warns(UserWarning, match="reads tensors that require grad .* keep the graph.*from_module"):
+        ebm.sample(KEY, samplers.langevin(lambda p, x: module(x).sum() ** 2), (), X, num_samples=2, jit=False)
+    _checks._warned.clear()
+    frozen = nn.Linear(4, 1).requires_grad_(False)
+    ebm.sample(KEY, samplers.langevin(lambda p, x: frozen(x).sum() ** 2), (), X, num_samples=2, jit=False)
 
 
 @pytest.mark.parametrize(

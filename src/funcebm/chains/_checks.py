@@ -174,6 +174,7 @@ def start(state: Any, init: Callable[[Position], Any], positions: Position, firs
     flags = vmap(tree.all_finite)(state)
     if not checks.is_concrete(flags):
         return
+    _no_hidden_graph(state, (getattr(init, "args", ()), positions))
     if bool(flags.all()):
         _connected(state, init, positions)
         return
@@ -217,6 +218,19 @@ def _is_nonzero(gradient: Tree) -> bool:
 
 
 _warned: set[str] = set()
+
+
+def _no_hidden_graph(state: Any, given: Tree) -> None:
+    """An energy that reads tensors that require grad, such as those of a module that it calls, is told so, once."""
+    of_state, of_given = (
+        [leaf for leaf in tree.leaves(value) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        for value in (state, given)
+    )
+    if of_state and not of_given and "hidden" not in _warned:
+        _warned.add("hidden")
+        fix = "Write energy, params = funcebm.energies.from_module(module), or detach what it reads."
+        what = "an energy that reads tensors that require grad makes an eager run keep the graph of all its steps"
+        warnings.warn(f"{what}, and its memory. {fix}", UserWarning, stacklevel=2)
 
 
 def no_graph(params: Any, jit: bool, name: str = "params") -> Any:

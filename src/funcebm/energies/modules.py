@@ -21,7 +21,8 @@ def from_module(module: torch.nn.Module) -> tuple[Energy, Params]:
 
     Args:
         module: ``(B, *event) -> (B,)`` or ``(B, 1)``. It is copied, and the copy is put in evaluation mode: an energy
-            is deterministic (no dropout) and of one particle (batch normalization uses its running statistics). Attention
+            is deterministic (no dropout) and of one particle (batch normalization uses its running statistics). Of
+            ``DataParallel`` and of what ``torch.compile`` returns, the module inside is taken. Attention
             runs by its formula (torch's ``MATH`` back end), recurrent layers as loops: ``vmap`` and second derivatives go
             through them. What the forward pass writes into buffers or attributes is dropped.
 
@@ -32,9 +33,9 @@ def from_module(module: torch.nn.Module) -> tuple[Energy, Params]:
         params, the energy to that of the position. :func:`load_into` writes trained params back.
 
     Raises:
-        TypeError: if ``module`` is not a module.
-        ValueError: a lazy module that has not run, batch normalization without running statistics; when the energy is
-            called, if the module's output for one particle is not ``(1,)`` or ``(1, 1)``.
+        TypeError: if ``module`` is not a module, or a scripted one.
+        ValueError: parameters without numbers, a lazy module that has not run, batch normalization without running statistics;
+            when the energy is called, if the module's output for one particle is not ``(1,)`` or ``(1, 1)``.
 
     >>> energy, params = from_module(torch.nn.Linear(2, 1))
     >>> sorted(params)
@@ -42,7 +43,7 @@ def from_module(module: torch.nn.Module) -> tuple[Energy, Params]:
     >>> energy(params, torch.zeros(2)).shape
     torch.Size([])
     """
-    _check_module(module)
+    module = _checked(module)
     _check_parts(module)
     frame = _copied(module).eval()
     params = {name: value.detach().clone() for name, value in frame.named_parameters() if value.requires_grad}
@@ -83,8 +84,7 @@ def load_into(module: torch.nn.Module, params: Params) -> torch.nn.Module:
     >>> load_into(module, trained)(torch.ones(1, 2)).tolist()
     [[0.0]]
     """
-    _check_module(module)
-    own: dict[str, Tensor] = dict(module.named_parameters())
+    own: dict[str, Tensor] = dict(_checked(module).named_parameters())
     trained = {name for name, value in own.items() if value.requires_grad}
     right = isinstance(params, dict)
     fix = "Pass the params of from_module for this module, once trained."
@@ -98,10 +98,18 @@ def load_into(module: torch.nn.Module, params: Params) -> torch.nn.Module:
     return module
 
 
-def _check_module(module: torch.nn.Module) -> None:
+def _checked(module: torch.nn.Module) -> torch.nn.Module:
+    """The module itself, without what spreads it over devices or compiles it."""
     right = isinstance(module, torch.nn.Module)
     fix = "A function (params, x) -> () already is an energy."
     checks.require(right, "module must be a torch.nn.Module", type(module).__name__, fix, TypeError)
+    module = getattr(module, "_orig_mod", module)
+    is_wrapped = isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel))
+    module = module.get_submodule("module") if is_wrapped else module
+    fix = "Give the module that was scripted or traced."
+    right = not isinstance(module, torch.jit.ScriptModule)
+    checks.require(right, "module must be made of Python", type(module).__name__, fix, TypeError)
+    return module
 
 
 def _check_parts(module: torch.nn.Module) -> None:
@@ -111,6 +119,11 @@ def _check_parts(module: torch.nn.Module) -> None:
         got = f"{type(part).__name__} {name!r}"
         must, fix = "a lazy module must know its shapes", "Call it once, on a batch of data: module(batch)."
         checks.require(not any(map(torch.nn.parameter.is_lazy, values)), must, got, fix)
+        must, fix = (
+            "parameters must have numbers",
+            "Make them: module.to_empty(device='cpu'), then initialize or load them.",
+        )
+        checks.require(not any(value.is_meta for value in values), must, f"{got} on the device meta", fix)
         is_coupled = isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and part.running_mean is None
         must = "an energy is of one particle: batch normalization must have running statistics"
         fix = "Use track_running_stats=True, or torch.nn.GroupNorm or LayerNorm, which need no batch."
