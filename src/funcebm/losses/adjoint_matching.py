@@ -71,7 +71,8 @@ def adjoint_matching(
         control: :math:`k`, a field ``(params, t, x) -> like x``, whose params are trained.
         energy_params: of the energy.
         scale: :math:`c`, a number, or a function of times ``(N,)``, constant over each step. :math:`\nu_1` must cover the
-            target: start with the variance of its widest part.
+            target: start with the variance of its widest part. And the noise of the last steps must be smaller than its
+            narrowest: for modes far apart take one that falls geometrically, ``lambda t: wide * (narrow / wide) ** t``.
         num_steps: of the simulation.
         num_bridges: regressions for each end.
         clip: the largest norm of :math:`\nabla E`, against the first ends, which are far off; None does not clip.
