@@ -315,7 +315,7 @@ def test_arguments_that_make_no_sense_are_errors():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
-    ("low", "high"), [(0.0, 1.0), (100.0, 101.0), (1.0, 1.001), (-1.0, 0.0), (-3.0, -2.0), (0.0, 0.1)]
+    ("low", "high"), [(0.0, 1.0), (100.0, 101.0), (1.0, 1.001), (-1.0, 0.0), (-3.0, -2.0), (0.0, 0.1), (0.0, 1e-6)]
 )
 def test_uniform_numbers_never_are_the_upper_bound(dtype, low, high):
     if torch.tensor(low, dtype=dtype) == torch.tensor(high, dtype=dtype):
@@ -323,3 +323,9 @@ def test_uniform_numbers_never_are_the_upper_bound(dtype, low, high):
     drawn = random.uniform(random.key(0), (200_000,), low=low, high=high, dtype=dtype)
     assert (drawn < torch.tensor(high, dtype=dtype)).all()
     assert (drawn >= torch.tensor(low, dtype=dtype)).all()
+
+
+def test_a_range_that_is_one_number_gives_that():
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        for low, high in ((1.0, 1.0), (1.0, 1.0 + 1e-17), (-2.0, -2.0), (0.0, 0.0)):
+            assert (random.uniform(random.key(0), (100,), low=low, high=high, dtype=dtype) == low).all()

@@ -17,10 +17,12 @@ __all__ = [
     "differences",
     "different_names",
     "dtypes_explained",
+    "finite",
     "given_parts",
     "is_concrete",
     "is_traced",
     "message",
+    "numbers",
     "one_of",
     "one_structure",
     "positive",
@@ -77,6 +79,34 @@ def unweighted(name: str, sampler: Any) -> None:
     """
     got, fix = "a rejection-free one, whose draws need their holding times", "Leave out rejection_free=True."
     require(not sampler.is_weighted, f"{name} needs kernels that leave the density invariant", got, fix)
+
+
+def finite(name: str, value: float | Tensor, fix: str = "Give a number.") -> None:
+    """``value`` (a number, or a tensor) must be finite.
+
+    >>> finite("weight", float("nan"))
+    Traceback (most recent call last):
+    ValueError: weight must be finite. Got nan. Give a number.
+    """
+    is_number = isinstance(value, Tensor) or (hasattr(value, "__float__") and not hasattr(value, "__len__"))
+    require(is_number, f"{name} must be a number", value, fix, TypeError)
+    if not isinstance(value, Tensor) or is_concrete(value):
+        is_finite = bool(torch.isfinite(torch.as_tensor(value)).all())
+        require(is_finite, f"{name} must be finite", f"{value}", fix)
+
+
+def numbers(name: str, values: Any, fix: str) -> tuple[float, ...]:
+    """``values`` as floats: a list, tuple, array or tensor of numbers.
+
+    >>> numbers("weights", [1, 2], "Write [1, 2].")
+    (1.0, 2.0)
+    """
+    right = hasattr(values, "__iter__") and not isinstance(values, (str, dict))
+    require(right, f"{name} must be a list of numbers", values, fix, TypeError)
+    found = tuple(values)
+    are_numbers = all(hasattr(value, "__float__") for value in found)
+    require(are_numbers, f"{name} must be a list of numbers", values, fix, TypeError)
+    return tuple(float(value) for value in found)
 
 
 def is_traced(value: Tree) -> bool:

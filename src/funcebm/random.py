@@ -173,7 +173,7 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
         if data.dtype == torch.int64 and data.device.type == "cpu" and is_concrete(data):
             data = _word(int(data), key.device)
     else:
-        if isinstance(data, bool) or not hasattr(data, "__index__"):
+        if isinstance(data, bool) or not hasattr(data, "__index__") or len(getattr(data, "shape", "")) > 0:
             raise TypeError(f"data must be an integer. Got {data!r}. Give the number of a step, for example.")
         data = _word(operator.index(data), key.device)
     return blocks(key, data.to(key.device, torch.int32).reshape(1), FOLD, WORDS)[:, 0]
@@ -218,7 +218,8 @@ def uniform(
     """Uniform numbers in ``[low, high)``, of 24 bits (53 in float64). Shape ``shape``.
 
     Raises:
-        ValueError: ``low`` above ``high``, a shape that is not of ints of at least 0.
+        ValueError: ``low`` above ``high``, or not finite; a shape that is not of ints of at least 0.
+        TypeError: a dtype that is not floating point.
 
     >>> u = uniform(key(0), (1000,))
     >>> bool((u >= 0).all() and (u < 1).all())
@@ -227,6 +228,10 @@ def uniform(
     dtype = dtype or torch.get_default_dtype()
     if isinstance(low, (int, float)) and isinstance(high, (int, float)) and not low <= high:
         raise ValueError(f"low must be at most high. Got low={low}, high={high}. Give them in their order.")
+    if isinstance(low, (int, float)) and isinstance(high, (int, float)) and not math.isfinite(high - low):
+        raise ValueError(f"low and high must be finite. Got low={low}, high={high}. Give finite numbers.")
+    if not dtype.is_floating_point:
+        raise TypeError(f"uniform numbers need a floating-point dtype. Got {dtype}. Use torch.float32, or randint.")
     if dtype == torch.float64:
         shape, count = _count(shape)
         check_key(key)
@@ -245,9 +250,10 @@ def _below(value: Tensor, low: float, high: float) -> Tensor:
     is_exact = low == 0 and high == 1 and value.dtype in (torch.float32, torch.float64)
     if is_exact or value.dtype not in _BITS_OF:
         return value
-    fraction, exponent = math.frexp(high)
-    spacing = 2.0 ** (exponent - _BITS_OF[value.dtype]) if high != 0 else torch.finfo(value.dtype).tiny
-    return value.clamp(max=high - (spacing / 2 if fraction == 0.5 else spacing))
+    info, (fraction, exponent) = torch.finfo(value.dtype), math.frexp(high)
+    spacing = 2.0 ** (exponent - _BITS_OF[value.dtype]) if high != 0 else info.tiny
+    spacing = max(spacing / 2 if fraction == 0.5 else spacing, info.tiny * info.eps)  # that of subnormal numbers
+    return value.clamp(low, max(low, high - spacing))
 
 
 def normal(key: Key, shape: tuple[int, ...] | int = (), *, dtype: torch.dtype | None = None) -> Tensor:
@@ -343,10 +349,17 @@ def categorical(key: Key, logits: Tensor, shape: tuple[int, ...] | int = ()) -> 
         logits: ``(*batch, n)``, unnormalised log probabilities.
         shape: how many to draw of each. The result is ``(*shape, *batch)``.
 
+    Raises:
+        ValueError: logits without a last axis of one number or more.
+
     >>> categorical(key(0), torch.tensor([0.0, 50.0]), 3)
     tensor([1, 1, 1])
     """
     shape, _ = _count(shape)
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(
+            f"logits must have one number or more on their last axis. Got the shape {tuple(logits.shape)}. Give a vector."
+        )
     noise = gumbel(key, (*shape, *logits.shape), dtype=logits.dtype)
     return (logits + noise).argmax(-1)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks, loops, tree
 from ..bijections import Constrained
 from ..spaces.space import Space
-from ..types import Energy, Params, Position, Tree
+from ..types import Energy, Params, Position, Sampler, Tree
 from ._carried import with_space_of, with_space_of_part
 
 __all__ = ["conditioned", "confined", "fill_in", "mixture", "product", "pullback", "tempered"]
@@ -18,7 +18,8 @@ __all__ = ["conditioned", "confined", "fill_in", "mixture", "product", "pullback
 
 def _some(name: str, given: tuple[Any, ...]) -> tuple[Energy, ...]:
     energies = checks.given_parts(given)
-    right = len(energies) > 0 and all(callable(energy) for energy in energies)
+    others = (torch.nn.Module, Sampler)  # which can be called, but not so
+    right = len(energies) > 0 and all(callable(energy) and not isinstance(energy, others) for energy in energies)
     fix = f"Write {name}(first, second) or {name}([first, second]); params are given when it is called."
     checks.require(right, f"{name} takes one energy or more, functions (params, x) -> ()", energies, fix)
     for energy in energies:

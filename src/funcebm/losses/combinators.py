@@ -75,6 +75,8 @@ def weighted_sum(
     right = sorted(names) == sorted(factors_by_name)
     fix = "Give one weight for each loss, under the same names."
     checks.require(right, "losses and weights must match", f"losses {names} and weights {list(factors_by_name)}", fix)
+    for name, factor in factors_by_name.items():
+        checks.finite(f"weights[{name!r}]", factor)
     factors = [tree.number(factors_by_name[name]) for name in names]
 
     def init(key: Key, params: Params, batch: Batch) -> tuple[Tree, ...]:

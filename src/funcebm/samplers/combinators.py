@@ -145,7 +145,7 @@ def mix(
     if len(given) == 2 and weights is None and type(given[0]) in (list, tuple):
         given, weights = given[:1], given[1]  # mix(samplers, weights), the order of version 0.1
     members, tunings = _members("mix", checks.given_parts(given))
-    shares = (1.0,) * len(members) if weights is None else tuple(float(weight) for weight in weights)
+    shares = (1.0,) * len(members) if weights is None else checks.numbers("weights", weights, "Write weights=[1, 3].")
     right = len(shares) == len(members)
     checks.require(right, "weights must be one for each sampler", f"{len(shares)} for {len(members)}", "One for each.")
     for share in shares:
