@@ -63,7 +63,9 @@ def single_site_metropolis(
         space: of the positions, from :mod:`funcebm.spaces`; None is that of
             the energy, if it has one that fits, else bits.
         scan: ``"random"``, one site a step, reversible; ``"systematic"``, all sites in their order, invariant but not reversible;
-            ``"palindromic"``, forth and back, reversible. Static.
+            ``"palindromic"``, forth and back, reversible. On two values where the energy hardly changes every proposal is
+            accepted, so that a systematic scan flips all sites and a palindromic one flips them back: keep to the random scan
+            at high temperatures, and for the hot end of tempering and annealing. Static.
         temperature: :math:`T > 0`, in units of energy. ``()``.
 
     Returns:
