@@ -59,6 +59,7 @@ def test_a_changed_constant_is_seen(case, way, monkeypatch):
     assert _is_other(before, after)
 
 
+@pytest.mark.filterwarnings("ignore:an energy that reads tensors that require grad")  # eagerly, that is
 @pytest.mark.usefixtures("op_by_op")
 @pytest.mark.parametrize("way", list(WAYS))
 @pytest.mark.parametrize("case", TENSORS, ids=lambda case: case.__name__[1:])

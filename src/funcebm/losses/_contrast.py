@@ -186,7 +186,7 @@ def explain_starts(sampler: Sampler, params: Params, starts: Tree, state: Any) -
     In compiled code, and where energies are mapped over more than the chains, nothing is said.
     """
     energy = getattr(state, "energy", None)
-    if is_tracing() or not isinstance(energy, Tensor) or plain(energy).ndim != 1:
+    if is_tracing() or not isinstance(energy, Tensor) or plain(energy).ndim != 1 or plain(energy).is_meta:
         return
     missing = torch.isnan(plain(energy))
     if bool(missing.any()):

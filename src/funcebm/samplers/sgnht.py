@@ -74,6 +74,7 @@ def sgnht(
     :math:`\gamma`, their thermostat :math:`\xi` is :math:`\gamma + \eta`; we move the position first, so that the gradient is
     that of the new one.
 
+    >>> import torch
     >>> from funcebm import random
     >>> sampler = sgnht(lambda params, x: (x**2).sum() / 2, step_size=0.1)
     >>> state, info = sampler(random.key(0), (), sampler.init((), torch.zeros(2)))
