@@ -20,7 +20,7 @@ inline T tanh(const T& x) {
     else return x.tanh();
 }
 
-#if defined(CPU_CAPABILITY_AVX512)
+#if defined(CPU_CAPABILITY_AVX512) && defined(__GNUC__)  // and clang: sums and products of vectors are written as such
 #define FUNCEBM_HAS_LANES
 typedef __m512 Lanes;
 static inline Lanes all(float x) { return _mm512_set1_ps(x); }
@@ -47,7 +47,7 @@ static inline Lanes with_sign(Lanes x, Lanes of) {
 static inline Lanes where_less(Lanes x, Lanes y, Lanes a, Lanes b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
 }
-#elif defined(CPU_CAPABILITY_AVX2)
+#elif defined(CPU_CAPABILITY_AVX2) && defined(__GNUC__)
 #define FUNCEBM_HAS_LANES
 typedef __m256 Lanes;
 static inline Lanes all(float x) { return _mm256_set1_ps(x); }
