@@ -206,7 +206,13 @@ def _ess() -> dict[str, list[float]]:
             calls = float(samples.info.num_gradients.double().mean()) * chains * draws * thin / 1000
             rate = float(samples.info.acceptance_rate.mean())
             rhat = float(ebm.diagnostics.rhat(samples.draws[..., 0]))
-            found[f"{target}|{name}"] = [ess[0] / seconds, ess[1] / seconds, ess[0] / max(calls, 1e-9), rate, rhat]
+            found[f"{target}|{name}"] = [
+                ess[0] / seconds,
+                ess[1] / seconds,
+                ess[0] / calls if calls else math.nan,
+                rate,
+                rhat,
+            ]
             print(f"{target}, {name}: {seconds:.1f} s", file=sys.stderr, flush=True)
     return found
 
