@@ -205,6 +205,20 @@ def test_jumps_need_their_holding_times(name, balance):
     assert is_invariant(matrix, skeleton / skeleton.sum())
 
 
+def test_holding_times_of_far_apart_energies():
+    """In float32 the weight of a deep state is beyond 3e38; its logarithm is not, and averages are finite and right."""
+    depth = torch.tensor(400.0)
+    sampler = samplers.locally_balanced(lambda params, x: params * x.sum(), rejection_free=True)
+    state, infos, draws = sampler.init(depth, torch.zeros(1)), [], []
+    for _ in range(4):  # one bit: every jump is to the other value
+        state, info = sampler(random.key(0), depth, state)
+        infos.append(info.log_holding_time)
+        draws.append(state.position[0])
+    assert torch.stack(infos).tolist() == [-200.0, 200.0, -200.0, 200.0]
+    weights = torch.softmax(torch.stack(infos), 0)
+    assert float((weights * torch.stack(draws)).sum()) == 0.0
+
+
 def _path_matrix(target: Target, lengths: dict[int, tuple[float, float]], **options) -> torch.Tensor:
     """``lengths``: to each number of flips its probability, and a uniform number that gives it."""
     sampler, moves = samplers.path_auxiliary(target.energy, target.space, **options), move_targets(target)

@@ -63,7 +63,9 @@ class JumpInfo(NamedTuple):
     """The fields of ``DiscreteInfo``, and how long the chain stays where it came.
 
     Attributes:
-        holding_time: the mean time until the next jump, the weight of the new position in averages. ``()``.
+        holding_time: the mean time until the next jump, the weight of the new position in averages. ``()``; infinite in float32
+            where all moves cost more than about 180 temperatures (``"sqrt"``) or 90 (``"barker"``, ``"min"``).
+        log_holding_time: its logarithm, which holds them all: ``torch.softmax(log_holding_time, 0)`` are the weights of draws.
     """
 
     acceptance_rate: Tensor
@@ -73,6 +75,7 @@ class JumpInfo(NamedTuple):
     energy: Tensor
     num_changed: Tensor
     holding_time: Tensor
+    log_holding_time: Tensor
 
 
 def locally_balanced(
@@ -93,7 +96,7 @@ def locally_balanced(
     and accepts with :math:`\min(1, Z(x) / Z(y))`. *Rejection-free*, every move is made: the chain is the skeleton of the jump
     process with the rates :math:`g(e^{d_m})`, whose invariant distribution is :math:`\propto e^{-E/T} Z`. So averages must be
     weighted by ``info.holding_time``, :math:`w_n = 1 / Z(x_n)`, and are wrong without:
-    :math:`\mathrm{E} f \approx \sum_n w_n f(x_n) / \sum_n w_n`.
+    :math:`\mathrm{E} f \approx \sum_n w_n f(x_n) / \sum_n w_n`, from ``info.log_holding_time`` where energies are far apart.
     Such a kernel is for :func:`funcebm.sample` alone: cycles, tempering, annealing and contrastive losses refuse it.
     T energies a step, for all moves, at once.
 
@@ -162,7 +165,8 @@ def locally_balanced(
         if rejection_free:
             always = unadjusted_info(proposal.position, proposal.energy, 0)
             one = torch.ones_like(proposal.energy)
-            return proposal, JumpInfo(*always, num_changed=one, holding_time=(-torch.logsumexp(back, -1)).exp())
+            log_time = -torch.logsumexp(back, -1)
+            return proposal, JumpInfo(*always, one, log_time.exp(), log_time)
         log_ratio = (state.energy - proposal.energy) / tuning.temperature
         log_ratio = log_ratio + masked_sum(reverse(own, state.position, chosen), torch.log_softmax(back, -1))
         log_ratio = log_ratio - masked_sum(chosen, torch.log_softmax(forth, -1))
