@@ -366,4 +366,7 @@ def sharded(energy: Energy, mesh: Mesh) -> Energy:
 
         return summed_value(total, param_leaves, leaves)
 
+    for name in ("space", "joint_space"):  # of its states, where it has one
+        if hasattr(energy, name):
+            setattr(function, name, getattr(energy, name))
     return function

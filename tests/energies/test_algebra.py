@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch.func import vmap
 
 import funcebm
 from funcebm import bijections, energies, fields, graphs, random, samplers, spaces
+
+from .. import laws
 
 DOUBLE = torch.float64
 POINTS = random.normal(random.key(0), (6, 2), dtype=DOUBLE)
@@ -228,6 +231,11 @@ def test_confined_refuses(arguments, words):
 ISING = energies.ising(graphs.grid(3))
 BITS = energies.boltzmann(3)
 CLAMPED = torch.tensor([True, False, True])
+POTTS = energies.potts(graphs.grid(3), 4)
+UNEVEN = energies.tempered(lambda params, x: (params * x).sum(), 1.0)
+UNEVEN.space = spaces.categorical(3, [2, 4, 3])
+MACHINE = energies.rbm(3, 2, visible="gaussian")
+LATTICE = energies.ising_torus((4, 4))
 
 
 @pytest.mark.parametrize(
@@ -239,6 +247,19 @@ CLAMPED = torch.tensor([True, False, True])
         (energies.product_of_members(ISING), spaces.spins(3)),
         (energies.mixture_of_members(ISING), spaces.spins(3)),
         (energies.conditioned(ISING, torch.ones(3), CLAMPED), spaces.spins(2)),
+        (energies.conditioned(POTTS, torch.eye(4)[:3], CLAMPED), spaces.categorical(2, 4)),
+        (energies.conditioned(POTTS, torch.eye(4)[:3], CLAMPED[:, None].repeat(1, 4)), spaces.categorical(2, 4)),
+        (
+            energies.conditioned(UNEVEN, torch.eye(4)[:3], CLAMPED),
+            spaces.Space("categorical", (2, 4), (0.0, 1.0), (2, 3)),
+        ),
+        (
+            energies.conditioned(LATTICE, torch.ones(4, 4), torch.tensor([True, False, True, True])),
+            spaces.spins((3, 4)),
+        ),
+        (energies.conditioned(MACHINE, {"visible": torch.ones(3)}), {"hidden": spaces.binary(2)}),
+        (energies.confined(ISING), spaces.spins(3)),
+        (energies.on_integers(POTTS, 4), spaces.ordinal(3, 4)),
         (energies.on_bits(ISING), spaces.binary(3)),
         (energies.on_spins(BITS), spaces.spins(3)),
         (energies.product(ISING, BITS), None),
@@ -246,7 +267,7 @@ CLAMPED = torch.tensor([True, False, True])
     ],
 )
 def test_energies_of_energies_say_what_their_states_are(energy, space):
-    assert getattr(energy, "space", None) == space
+    assert getattr(energy, "space", getattr(energy, "joint_space", None)) == space
 
 
 def _both(params, x):
@@ -262,6 +283,53 @@ def test_a_part_has_the_space_of_its_leaves():
     for leaves, expected in (("a", whole["a"]), (("a", "b"), whole)):
         samplers.on(leaves, lambda e: seen.append(e.space) or samplers.gibbs(e), energy)
         assert seen.pop() == expected
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
+
+
+def test_a_part_of_a_tree_has_the_space_of_its_path():
+    energy, deep = energies.tempered(_both, 1.0), spaces.spins(2)
+    energy.space = {"a": {"b": deep}, "c": Pair(spaces.spins(1), deep)}
+    seen = []
+    for path in ("a/b", "c/second"):
+        samplers.on(path, lambda e: seen.append(e.space) or samplers.gibbs(e), energy)
+        assert seen.pop() == deep
+
+
+def test_conditioned_categories_have_their_conditional():
+    """Of three sites in a row, the middle one clamped: each draw is one-hot, with the exact distribution."""
+    params, whole = POTTS.params(torch.tensor(0.8)), torch.eye(4)[[0, 2, 1]]
+    energy = energies.conditioned(POTTS, whole, CLAMPED)
+    torch.testing.assert_close(energy(params, whole[CLAMPED]), POTTS(params, whole))
+    torch.testing.assert_close(energy(params, whole[CLAMPED].flatten()), POTTS(params, whole))
+    starts = whole[CLAMPED].expand(2000, 2, 4)
+    draws = funcebm.sample(random.key(0), samplers.gibbs(energy), params, starts, num_samples=1, jit=False).draws
+    assert bool((draws.sum(-1) == 1).all())
+    chance = math.exp(0.8) / (math.exp(0.8) + 3)  # to agree with the middle one
+    laws.assert_mean(draws[:, 0, :, 2], torch.tensor([chance, chance]))
+
+
+def test_positions_that_fit_no_space_of_the_energy_are_refused():
+    """They were taken for bits."""
+    for energy, position in (
+        (energies.conditioned(POTTS, torch.eye(4)[:3], CLAMPED), torch.eye(4)[[0, 1]].flatten()),
+        (MACHINE, {"visible": torch.zeros(3), "hidden": torch.zeros(2)}),
+        (MACHINE.free_energy, torch.zeros(3)),
+    ):
+        with pytest.raises(ValueError, match="positions of the space of the energy"):
+            samplers.gibbs(energy).init((), position)
+    with pytest.raises(ValueError, match="splits one"):
+        energies.conditioned(POTTS, torch.eye(4)[:3], torch.eye(4)[:3] > 0)
+
+    def of_a_traced_mask(mask):
+        energy = energies.conditioned(ISING, torch.ones(3), mask)
+        return samplers.gibbs(energy).init(ISING.params(), torch.ones(2)).energy
+
+    with pytest.raises(ValueError, match="positions of the space of the energy"):
+        vmap(of_a_traced_mask)(CLAMPED[None])
 
 
 @pytest.mark.parametrize("make", [samplers.gibbs, samplers.gibbs_with_gradients, samplers.path_auxiliary])

@@ -6,8 +6,10 @@ import itertools
 
 import pytest
 import torch
+from torch.func import vmap
 
-from funcebm import samplers, spaces, tree
+from funcebm import graphs, samplers, spaces, tree
+from funcebm.samplers._heat_bath import value_of
 from funcebm.samplers.gibbs import BlockGibbsNoise
 from funcebm.samplers.single_site import SingleSiteNoise
 
@@ -175,3 +177,69 @@ def test_all_sites_at_once_is_another_distribution():
     observe = lambda site, ends: level[ends[:, 1], site]  # noqa: E731
     matrix = values_by_uniforms(wrong, target, lambda u: BlockGibbsNoise(u, ()), observe, [0, 1, 2], 2)
     assert not is_invariant(matrix, target.probabilities, 1e-3)
+
+
+FORBIDDEN = {
+    # two neighbours are never both occupied, or have the same value; of two named blocks one pair is never both occupied
+    "bits": (spaces.binary(4), lambda x: (x[1:] * x[:-1]).sum() > 0),
+    "categories": (spaces.categorical(3, 3), lambda x: (x[1:] * x[:-1]).sum() > 0),
+    "names": ({"a": spaces.binary(2), "b": spaces.binary(2)}, lambda x: x["a"][0] * x["b"][1] > 0),
+}
+
+
+@pytest.mark.parametrize("scan", ["systematic", "palindromic", "random"])
+@pytest.mark.parametrize("name", list(FORBIDDEN))
+def test_blocks_never_lead_to_forbidden_states(name, scan):
+    """A slope knows no walls: the exact matrix leaves the density invariant, and goes from no allowed state to another."""
+    space, is_forbidden = FORBIDDEN[name]
+    parts = tree.leaves(space)
+    width = 3 if parts[0].kind == "categorical" else 1
+    field = torch.tensor([0.7, -0.2, 0.4][:width], dtype=torch.float64)
+
+    def energy(params, x):
+        walls = torch.where(is_forbidden(x), torch.inf, torch.zeros((), dtype=torch.float64))
+        return walls - torch.stack([(field * leaf.reshape(-1, width)).sum() for leaf in tree.leaves(x)]).sum()
+
+    blocks = ("a", "b") if name == "names" else graphs.colouring(graphs.grid(parts[0].num_sites))
+    sampler = samplers.gibbs(energy, blocks, space=space, scan=scan)
+    every = tree.map(lambda leaf: leaf.double(), spaces.states(space))
+    weights = (-vmap(energy, (None, 0))((), every)).exp()
+    target = weights / weights.sum()
+
+    # a uniform number for each value of each site: what it draws does not depend on the other sites
+    logits = field if width > 1 else torch.stack([torch.zeros(()).double(), field[0]])
+    chances = torch.softmax(logits, 0)
+    middles = chances.flip(0).cumsum(0).flip(0) - chances / 2
+    num_sites, num_sweeps = sum(part.num_sites for part in parts), 2 if scan == "palindromic" else 1
+    drawn = torch.cartesian_prod(*[torch.arange(len(chances))] * (num_sites * num_sweeps))
+    weight = chances[drawn].prod(1)
+    uniform = middles[drawn].reshape(-1, *(() if num_sweeps == 1 else (2,)), num_sites)
+    pieces = uniform.split([part.num_sites for part in parts], -1)
+    noise = BlockGibbsNoise(tree.unflatten(tree.flatten(space)[1], list(pieces)), ())
+
+    rows = torch.cat([leaf.flatten(1) for leaf in tree.leaves(every)], 1)
+    matrix = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    tuning = tree.cast_like(sampler.tuning, rows)
+    for start in torch.nonzero(target)[:, 0].tolist():
+        state = sampler.init((), tree.map(lambda leaf, start=start: leaf[start], every))
+        for choice in range(2 if scan == "random" else 1):
+            own = noise._replace(choice=torch.full((len(drawn),), choice)) if scan == "random" else noise
+            after, info = vmap(sampler.step, (None, None, None, 0))((), tuning, state, own)
+            ends = torch.cat([leaf.flatten(1) for leaf in tree.leaves(after.position)], 1)
+            end = (ends[:, None] == rows).all(-1).double().argmax(1)
+            matrix[start].index_add_(0, end, weight / (2 if scan == "random" else 1))
+            assert bool(torch.isfinite(after.energy).all())
+            torch.testing.assert_close(after.energy, -weights[end].log())
+            assert bool((info.is_divergent == (info.acceptance_rate < 1)).all())
+    assert not bool(matrix[:, target == 0].any())
+    allowed = target > 0
+    assert_kernel(matrix[allowed][:, allowed], target[allowed], is_reversible=scan != "systematic")
+
+
+def test_values_without_probability_are_not_drawn_by_rounding():
+    """In float32 the sum of the others is below one, which the largest uniform number can exceed."""
+    weights = torch.cat([torch.tensor([-torch.inf]), 0.1 * torch.arange(299.0)])
+    chances = torch.softmax(weights.repeat(50, 1) * torch.linspace(0.5, 1.5, 50)[:, None], -1)
+    largest = torch.full((50,), 1 - 2.0**-24)
+    assert bool((value_of(largest, chances) > 0).all())
+    assert bool((value_of(torch.zeros(50), chances) == 299).all())

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from .. import tree
+from torch import Tensor
+
+from .. import checks, tree
+from ..spaces.space import Space
 from ..types import Position, Tree
 
-__all__ = ["carried_space", "with_space_of", "with_space_of_part"]
+__all__ = ["carried_space", "with_space_of", "with_space_of_mask", "with_space_of_part"]
 
 _NAMES = ("space", "joint_space")
 
@@ -33,12 +36,49 @@ def with_space_of(energy: EnergyT, *parts: Any) -> EnergyT:
 
 
 def with_space_of_part(energy: EnergyT, whole: Any, names: tuple[str, ...], *, is_one: bool) -> EnergyT:
-    """The energy of some entries of a position, with their spaces; of one entry alone, or of a dict of them."""
+    """The energy of some entries of a position, with their spaces; of one entry alone, or of a dict of them.
+
+    Names are those of entries of a dict or a NamedTuple, and of entries of these, ``"layers/weight"``.
+    """
     for name in _NAMES:
         space = getattr(whole, name, None)
-        if isinstance(space, dict) and all(entry in space for entry in names):
-            setattr(energy, name, space[names[0]] if is_one else {entry: space[entry] for entry in names})
+        found = {entry: _entry(space, entry) for entry in names}
+        if names and all(part is not None for part in found.values()):
+            setattr(energy, name, found[names[0]] if is_one else found)
     return energy
+
+
+def _entry(space: Tree | None, path: str) -> Tree | None:
+    for name in path.split("/"):
+        is_field = isinstance(space, tuple) and name in getattr(space, "_fields", ())
+        space = getattr(space, name) if is_field else space.get(name) if isinstance(space, dict) else None
+    return space
+
+
+def with_space_of_mask(energy: EnergyT, whole: Any, free: Tensor) -> EnergyT:
+    """The energy of the free numbers of a position, ``whole[free]``, with their space.
+
+    That of the whole, which fits no part, where the mask is traced, or is not one of the space: samplers refuse it then.
+    """
+    for name in _NAMES:
+        space = getattr(whole, name, None)
+        if isinstance(space, Space):
+            fits = checks.is_concrete(free) and tuple(free.shape) == space.shape[: free.ndim]
+            setattr(energy, name, _masked(space, free) if fits else space)
+    return energy
+
+
+def _masked(space: Space, free: Tensor) -> Space:
+    """The space of ``whole[free]``; of categories one-hot rows, for a mask of their entries too."""
+    if space.kind == "categorical" and free.ndim == len(space.shape):
+        fix = f"Give a mask of the sites, {space.sites}; the free part is whole[free], (F, K)."
+        whole_rows = bool((free.all(-1) | ~free.any(-1)).all())
+        checks.require(whole_rows, "free must free one-hot rows as a whole", "a mask that splits one", fix)
+        free = free.any(-1)
+    rest = space.shape[free.ndim :]
+    of_sites = free.reshape(*free.shape, *(1,) * (len(space.sites) - free.ndim)).expand(space.sites).flatten().tolist()
+    sizes = tuple(size for size, is_free in zip(space.sizes, of_sites, strict=True) if is_free) if space.sizes else ()
+    return Space(space.kind, (int(free.sum()), *rest), space.levels, sizes)
 
 
 def carried_space(energy: Any, batch: Position) -> Tree | None:

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from .. import checks, loops, tree
 from ..bijections import Constrained
-from ..spaces.space import Space
 from ..types import Energy, Params, Position, Sampler, Tree
-from ._carried import with_space_of, with_space_of_part
+from ._carried import with_space_of, with_space_of_mask, with_space_of_part
 
 __all__ = ["conditioned", "confined", "fill_in", "mixture", "product", "pullback", "tempered"]
 
@@ -152,7 +151,7 @@ def confined(energy: Energy, scale: float | Tensor = 1.0, *, low: float = 0.0, h
 
     if hasattr(energy, "features"):
         walled.features = energy.features  # type: ignore[attr-defined]
-    return walled
+    return with_space_of(walled, energy)
 
 
 def fill_in(observed: Tree, free: Tensor | None = None) -> Callable[[Position], Position]:
@@ -160,10 +159,11 @@ def fill_in(observed: Tree, free: Tensor | None = None) -> Callable[[Position], 
 
     Args:
         observed: a dict of the entries that are known; or, with ``free``, a whole position ``(*event,)``.
-        free: which numbers of it are free. ``(*event,)`` bool, with F true entries.
+        free: which numbers of it are free, ``(*event,)`` bool, or which of its first axes; with F true entries.
 
     Returns:
-        For dicts, ``rest -> {**rest, **observed}``; for a tensor, ``(F,) -> (*event,)``, free numbers in order.
+        For dicts, ``rest -> {**rest, **observed}``; for a tensor, from ``whole[free]`` to ``(*event,)``, free numbers in order,
+        which may keep last axes of the position, as one-hot rows ``(F, K)`` do.
 
     Raises:
         ValueError: a mask that is not boolean, does not fit or leaves nothing free; when called, a part of another shape.
@@ -184,10 +184,11 @@ def fill_in(observed: Tree, free: Tensor | None = None) -> Callable[[Position], 
         type(observed).__name__,
         "Or give a dict as observed.",
     )
-    right = free.dtype == torch.bool and free.shape == observed.shape
-    must = f"free must be a bool tensor of the shape of observed, {tuple(observed.shape)}"
+    right = free.dtype == torch.bool and free.ndim > 0 and free.shape == observed.shape[: free.ndim]
+    must = f"free must be a bool tensor of the shape of observed, {tuple(observed.shape)}, or of its first axes"
     checks.require(right, must, f"{free.dtype} of shape {tuple(free.shape)}", "Compare with something: mask > 0.")
-    flat, shape, known = free.reshape(-1), observed.shape, observed.detach().reshape(-1)
+    shape, known = observed.shape, observed.detach().reshape(-1)
+    flat = free.reshape(*free.shape, *(1,) * (observed.ndim - free.ndim)).expand(shape).reshape(-1)
     places = (flat.cumsum(0) - 1).clamp(min=0)  # of each free number in the part; no shape depends on the mask
     count = None
     if not loops.is_compiling() and checks.is_concrete(free):
@@ -195,11 +196,12 @@ def fill_in(observed: Tree, free: Tensor | None = None) -> Callable[[Position], 
         checks.require(count > 0, "free must leave something free", "no true entry", "Set some entries to True.")
 
     def complete(part: Tensor) -> Tensor:
-        if part.dim() != 1 or (count is not None and part.shape[0] != count):
+        is_like = 1 <= part.dim() <= len(shape) and part.shape[1:] == shape[len(shape) - part.dim() + 1 :]
+        if not is_like or (count is not None and part.numel() != count):
             must = "the free part must have one number for each true entry of free"
             of = "" if count is None else f" for {count}"
             raise ValueError(checks.message(must, f"{tuple(part.shape)}{of}", "Use whole[free]."))
-        spread = part[places.to(part.device)]
+        spread = part.reshape(-1)[places.to(part.device)]
         return torch.where(flat.to(part.device), spread, known.to(part)).reshape(shape)
 
     return complete
@@ -211,11 +213,16 @@ def conditioned(energy: Energy, observed: Tree, free: Tensor | None = None) -> E
     Args:
         energy: ``(params, x) -> ()`` of whole positions.
         observed: a dict of the entries that are known; or, with ``free``, a whole position ``(*event,)``.
-        free: which numbers of it are free. ``(*event,)`` bool, with F true entries.
+        free: which numbers of it are free, ``(*event,)`` bool, or which of its first axes, such as the sites ``(*sites,)`` of
+            one-hot rows; with F true entries.
 
     Returns:
-        An energy of the rest: of a dict without the observed entries, or of ``(F,)``. :func:`fill_in` gives the whole
-        position back: inpainting is sampling from the one and filling in by the other.
+        An energy of the rest: of a dict without the observed entries, or of ``whole[free]``, ``(F,)`` or ``(F, *rest)``.
+        :func:`fill_in` gives the whole position back: inpainting is sampling from the one and filling in by the other. The
+        ``space`` of a discrete energy is that of the free sites (of categories one-hot rows ``(F, K)``, F of sites).
+
+    Raises:
+        ValueError: what :func:`fill_in` refuses, a constrained energy, a mask that frees a part of a one-hot row.
 
     >>> joint = lambda params, x: ((x["a"] - x["b"]) ** 2).sum()
     >>> conditioned(joint, {"b": torch.ones(2)})((), {"a": torch.zeros(2)})
@@ -227,13 +234,12 @@ def conditioned(energy: Energy, observed: Tree, free: Tensor | None = None) -> E
     def rest(params: Params, x: Position) -> Tensor:
         return energy(params, complete(x))
 
-    space = getattr(energy, "space", None)
-    if free is None and isinstance(space, dict):
-        return with_space_of_part(rest, energy, tuple(name for name in space if name not in observed), is_one=False)
-    if isinstance(space, Space) and space.kind != "categorical" and free is not None and checks.is_concrete(free):
-        num = int(free.sum())
-        rest.space = Space(space.kind, (num,), space.levels, space.sizes[:num])  # type: ignore[attr-defined]
-    return rest
+    if free is not None:
+        return with_space_of_mask(rest, energy, free)
+    found = (getattr(energy, name, None) for name in ("joint_space", "space"))
+    entries: Any = next((space for space in found if isinstance(space, dict)), {})
+    names = tuple(name for name in entries if name not in observed)
+    return with_space_of_part(rest, energy, names, is_one=False)
 
 
 def pullback(energy: Energy, bijection: Callable[[Position], tuple[Position, Tensor]]) -> Energy:

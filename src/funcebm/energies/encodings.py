@@ -72,7 +72,8 @@ def on_integers(energy: Energy, num_values: int) -> Energy:
         num_values: K.
 
     Returns:
-        ``(params, x) -> ()``, of whole numbers ``(*sites)``, integers or floats.
+        ``(params, x) -> ()``, of whole numbers ``(*sites)``, integers or floats; where the energy has a categorical space, with
+        an ordinal one of as many levels.
 
     Raises:
         ValueError: a number of values below 1.
@@ -86,6 +87,9 @@ def on_integers(energy: Energy, num_values: int) -> Energy:
         dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
         return energy(params, (x[..., None] == torch.arange(num_values, device=x.device)).to(dtype))
 
+    space = getattr(energy, "space", None)
+    if isinstance(space, spaces.Space) and space.kind == "categorical" and set(space.sizes) == {num_values}:
+        of_integers.space = spaces.ordinal(space.sites, num_values)  # type: ignore[attr-defined]
     return of_integers
 
 

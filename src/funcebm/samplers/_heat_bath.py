@@ -38,10 +38,11 @@ def value_of(uniform: Tensor, probabilities: Tensor) -> Tensor:
     """The value that a uniform number ``(...,)`` draws from probabilities ``(..., V)``, as ``int64``.
 
     It is the number of values ``k >= 1`` with ``u < P(value >= k)``: monotone, so that common numbers keep an order of chains,
-    and of two values the second one where ``u < p``.
+    and of two values the second one where ``u < p``. A value without probability is never drawn: ``u`` is taken of their sum
+    as rounded.
     """
-    tails = probabilities.flip(-1).cumsum(-1).flip(-1)[..., 1:]
-    return (uniform[..., None] < tails).sum(-1)
+    tails = probabilities.flip(-1).cumsum(-1).flip(-1)
+    return (uniform[..., None] * tails[..., :1] < tails[..., 1:]).sum(-1)
 
 
 def heat_bath(space: Space, logits: Tensor, uniform: Tensor, dtype: torch.dtype) -> Tensor:

@@ -40,16 +40,21 @@ __all__ = [
 
 
 def space_for(name: str, space: Tree | None, energy: Any) -> Callable[[Position], Tree]:
-    """The space of a position: as given; else what the energy carries, if it fits; else bits.
+    """The space of a position: as given; else what the energy carries, which must fit; bits where it carries none, or bits.
 
     Raises:
         TypeError: something that is no tree of spaces.
-        ValueError: real leaves.
+        ValueError: real leaves; when called, a position that fits no space of the energy.
     """
     if space is not None:
         check_discrete(name, space)
         return lambda position: space
-    carried = [getattr(energy, field) for field in ("space", "joint_space") if hasattr(energy, field)]
+    found = (getattr(energy, field, None) for field in ("space", "joint_space"))
+    carried = [
+        candidate for candidate in found if tree.leaves(candidate) and all(map(_is_space, tree.leaves(candidate)))
+    ]
+
+    is_of_bits = all(part.levels == (0.0, 1.0) and part.kind == "binary" for part in tree.leaves(carried))
 
     def of(position: Position) -> Tree:
         for candidate in carried:
@@ -57,9 +62,23 @@ def space_for(name: str, space: Tree | None, energy: Any) -> Callable[[Position]
             parts = zip(tree.leaves(candidate), tree.leaves(position), strict=False)
             if fits and all(part.kind != "real" and part.shape == tuple(leaf.shape) for part, leaf in parts):
                 return candidate
+        if not is_of_bits:
+            must = f"{name} needs positions of the space of the energy, {tree.map(_shown, carried[0])}"
+            fix = (
+                "Give them its shape, without real leaves; or name the space: space=spaces.spins(positions.shape[1:])."
+            )
+            raise ValueError(checks.message(must, str(tree.map(lambda leaf: tuple(leaf.shape), position)), fix))
         return tree.map(lambda leaf: spaces.binary(tuple(leaf.shape)), position)
 
     return of
+
+
+def _is_space(part: Any) -> bool:
+    return isinstance(part, Space)
+
+
+def _shown(space: Space) -> str:
+    return f"{space.kind} {space.shape}"
 
 
 def check_discrete(name: str, space: Tree) -> None:

@@ -66,7 +66,10 @@ def gibbs(
     blocks* all sites of a block at once (chromatic Gibbs), which is exact where they do not interact. Then the conditionals come
     from one gradient a block: of :math:`-(b - a)\, \partial E / \partial x_i` is the logit of the upper level of two,
     :math:`a < b`, and :math:`-\partial E / \partial x_{iv}` that of the value v of one-hot rows, so the energy must be *linear*
-    in each site of the block given the rest (Ising, Potts, Boltzmann machines). Or from ``conditional``.
+    in each site of the block given the rest (Ising, Potts, Boltzmann machines). Or from ``conditional``. States of infinite
+    energy are never visited: a block that would go there stays as it is, which leaves the density invariant (Metropolis's test of
+    a conditional without them), flagged ``is_divergent``, at one energy more a block but for the energies that name their blocks.
+    One that moves too little needs ``blocks=None``. A ``conditional`` must itself give forbidden states no probability.
 
     Args:
         energy: ``(params, x) -> ()``. None where only conditionals are known; then the energies of the info are 0.
@@ -122,6 +125,8 @@ def gibbs(
     if names is None:
         _check_masks(blocks, is_partial)
     space_is_known = conditional is None or space is not None
+    # of conditionals nothing is known, and energies that name their blocks are finite
+    may_forbid = conditional is None and getattr(energy, "blocks", None) is None
     if conditional is None and space is not None:
         right = all(part.kind != "ordinal" for part in tree.leaves(space))
         fix = "Use blocks=None, which takes one site at a time, or give a conditional."
@@ -136,20 +141,26 @@ def gibbs(
         value, gradient = fields.value_and_gradient(_of_leaf(whole, position, block))(params, _part(position, block))
         return value, tree.map(logits_of, _part(space_of(position), block), gradient)
 
-    def update(
-        params: Params, temperature: Tensor, position: Position, block: Any, uniform: Tree
-    ) -> tuple[Position, Tensor]:
-        """Draws a block; the energy after it, if it is one of a gradient."""
+    def update(params: Params, temperature: Tensor, carry: Tree, block: Any, uniform: Tree) -> Tree:
+        """Draws a block; the energy after it, if it is one of a gradient, and how many blocks were refused."""
+        position, _, num_refused = carry
         value, logits = logits_in(params, position, block)
         part, old = _part(space_of(position), block), _part(position, block)
         draw_leaf = lambda part, logit, u, x: heat_bath(part, logit / temperature, u, x.dtype)  # noqa: E731
         new = tree.map(draw_leaf, part, logits, _part(uniform, block), old)
         if names is None:
             new = tree.map(lambda part, mask, y, x: torch.where(_wide(part, mask), y, x), part, block, new, old)
-        # linear in each site, and no interactions inside: what the block changes adds up
-        change = lambda part, logit, y, x: -((y - x) * logit).sum() / _unit(part)  # noqa: E731
-        value = value + torch.stack(tree.leaves(tree.map(change, part, logits, new, old))).sum()
-        return (new if names is None else {**position, block: new}), value
+        moved = new if names is None else {**position, block: new}
+        if not may_forbid:
+            # linear in each site, and no interactions inside: what the block changes adds up
+            change = lambda part, logit, y, x: -((y - x) * logit).sum() / _unit(part)  # noqa: E731
+            value = value + torch.stack(tree.leaves(tree.map(change, part, logits, new, old))).sum()
+            return moved, value, num_refused + torch.zeros_like(num_refused)
+        # a slope knows no forbidden states; what it proposes is exact but for them, so to stay where it leads there is exact
+        new_value = whole(params, moved)
+        is_allowed = torch.isfinite(new_value)
+        position, value = tree.where(is_allowed, (moved, new_value), (position, value))
+        return position, value, num_refused + (~is_allowed).to(num_refused.dtype)
 
     # -- the sampler ----------------------------------------------------------------------------------------------
 
@@ -185,14 +196,15 @@ def gibbs(
                 flipped = tree.map(move, part, block, others, position)
             else:
                 flipped = {**position, block: others}
-            before, after = logits_in(params, position, block)[1], logits_in(params, flipped, block)[1]
+            (value, before), (there, after) = logits_in(params, position, block), logits_in(params, flipped, block)
+            are_known = torch.isfinite(value) & torch.isfinite(there)  # slopes of forbidden states mean nothing
             masks_of = (
                 tree.map(_wide, part, block) if names is None else tree.map(lambda y: torch.ones_like(y).bool(), before)
             )
             for kind, mask, a, b in zip(*map(tree.leaves, (part, masks_of, before, after)), strict=True):
                 a, b = _contrast(kind, a), _contrast(kind, b)
                 rounding = torch.finfo(a.dtype).eps ** 0.6 * (a.abs().amax() + b.abs().amax())
-                is_wrong = is_wrong | (((a - b).abs() > rounding) & mask).any()
+                is_wrong = is_wrong | (((a - b).abs() > rounding) & mask & are_known).any()
         return torch.where(is_wrong, torch.nan, torch.zeros_like(tree.first(position).sum()))
 
     def draw(key: Key, position: Position) -> BlockGibbsNoise:
@@ -213,12 +225,12 @@ def gibbs(
             every = _blocks(names, tuning.blocks)
             if names is not None or num <= _UNROLLED:
                 for block in every[-2::-1] if is_back else every:
-                    carry = update(params, temperature, carry[0], block, uniform)
+                    carry = update(params, temperature, carry, block, uniform)
                 return carry
             rows = tree.map(lambda leaf: leaf.flip(0)[1:], tuning.blocks) if is_back else tuning.blocks
-            return loops.fold(lambda carry, row: update(params, temperature, carry[0], row, uniform), carry, rows)
+            return loops.fold(lambda carry, row: update(params, temperature, carry, row, uniform), carry, rows)
 
-        carry, num_updates = (state.position, state.energy), num
+        carry, num_updates = (state.position, state.energy, torch.zeros_like(state.energy)), num
         if scan == "random":
             carry, num_updates = pick(params, tuning, carry, noise), 1
         elif scan == "palindromic":
@@ -226,11 +238,13 @@ def gibbs(
             carry, num_updates = sweep(sweep(carry, forth, False), back, True), 2 * num - 1
         else:
             carry = sweep(carry, noise.uniform, False)
-        position, value = carry
+        position, value, num_refused = carry
         if conditional is not None:
             value = whole(params, position)
         num_gradients = 0 if conditional is not None else num_updates
         info = unadjusted_info(position, value, num_gradients)
+        rate, is_divergent = 1 - num_refused / num_updates, info.is_divergent | (num_refused > 0)
+        info = info._replace(acceptance_rate=rate, is_accepted=rate > 0, is_divergent=is_divergent)
         changed = num_changed(space_of(position), state.position, position)
         return BlockGibbsState(position, value, state.fault), DiscreteInfo.of(info, changed)
 
@@ -238,10 +252,10 @@ def gibbs(
         """One block, by its number."""
         if names is None:
             row = lambda leaf: (leaf & _is_row(leaf, noise.choice)).any(0)  # noqa: E731
-            return update(params, tuning.temperature, carry[0], tree.map(row, tuning.blocks), noise.uniform)
+            return update(params, tuning.temperature, carry, tree.map(row, tuning.blocks), noise.uniform)
         chosen = carry
         for index, name in enumerate(names):
-            moved = update(params, tuning.temperature, carry[0], name, noise.uniform)
+            moved = update(params, tuning.temperature, carry, name, noise.uniform)
             chosen = tree.where(noise.choice == index, moved, chosen)
         return chosen
 

@@ -54,8 +54,8 @@ class Space:
 
     @property
     def num_values(self) -> int:
-        """The largest number of values of a site; 0 for real ones."""
-        return max(self.sizes, default=0)
+        """The largest number of values of a site, the length of one-hot rows; 0 for real ones."""
+        return self.shape[-1] if self.kind == "categorical" else max(self.sizes, default=0)
 
 
 def _shape(name: str, shape: int | Sequence[int]) -> tuple[int, ...]:
