@@ -130,6 +130,58 @@ def test_particles_of_svgd_obey_the_constraints():
     assert float(samples.draws.mean()) == pytest.approx(1.0, abs=0.15)  # Exp(1), with what 20 particles are short of
 
 
+def _of_parts(params, x):
+    return dirichlet(params, x["p"]) + (x["mu"] ** 2).sum() / 2
+
+
+def _on_p(energy):
+    return samplers.mala(constrained(energy, simplex), step_size=0.3)
+
+
+PLAIN = samplers.random_walk(dirichlet)
+BOUND = MAKE["mala"](constrained(dirichlet, simplex))
+PARTS = {"p": torch.full((3,), 1 / 3, dtype=DOUBLE), "mu": torch.zeros(2, dtype=DOUBLE)}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "start"),
+    [
+        (samplers.cycle(BOUND, PLAIN), PARTS["p"]),
+        (samplers.mix(samplers.thin(PLAIN, 2), samplers.thin(BOUND, 2)), PARTS["p"]),
+        (samplers.cycle(samplers.cycle(PLAIN), BOUND), PARTS["p"]),
+        (samplers.cycle(samplers.on("p", _on_p, _of_parts), samplers.hmc(_of_parts)), PARTS),
+        (samplers.cycle(samplers.on("p", _on_p, _of_parts), samplers.on(["mu", "p"], samplers.hmc, _of_parts)), PARTS),
+        (
+            samplers.cycle(
+                samplers.mala(constrained(_of_parts, {"p": simplex, "mu": identity})), samplers.mala(_of_parts)
+            ),
+            PARTS,
+        ),
+    ],
+)
+def test_a_sampler_that_would_leave_the_surface_of_another_is_refused(sampler, start):
+    """Its chain went where the free numbers of the other are NaN."""
+    starts = tree.map(lambda leaf: leaf.expand(2, *leaf.shape), start)
+    with pytest.raises(ValueError, match="must all keep to the surface"):
+        ebm.sample(random.key(0), sampler, CONCENTRATION, starts, num_samples=2, jit=False)
+
+
+def test_cycles_of_samplers_that_obey_their_constraints():
+    """Both constrained, or each on leaves of its own, or with the border in the energy of the plain one."""
+    both = samplers.cycle(BOUND, MAKE["hmc"](constrained(dirichlet, simplex)))
+    draws = ebm.sample(random.key(3), both, CONCENTRATION, _dirichlets(3, 2000), num_samples=1, jit=False).draws[:, 0]
+    assert_mean(draws, CONCENTRATION / CONCENTRATION.sum())
+    apart = samplers.cycle(samplers.on("p", _on_p, _of_parts), samplers.on("mu", samplers.hmc, _of_parts))
+    starts = tree.map(lambda leaf: leaf.expand(3, *leaf.shape), PARTS)
+    run = ebm.sample(random.key(3), apart, CONCENTRATION, starts, num_samples=3, jit=False)
+    torch.testing.assert_close(run.draws["p"].sum(-1), torch.ones(3, 3, dtype=DOUBLE))
+    exponential = lambda params, x: torch.where(x > 0, x, torch.inf).sum()  # noqa: E731
+    border = samplers.cycle(MAKE["mala"](constrained(exponential, positive)), samplers.random_walk(exponential))
+    starts = -random.uniform(random.key(4), (2000, 1), dtype=DOUBLE).log()
+    draws = ebm.sample(random.key(3), border, (), starts, num_samples=1, jit=False).draws[:, 0]
+    assert_mean(draws, 1.0)
+
+
 @pytest.mark.compiled
 @pytest.mark.parametrize("name", ["mala", pytest.param("hmc", marks=pytest.mark.slow)])
 def test_compiled_runs_give_the_same_numbers(name):

@@ -13,6 +13,7 @@ from .. import checks, loops, random, tree
 from ..types import Info, InfoT, Key, Params, Position, Sampler, StateT, Tree, TuningT, step_of_chains
 from ._kernel import Chains, lockstep
 from ._relocation import Known, by_its_init, carry_over, relocation
+from ._surfaces import check_surfaces
 
 __all__ = ["CompositeInfo", "CompositeState", "MixNoise", "check_samplers", "cycle", "mix", "thin"]
 
@@ -73,7 +74,7 @@ def cycle(
         counts everything, ``energy`` is that of the last sampler.
 
     Raises:
-        ValueError: no sampler.
+        ValueError: no sampler; from ``init``, one without the constraint that keeps others on a surface, such as a simplex.
         TypeError: something that is not a sampler.
 
     Reference: Tierney (1994), Annals of Statistics 22(4):1701-1728, on mixtures and cycles.
@@ -128,7 +129,7 @@ def mix(
         the tuple of the tunings. The info is that of the chosen sampler, but ``num_gradients`` counts what was computed.
 
     Raises:
-        ValueError: no sampler, or weights that are not positive or not as many.
+        ValueError: no sampler, or weights that are not positive or not as many; from ``init``, as for :func:`cycle`.
         TypeError: something that is not a sampler.
 
     Reference: Tierney (1994), Annals of Statistics 22(4):1701-1728, on mixtures and cycles.
@@ -285,6 +286,7 @@ def _composite(members: tuple[Sampler, ...], draw: Any, step: Any, tunings: Tree
     parts = [relocation(member) for member in members]
 
     def init(params: Params, position: Position) -> CompositeState:
+        check_surfaces(members, position)
         return CompositeState(position, tuple(member.init(params, position) for member in members))
 
     def num_gradients(state: CompositeState) -> int:

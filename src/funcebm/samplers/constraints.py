@@ -94,7 +94,10 @@ def takes_energy(make: Callable[P, Made]) -> Callable[P, Made]:
         else:
             kwargs["energy"] = guarded(energy)
         if bijection is None:
-            return make(*args, **kwargs)
+            made = make(*args, **kwargs)
+            if kwargs.get("proposal") is None:
+                made.init.__dict__["moves_all"] = True  # for cycles, which look who moves what
+            return made
         reference: Any = kwargs.get("reference")  # of parallel tempering, over the same positions
         if callable(reference):
             kwargs["reference"] = constrained(reference, bijection).energy

@@ -9,7 +9,7 @@ from ..energies._carried import with_space_of_part
 from ..types import Energy, Info, Key, Params, Position, Sampler, Tree
 from ._relocation import by_its_init, carry_over, relocation
 
-__all__ = ["Frozen", "PartState", "on"]
+__all__ = ["Frozen", "PartState", "on", "part_of"]
 
 
 class Frozen(NamedTuple):
@@ -98,7 +98,7 @@ def on(
     member = sampler._replace(tuning=())
 
     def take(position: Position) -> Position:
-        found = {name: _get(position, name.split("/"), name) for name in names}
+        found = {name: part_of(position, name) for name in names}
         return found[names[0]] if is_one else found
 
     def put(position: Position, part: Position) -> Position:
@@ -116,14 +116,16 @@ def on(
         inner, info = member.step(Frozen(params, state.position), tuning, state.inner, noise)
         return PartState(put(state.position, inner.position), inner), info
 
+    init.__dict__.update(leaves=names, is_one=is_one)  # for cycles, which look who moves what
     inner = relocation(member)
     follow = by_its_init(init, lambda state: inner.num_gradients(state.inner, {}))
     rest: Any = {"target_acceptance": sampler.target_acceptance, "parts": (member,), "is_weighted": sampler.is_weighted}
     return Sampler(init, draw, step, sampler.tuning, **rest, adaptation="part", relocation=follow)
 
 
-def _get(position: Position, path: list[str], name: str) -> Position:
-    for key in path:
+def part_of(position: Position, name: str) -> Position:
+    """The part of a position with the name ``"a/b"``."""
+    for key in name.split("/"):
         is_field = hasattr(position, "_fields") and key in position._fields
         right = is_field or (isinstance(position, dict) and key in position)
         found = ", ".join(tree.paths(position)) or type(position).__name__
