@@ -18,9 +18,12 @@ __all__ = [
     "different_names",
     "dtypes_explained",
     "finite",
+    "function",
     "given_parts",
+    "instance",
     "is_concrete",
     "is_traced",
+    "like_position",
     "message",
     "numbers",
     "one_of",
@@ -182,6 +185,44 @@ def takes(name: str, function: Any, arguments: tuple[str, ...], fix: str) -> Non
                 is_right = False
     got = getattr(function, "__qualname__", None) or f"a {type(function).__name__}"
     require(is_right, f"{name} must be a function of ({', '.join(arguments)})", got, fix, TypeError)
+
+
+def function(name: str, value: Any, fix: str) -> None:
+    """``value`` must be a function (and no tuple of functions, such as a sampler).
+
+    >>> function("weight", 0.5, "Write lambda t: 0.5 + 0 * t.")
+    Traceback (most recent call last):
+    TypeError: weight must be a function. Got 0.5. Write lambda t: 0.5 + 0 * t.
+    """
+    require(callable(value) and not hasattr(value, "_fields"), f"{name} must be a function", value, fix, TypeError)
+
+
+def instance(name: str, value: Any, kind: type, fix: str) -> None:
+    """``value`` must be of a type.
+
+    >>> instance("name", 3, str, "Write 'three'.")
+    Traceback (most recent call last):
+    TypeError: name must be a str. Got 3. Write 'three'.
+    """
+    right = isinstance(value, kind)
+    got = f"the function {value.__name__} itself" if not right and hasattr(value, "__name__") else value
+    article = "an" if kind.__name__[0] in "AEIOU" else "a"
+    require(right, f"{name} must be {article} {kind.__name__}", got, fix, TypeError)
+
+
+def like_position(name: str, got: Tree, position: Tree, fix: str = "Return one number for each number of it.") -> None:
+    """What a function of one particle returns must have the structure and the shapes of the particle. Looks at shapes only.
+
+    >>> like_position("a field", torch.zeros(3), torch.zeros(2))
+    Traceback (most recent call last):
+    ValueError: a field must return the shapes of the position. Got (3,) for a position of shape (2,). Return one ...
+    """
+    one_structure(f"the output of {name}", got, "the position", position)
+    for leaf_name, have, want in zip(tree.paths(position), tree.leaves(got), tree.leaves(position), strict=True):
+        if getattr(have, "shape", None) != want.shape:
+            where = f"leaf {leaf_name!r}: " if leaf_name else ""
+            found = f"{where}{tuple(getattr(have, 'shape', ()))} for a position of shape {tuple(want.shape)}"
+            raise ValueError(message(f"{name} must return the shapes of the position", found, fix))
 
 
 def one_structure(name: str, got: Tree, expected_name: str, expected: Tree) -> None:

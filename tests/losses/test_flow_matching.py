@@ -216,7 +216,7 @@ def test_bad_arguments_are_refused_at_the_door():
         losses.flow_matching(field, prediction="flow")
     with pytest.raises(ValueError, match=r"times must be in \[0, 1\]"):
         losses.uniform_times(0.5, 1.5)
-    with pytest.raises(ValueError, match="a field must return a tree like the position"):
+    with pytest.raises(ValueError, match="a field must return the shapes of the position"):
         losses.flow_matching(lambda params, t, x: x[:1])(random.key(0), (), torch.zeros(4, 2))
     with pytest.raises(ValueError, match="batches of one size"):
         losses.flow_matching(field)(random.key(0), (), TransportBatch(torch.zeros(4, 2), source=torch.zeros(3, 2)))

@@ -129,7 +129,7 @@ def test_bad_input():
         ({"diffusion": 0.0}, "diffusion must be positive"),
         ({"num_particles": 1}, "num_particles"),
         ({"schedule": [0.0, 0.5]}, "schedule must increase"),
-        ({"control": lambda params, t, x: {"a": x}}, "the output of the control"),
+        ({"control": lambda params, t, x: {"a": x}}, "the output of a control"),
     ):
         with pytest.raises(ValueError, match=match):
             normalizers.escorted_annealing(

@@ -49,9 +49,16 @@ class Coupling(NamedTuple):
 
 
 def _check(x0: Position, x1: Position, labels: Tree) -> None:
+    leaves = tree.leaves((x0, x1, labels))
+    right = bool(tree.leaves(x0)) and all(isinstance(leaf, Tensor) and leaf.ndim > 0 for leaf in leaves)
+    must = "noise, data and labels must be tensors that lead with an axis of rows"
+    checks.require(
+        right, must, f"{[getattr(leaf, 'shape', leaf) for leaf in leaves]}"[:200], "Write x[None] for one row."
+    )
     sizes = [leaf.shape[0] for leaf in tree.leaves((x0, x1))]
-    must = "noise and data must be batches of one size"
-    checks.require(len(set(sizes)) == 1, must, f"leading axes {sizes}", "Draw one noise for each row of the data.")
+    must = "noise and data must be batches of one size, of one row or more"
+    right = len(set(sizes)) == 1 and sizes[0] > 0
+    checks.require(right, must, f"leading axes {sizes}", "Draw one noise for each row of the data.")
     counts = [leaf.shape[0] for leaf in tree.leaves(labels)]
     must = "there must be a label for each row of the data"
     checks.require(
@@ -79,6 +86,9 @@ def take(pairing: Pairing, x1: Position, labels: Tree = ()) -> tuple[Position, T
     >>> take(pairing, torch.tensor([5.0, 6.0]), torch.tensor([0, 1]))
     (tensor([6., 5.]), tensor([1, 0]))
     """
+    counts = sorted({leaf.shape[0] for leaf in tree.leaves((x1, labels))})
+    must = f"data and labels must have the {len(pairing.index)} rows of the pairing"
+    checks.require(counts in ([], [len(pairing.index)]), must, f"{counts}", "Give those that were paired.")
     moved = tree.map(lambda leaf: leaf[pairing.index], labels)
     if tree.leaves(pairing.data):
         return pairing.data, moved
@@ -112,6 +122,8 @@ def from_cost(draw: Callable[[Key, int], Tree], solve: Callable[[Tensor, Tree], 
 
 
 def _costs(x0: Position, x1: Position) -> Tensor:
+    checks.one_structure("the noise", x0, "the data", x1)
+    checks.same_shapes("noise", x0, x1, "Draw it with funcebm.tree.normal_like(key, data).")
     return pairwise.squared_distances(tree.rows(x0).detach(), tree.rows(x1).detach())
 
 
@@ -167,6 +179,10 @@ def within_labels(coupling: Coupling, penalty: float | Tensor = float("inf")) ->
     """
     fix = "Use optimal_transport(), sinkhorn(...) or unbalanced(...)."
     checks.require(coupling.solve is not None, "the coupling must be one by cost", "one without solve", fix)
+    if not isinstance(penalty, Tensor):
+        checks.require(
+            penalty >= 0, "penalty must not be negative", penalty, "Write float('inf') to keep labels apart."
+        )
     solve = coupling.solve
     assert solve is not None
 
@@ -205,10 +221,13 @@ def reflow(flow: Callable[..., Position]) -> Coupling:
     >>> take(pairing, torch.zeros(3, 2))[0][0]
     tensor([2., 2.])
     """
+    checks.function("flow", flow, "Write lambda x: flows.flow(field).forward(params, x)[0], say.")
 
     def pair(x0: Position, x1: Position, labels: Tree, noise: Tree) -> Pairing:
         _check(x0, x1, labels)
         made = vmap(flow)(x0, labels) if tree.leaves(labels) else vmap(flow)(x0)
+        checks.one_structure("what the flow makes", made, "the data", x1)
+        checks.same_shapes("what the flow makes", made, x1, "Return one particle like the data.")
         return _plain(tree.first(x0), tree.batch_size(x0))._replace(data=tree.map(torch.Tensor.detach, made))
 
     return Coupling(lambda key, num: (), pair)

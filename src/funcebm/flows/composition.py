@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import checks, paths, tree
 from ..paths import Field, Path
+from ..solvers.integrator import coefficient_of
 from ..types import Params, Position, Schedule, Tree
 
 __all__ = ["composed", "reversed_in_time", "sde_drift"]
@@ -41,6 +42,8 @@ def composed(fields: Sequence[Field], weights: Sequence[float | Tensor] | Tensor
     tensor([5., 5.])
     """
     fix = "Give one weight, and one entry of the params, for each field."
+    right = not callable(fields) and all(callable(one) for one in (*fields, base or fields[0])) if fields else True
+    checks.require(right, "fields must be a list of functions", fields, "Write [field, other].", TypeError)
     checks.require(len(fields) > 0, "composed takes one field or more", "none", "Give fields.")
     checks.require(
         len(weights) == len(fields), "there must be one weight for each field", f"{len(weights)} of {len(fields)}", fix
@@ -78,6 +81,7 @@ def reversed_in_time(field: Field) -> Field:
     >>> reversed_in_time(lambda params, t, x: t * x)((), torch.tensor(0.25), torch.ones(1))
     tensor([-0.7500])
     """
+    checks.function("field", field, "Write lambda params, t, x: ...")
 
     def function(params: Params, t: Tensor, x: Position, *condition: Tree) -> Position:
         return tree.map(torch.neg, field(params, 1 - t, x, *condition))
@@ -111,7 +115,7 @@ def sde_drift(
         ``(params, t, x, ...) -> like x``.
 
     Raises:
-        ValueError: a path with further noise and no score.
+        ValueError: a path with further noise and no score, an unknown prediction, a negative diffusion.
 
     Reference: Song et al. (2021), arXiv:2011.13456; any :math:`w`, Albergo, Boffi and Vanden-Eijnden (2023), arXiv:2303.08797.
 
@@ -123,6 +127,11 @@ def sde_drift(
     >>> drift(params, torch.tensor(0.0), torch.tensor([1.0]))  # u = -x and S = -x
     tensor([-2.])
     """
+    checks.function("field", field, "Write lambda params, t, x: ...")
+    paths.convert(path, field, prediction, "velocity")  # refuses what is no prediction or no path
+    if score is None:
+        paths.convert(path, field, prediction, "noise")
+    coefficient_of(1.0 if diffusion is None else diffusion)
 
     def function(params: Params, t: Tensor, x: Position, *condition: Tree) -> Position:
         value = field(params, t, x, *condition)

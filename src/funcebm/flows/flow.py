@@ -10,12 +10,23 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, loops, random, solvers, tree
+from ..fields import require_scalar
 from ..paths import Field
 from ..solvers import Integrator, SolveInfo, SolverTuning
+from ..solvers.integrator import evaluate
 from ..solvers.solve import check_times
 from ..types import Key, Params, Position, Tree
 
-__all__ = ["DIVERGENCES", "Flow", "augmented", "discrete_inverse", "flow", "flow_energy", "normal_log_density"]
+__all__ = [
+    "DIVERGENCES",
+    "Flow",
+    "augmented",
+    "check_divergence",
+    "discrete_inverse",
+    "flow",
+    "flow_energy",
+    "normal_log_density",
+]
 
 DIVERGENCES = ("exact", "hutchinson", "discrete")
 _NEWTON_STEPS = 8
@@ -58,7 +69,9 @@ def flow(
         A :class:`Flow`. ``forward`` and ``inverse`` are what :func:`funcebm.energies.pullback` takes.
 
     Raises:
-        ValueError: an unknown divergence, an integrator with noise or memory, bad times.
+        ValueError: an unknown divergence, an integrator with noise or memory, or one of a path (``ddim``, ``edm_heun``) where a
+            divergence is integrated, bad times.
+        TypeError: what is no solver or no field.
 
     >>> stretch = flow(lambda params, t, x: params * x, times=5)
     >>> y, log_det = stretch.forward(torch.tensor(1.0), torch.ones(2))
@@ -69,32 +82,42 @@ def flow(
     True
     """
     integrator = solvers.rk4() if integrator is None else integrator
+    checks.instance("integrator", integrator, Integrator, "Use solvers.rk4().")
+    checks.function("field", field, "Write lambda params, t, x: ...")
     checks.require(divergence in DIVERGENCES, "divergence must be known", divergence, f"Use {', '.join(DIVERGENCES)}.")
     must = "a flow needs a solver without noise and without memory"
     checks.require(integrator.strong_order is None, must, "an SDE solver", "Use solvers.rk4().")
     if isinstance(times, int):
         checks.positive_int("times", times)
         times = torch.linspace(0, 1, times + 1, dtype=torch.float64)
+    check_divergence(integrator, divergence)
     grid = torch.as_tensor(times)
     check_times(grid)
+    must = "times must increase, from noise to data"
+    is_rising = not checks.is_concrete(grid) or bool(grid[0] < grid[-1])
+    checks.require(is_rising, must, str(grid.tolist())[:200], "The way back is inverse.")
 
     def on(x: Position) -> Tensor:
         return grid.to(tree.first(x))
 
-    def solved(params: Params, x: Position, times: Tensor, probe: tuple[Tree, ...]) -> tuple[Position, Tensor]:
+    def check_probe(probe: tuple[Tree, ...]) -> None:
         fix = "Pass a probe of signs like the position as last argument, and only with hutchinson."
         right = len(probe) == (divergence == "hutchinson")
         checks.require(right, "hutchinson takes a probe, others do not", f"{len(probe)} probes", fix)
+
+    def solved(params: Params, x: Position, times: Tensor, probe: tuple[Tree, ...]) -> tuple[Position, Tensor]:
         start = (x, torch.zeros((), dtype=times.dtype, device=times.device))
         value = solvers.solve(integrator, _one_probe(field, divergence), (params, probe), start, times).value
         return value
 
     def forward(params: Params, x: Position, *probe: Tree) -> tuple[Position, Tensor]:
+        check_probe(probe)
         if divergence == "discrete":
             return discrete_forward(integrator, field, params, x, on(x))
         return solved(params, x, on(x), probe)
 
     def inverse(params: Params, y: Position, *probe: Tree) -> tuple[Position, Tensor]:
+        check_probe(probe)
         if divergence == "discrete":
             return discrete_inverse(integrator, field, params, y, on(y))[:2]
         return solved(params, y, on(y).flip(0), probe)
@@ -121,7 +144,8 @@ def flow_energy(flow: Flow, base: Callable[[Position], Tensor] | None = None) ->
         shape)``, which takes the shape of one particle.
 
     Raises:
-        ValueError: when drawing, a base that is not standard normal.
+        TypeError: something that is not a flow.
+        ValueError: when called, a base that is not a scalar; when drawing, one that is not standard normal.
 
     >>> energy = flow_energy(flow(lambda params, t, x: params * x, times=5))
     >>> round(float(energy(torch.tensor(1.0), torch.zeros(1))), 4)  # log(sqrt(2 pi)) + 1
@@ -129,12 +153,15 @@ def flow_energy(flow: Flow, base: Callable[[Position], Tensor] | None = None) ->
     >>> energy.sample(random.key(0), torch.tensor(1.0), 4, (2,)).shape
     torch.Size([4, 2])
     """
+    checks.instance("flow", flow, Flow, "Use flows.flow(field).")
+    if base is not None:
+        checks.function("base", base, "Write lambda x: -(x**2).sum() / 2 - ..., the log density of the noise.")
 
     def energy(params: Params, x: Position) -> Tensor:
         if base is None:
             return -flow.log_density(params, x)
         noise, log_det = flow.inverse(params, x)
-        return -(base(noise) + log_det)
+        return -(require_scalar(base(noise), noise, "a base") + log_det)
 
     def log_normalizer(params: Params, shape: Sequence[int] | None = None) -> Tensor:
         leaves = [leaf for leaf in tree.leaves(params) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
@@ -157,6 +184,14 @@ def normal_log_density(x: Position) -> Tensor:
     return -tree.squared_norm(x) / 2 - size * math.log(2 * math.pi) / 2
 
 
+def check_divergence(integrator: Integrator, divergence: str) -> None:
+    """A divergence is integrated beside the position by solvers of any field alone."""
+    must = f"the divergence {divergence} is integrated by solvers of any field"
+    fix = 'Use rk4() or dopri5(); divergence="discrete" takes ddim and edm_heun too.'
+    right = divergence == "discrete" or not integrator.is_of_path
+    checks.require(right, must, "one that is made for the prediction of a path", fix)
+
+
 def augmented(field: Field, divergence: str) -> Callable[..., tuple[Position, Tensor]]:
     """``((params, probes), t, (x, change)) -> (u, div u)``; probes ``(P, *event)`` give ``(P,)`` estimates."""
 
@@ -164,7 +199,7 @@ def augmented(field: Field, divergence: str) -> Callable[..., tuple[Position, Te
         own, probes = params
         x = state[0]
         vector, back = tree.ravel(x)
-        value, pull = torch.func.vjp(lambda flat: tree.ravel(field(own, t, back(flat)))[0], vector)[:2]
+        value, pull = torch.func.vjp(lambda flat: tree.ravel(evaluate(field, own, t, back(flat)))[0], vector)[:2]
         if divergence == "exact":
             eye = torch.eye(vector.numel(), dtype=vector.dtype, device=vector.device)
             return back(value), vmap(lambda row: pull(row)[0])(eye).diagonal().sum()

@@ -39,7 +39,8 @@ def guided(
         ``(params, t, x, condition) -> like x``.
 
     Raises:
-        ValueError: a guidance scale without a null condition.
+        ValueError: a guidance scale without a null condition, a scale that is not finite, an interval that is not two times in
+            [0, 1] in order, a rescale outside of [0, 1]; when called, a null that is not like the condition.
         TypeError: a field that is no function.
 
     It does not sample :math:`p_c^g p_0^{1-g}`: for Gaussians on the linear path the guided flow ends with the standard deviation
@@ -53,7 +54,12 @@ def guided(
     >>> both((), torch.tensor(0.5), torch.zeros(2), torch.tensor(1.0))
     tensor([3., 3.])
     """
-    checks.require(callable(field), "field must be (params, t, x, condition) -> like x", field, "Pass it.", TypeError)
+    checks.function("field", field, "Write lambda params, t, x, condition: ...")
+    checks.finite("scale", scale, "Try 2.0.")
+    _check_interval(interval)
+    checks.finite("rescale", rescale, "Try 0.7.")
+    if not isinstance(rescale, Tensor):
+        checks.require(0 <= rescale <= 1, "rescale must be in [0, 1]", rescale, "Try 0.7.")
     right = callable(null) or bool(tree.leaves(null))
     fix = "Give the condition that stands for none, as in training with dropped conditions, or another field."
     checks.require(right, "guidance needs a null condition", "none", fix)
@@ -64,6 +70,8 @@ def guided(
         fix = "Call it with a condition, or pass conditions to flows.sample."
         checks.require(len(condition) == 1, "a guided field takes one condition", f"{len(condition)}", fix)
         checks.one_structure("null", null, "the condition", condition[0])
+        one = tree.map(torch.as_tensor, null)
+        checks.same_shapes("null", one, tree.map(torch.as_tensor, condition[0]), "Give it like one condition.")
         pair = tree.map(lambda a, b: torch.stack([a, torch.as_tensor(b).to(a)]), condition[0], null)
         values = vmap(lambda one: field(params, t, x, one))(pair)
         return tree.map(lambda leaf: leaf[0], values), tree.map(lambda leaf: leaf[1], values)
@@ -120,6 +128,9 @@ def energy_guided(
     tensor([-2.])
     """
     checks.require(of in ("position", "data"), 'of must be "position" or "data"', of, 'Write of="data".')
+    checks.function("field", field, "Write lambda params, t, x: ...")
+    checks.function("energy", energy, "Write lambda params, t, x: ...")
+    checks.finite("scale", scale, "Try 1.0.")
     must = "the path must have no further noise gamma"
     checks.require(not has_latent(path), must, "one that has", "Take linear() or another affine path.")
     predicted = paths.convert(path, field, "velocity", "data")
@@ -141,6 +152,16 @@ def energy_guided(
         return tree.map(lambda u, g: u - size * g, field(params, t, x, *condition), slope)
 
     return function
+
+
+def _check_interval(interval: tuple[float | Tensor, float | Tensor] | None) -> None:
+    fix = "Write (0.2, 0.8), say: t = 0 is noise, t = 1 is data."
+    must = "interval must be two times in [0, 1], the lower first"
+    if interval is not None:
+        checks.require(isinstance(interval, (tuple, list)) and len(interval) == 2, must, interval, fix)
+        low, high = (torch.as_tensor(end) for end in interval)
+        if checks.is_concrete(low) and checks.is_concrete(high):
+            checks.require(bool((low >= 0) & (low < high) & (high <= 1)), must, interval, fix)
 
 
 def _deviation(value: Tree) -> Tensor:

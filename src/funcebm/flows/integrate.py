@@ -12,6 +12,7 @@ from torch.func import vmap
 from .. import checks, random, solvers, tree
 from ..paths import Field
 from ..solvers import Integrator, Solution
+from ..solvers.adaptive import check_tolerances
 from ..solvers.solve import check_times
 from ..transforms import is_worth_it
 from ..transforms import jit as compiled
@@ -63,7 +64,8 @@ def integrate(
 
     Raises:
         ValueError: times outside of [0, 1] or not in order, positions or conditions of different lengths, a field whose output
-            does not fit, an SDE without key.
+            does not fit, an SDE without key, tolerances beyond the precision of the positions.
+        TypeError: what is no solver or no field.
 
     >>> field = lambda params, t, x: params * x
     >>> solution = integrate(field, torch.tensor(1.0), torch.tensor([[1.0], [2.0]]), rtol=1e-5, jit=False)
@@ -72,9 +74,8 @@ def integrate(
     True
     """
     solver = solvers.dopri5() if solver is None else solver
-    checks.require(
-        isinstance(solver, Integrator), "solver must be a solver", solver, "Write solvers.heun(), say.", TypeError
-    )
+    checks.instance("solver", solver, Integrator, "Write solvers.heun(), say.")
+    checks.function("field", field, "Write lambda params, t, x: ...")
     num = check_particles(positions, conditions)
     like = tree.first(positions)
     times = times_of(times, like)
@@ -83,7 +84,10 @@ def integrate(
         must = "an SDE solver needs a key and increasing times"
         right = key is not None and (not checks.is_concrete(times) or bool(times[0] < times[-1]))
         checks.require(right, must, "no key" if key is None else "decreasing times", "Pass key=random.key(0), say.")
+    checks.positive_int("max_steps", max_steps)
     is_adaptive = num_steps is None and solver.attempt is not None
+    if is_adaptive:
+        check_tolerances(rtol, atol, like)
     per = max(1, 100 // (len(times) - 1)) if num_steps is None else num_steps
     checks.positive_int("num_steps", per)
     noise: Tree = ()
@@ -176,7 +180,10 @@ def sample(
     like = floating[0] if floating else torch.zeros((), device=key.device)
     key_source, key_noise = random.split(key.to(like.device))
     if source is not None:
+        checks.function("source", source, "Write lambda key, num: random.normal(key, (num, 2)), say.")
         positions = source(key_source, num_samples)
+        made = check_particles(positions)
+        checks.require(made == num_samples, f"source must make {num_samples} particles", made, "Use the number given.")
     else:
         positions = random.normal(key_source, (num_samples, *(event_shape or ())), dtype=dtype or like.dtype)
     return integrate(
@@ -205,15 +212,28 @@ def check_particles(positions: Position, conditions: Tree = ()) -> int:
     right = bool(leaves) and all(
         isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.is_floating_point() for leaf in leaves
     )
-    checks.require(right, "positions must be floating point and lead with an axis of particles", "other leaves", fix)
+    checks.require(right, "positions must be floating point and lead with an axis of particles", _kinds(leaves), fix)
+    given = tree.leaves(conditions)
+    right = all(isinstance(leaf, Tensor) and leaf.ndim > 0 for leaf in given)
+    checks.require(right, "conditions must be tensors that lead with an axis of particles", _kinds(given), fix)
     lengths = {leaf.shape[0] for leaf in (*leaves, *tree.leaves(conditions))}
     must = "positions and conditions must share one axis of particles"
     checks.require(len(lengths) == 1, must, f"lengths {sorted(lengths)}", "Give one condition for each particle.")
-    return lengths.pop()
+    num = lengths.pop()
+    checks.require(num > 0, "there must be a particle", "none", fix)
+    return num
+
+
+def _kinds(leaves: Sequence[Any]) -> str:
+    """What leaves are, in words."""
+    kinds = [f"{leaf.dtype} {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves]
+    return ", ".join(kinds)[:200] or "none"
 
 
 def times_of(times: Tensor | Sequence[float] | None, like: Tensor) -> Tensor:
     """Two or more times in [0, 1], in order."""
+    right = not isinstance(times, str)
+    checks.require(right, "times must be numbers", times, "Write [0.0, 1.0], or torch.linspace(0, 1, 11).", TypeError)
     times = torch.as_tensor([0.0, 1.0] if times is None else times, dtype=like.dtype, device=like.device)
     check_times(times)
     if checks.is_concrete(times):
@@ -235,24 +255,46 @@ def run(function: Callable[..., Any], arguments: tuple[Any, ...], jit: bool | No
     return compiled(function)(*arguments) if is_worth_it(jit, 1, weight) else function(*arguments)
 
 
-def warn_unfinished(info: Any, max_steps: int) -> None:
-    """A warning where particles did not reach the last time, or left the finite numbers."""
+def warn_unfinished(info: Any, max_steps: int, is_inverted: bool = False) -> None:
+    """Warnings of particles that did not reach the last time, and why, or left the finite numbers.
+
+    Args:
+        info: of many particles.
+        max_steps: that were allowed.
+        is_inverted: whether steps were inverted by Newton's method, and that is what did not finish.
+    """
     if not checks.is_concrete(info.is_finished):
         return
-    num = int((~info.is_finished).sum())
-    if num:
-        warnings.warn(
-            f"{num} of {info.is_finished.numel()} particles did not reach the last time within max_steps={max_steps} steps. "
-            "Raise max_steps, or rtol and atol; where the field is singular at an end, begin or end a little before it.",
-            stacklevel=3,
-        )
-    num = int(info.is_divergent.sum())
-    if num:
-        warnings.warn(
-            f"{num} of {info.is_divergent.numel()} particles met numbers that are not finite. Take smaller steps, or "
-            "look at the field near the ends of its times.",
-            stacklevel=3,
-        )
+    is_lost, is_worn = info.is_divergent, info.num_steps + info.num_rejected >= max_steps
+    stopped = ~info.is_finished & ~is_lost
+    where = "where the field is singular at an end, begin or end a little before it."
+    reasons = (
+        (
+            is_lost,
+            "met numbers that are not finite",
+            "Take smaller steps, or look at the field near the ends of its times.",
+        ),
+        (
+            stopped & torch.full_like(stopped, is_inverted),
+            "have steps that Newton's method did not invert",
+            "Take more steps: they must be short enough to be injective.",
+        ),
+        (
+            stopped & is_worn & ~torch.full_like(stopped, is_inverted),
+            f"did not reach the last time within max_steps={max_steps} steps",
+            f"Raise max_steps, or rtol and atol; {where}",
+        ),
+        (
+            stopped & ~is_worn & ~torch.full_like(stopped, is_inverted),
+            "did not reach the last time: their steps became shorter than their dtype can tell times apart",
+            f"Raise rtol and atol, or give positions in float64; {where}",
+        ),
+    )
+    for is_one, what, fix in reasons:
+        found = is_one.nonzero()[:, 0].tolist()
+        if found:
+            those = ", ".join(str(index) for index in found[:5]) + (", ..." if len(found) > 5 else "")
+            warnings.warn(f"{len(found)} of {is_one.numel()} particles ({those}) {what}. {fix}", stacklevel=3)
 
 
 def _checked(key: Key | None) -> Key:

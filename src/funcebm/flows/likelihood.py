@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, random, solvers, tree
+from ..fields import require_scalar
 from ..paths import Field
 from ..solvers import Integrator, SolveInfo
+from ..solvers.adaptive import check_tolerances
 from ..types import Key, Params, Position, Tree
-from .flow import DIVERGENCES, augmented, discrete_inverse, normal_log_density
+from .flow import DIVERGENCES, augmented, check_divergence, discrete_inverse, normal_log_density
 from .integrate import check_particles, conditioned_field, run, times_of, warn_unfinished
 
 __all__ = ["LogLikelihood", "log_likelihood"]
@@ -83,8 +85,9 @@ def log_likelihood(
         inside of importance weights. Bits per dimension of images in [-1, 1] with 8 bits are ``7 - value / (D log 2)``.
 
     Raises:
-        ValueError: an unknown divergence, ``"hutchinson"`` without key, a solver with noise or memory, positions ``(N,)``, which
-            might be one particle or N, and as of :func:`integrate`.
+        ValueError: an unknown divergence, ``"hutchinson"`` without key, a solver with noise or memory, or one of a path
+            (``ddim``, ``edm_heun``) where a divergence is integrated, times that are not noise and data, a base that is not a
+            scalar, positions ``(N,)``, which might be one particle or N, and as of :func:`integrate`.
 
     Reference: Chen et al. (2018), arXiv:1806.07366; the estimate, Grathwohl et al. (2019), arXiv:1810.01367.
 
@@ -96,16 +99,24 @@ def log_likelihood(
     fix = f"Use one of {', '.join(DIVERGENCES)}."
     checks.require(divergence in DIVERGENCES, "divergence must be known", divergence, fix)
     is_discrete = divergence == "discrete"
+    checks.function("field", field, "Write lambda params, t, x: ...")
+    if base is not None:
+        checks.function("base", base, "Write lambda x: -(x**2).sum() / 2 - ..., the log density of the noise.")
     solver = (solvers.rk4() if is_discrete else solvers.dopri5()) if solver is None else solver
     checks.require(
         solver.strong_order is None, "a likelihood needs a solver without noise", "an SDE solver", "Use rk4()."
     )
+    check_divergence(solver, divergence)
+    checks.positive_int("max_steps", max_steps)
     num = check_particles(positions, conditions)
     like = tree.first(positions)
     right = not isinstance(positions, Tensor) or positions.ndim > 1
     fix = "Write positions[None] for one particle, positions[:, None] for particles of one number each."
     checks.require(right, "positions must be (N, *event), with an axis of the event", tuple(like.shape), fix)
     span = times_of(torch.as_tensor(times), like)
+    right = len(span) == 2 and (not checks.is_concrete(span) or bool(span[0] < span[1]))
+    must = "times must be two, of noise and of data, in this order"
+    checks.require(right, must, str(torch.as_tensor(times).tolist()), "Write (0.0, 1.0).")
     probes: Tree = ()
     if divergence == "hutchinson":
         checks.positive_int("num_probes", num_probes)
@@ -113,9 +124,15 @@ def log_likelihood(
         random.check_key(key)
         probes = _probes(key, positions, num_probes)  # type: ignore[arg-type]
     is_adaptive = num_steps is None and solver.attempt is not None and not is_discrete
+    if is_adaptive:
+        check_tolerances(rtol, atol, like)
+    if num_steps is not None:
+        checks.positive_int("num_steps", num_steps)
     grid = torch.linspace(0, 1, (100 if num_steps is None else num_steps) + 1, dtype=like.dtype, device=like.device)
     grid = span[-1] + (span[0] - span[-1]) * grid
-    log_base = normal_log_density if base is None else base
+
+    def log_base(noise: Position) -> Tensor:
+        return normal_log_density(noise) if base is None else require_scalar(base(noise), noise, "a base")
 
     def one(params: Params, x: Position, condition: Tree, probe: Tree, grid: Tensor, tolerances: Any) -> LogLikelihood:
         along = conditioned_field(field, condition)
@@ -150,7 +167,7 @@ def log_likelihood(
     size = tree.size(positions) // num
     weight = solver.num_evaluations * (10 if is_adaptive else len(grid)) * (1 + size // 8)
     result = run(many, (params, positions, conditions, probes, grid, tolerances), jit, weight)
-    warn_unfinished(result.info, max_steps)
+    warn_unfinished(result.info, max_steps, is_discrete)
     return result
 
 

@@ -54,7 +54,8 @@ def predictor_corrector(
         An :class:`~funcebm.solvers.Integrator` with noise.
 
     Raises:
-        ValueError: a bad count, or a step size that is not positive.
+        ValueError: a bad count, a step size that is not positive, a path with further noise, an unknown prediction, an SDE solver
+            without the velocity.
 
     Reference: Song et al. (2021), "Score-based generative modeling through stochastic differential equations", ICLR,
     arXiv:2011.13456, with steps in proportion to the noise rather than to the norm of the score.
@@ -65,6 +66,11 @@ def predictor_corrector(
     """
     checks.positive_int("num_corrections", num_corrections)
     checks.positive("step_size", step_size, "Try 0.1.")
+    checks.instance("predictor", predictor, Integrator, "Write solvers.euler(), say.")
+    right = velocity is not None or predictor.strong_order is None or predictor.is_of_path
+    must = "the predictor solves an SDE, whose field is a drift: the corrector needs the velocity itself"
+    checks.require(right, must, "none", "Pass velocity=field.")
+    paths.convert(path, lambda params, t, x: x, prediction, "noise")  # refuses what is no path or no prediction
 
     def init(field: Field, params: Params, t: Tensor, x: Position) -> SolverState:
         return predictor.init(field, params, t, x)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from .. import couplings, random, tree
+from .. import checks, couplings, random, tree
 from ..couplings import Coupling
 from ..types import Batch, Key, Position, Tree
 from .times import Times
@@ -19,8 +19,10 @@ __all__ = [
     "TransportBatch",
     "TransportNoise",
     "as_transport",
+    "check_parts",
     "draw_ends",
     "halves",
+    "like_x",
     "map_field",
     "no_time",
     "pair_ends",
@@ -65,6 +67,32 @@ class Ends(NamedTuple):
     weight: Tensor
 
 
+def check_parts(
+    field: Any, coupling: Any, source: Any = None, time: Any = None, weight: Any = None, name: str = "field"
+) -> None:
+    """What a transport loss is made of; None is a default."""
+    checks.function(name, field, "Write lambda params, t, x: ...")
+    if coupling is not None:
+        checks.instance("coupling", coupling, Coupling, "Call its factory: couplings.optimal_transport(), say.")
+    if source is not None:
+        checks.function("source", source, "Write lambda key: random.normal(key, (2,)), one x0 for each key.")
+    if time is not None:
+        checks.function("time", time, "Call its factory: losses.uniform_times(), say.")
+    if weight is not None:
+        checks.function("weight", weight, "Write lambda t: 1 - t, or losses.constant_weight(2.0), say.")
+
+
+def like_x(field: Callable[..., Tree]) -> Callable[..., Tree]:
+    """The same field ``(params, t, x, ...)``, whose output must be like ``x``."""
+
+    def looked_at(params: Tree, t: Tensor, x: Position, *condition: Tree) -> Position:
+        value = field(params, t, x, *condition)
+        checks.like_position("a field", value, x)
+        return value
+
+    return looked_at
+
+
 def as_transport(batch: Batch) -> TransportBatch:
     """Any batch with its parts."""
     return batch if isinstance(batch, TransportBatch) else TransportBatch(batch)
@@ -76,12 +104,25 @@ def draw_ends(
     """All random numbers of one evaluation."""
     key_time, key_source, key_latent, key_coupling = random.split(key, 4)
     data, given, _ = as_transport(batch)
+    leaves = tree.leaves(data)
+    right = bool(leaves) and all(isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) > 0 for leaf in leaves)
+    got = f"{[tuple(getattr(leaf, 'shape', ())) for leaf in leaves]}"
+    checks.require(right, "data must be batches (B, *event) of one row or more", got, "Write x[None] for one point.")
+    right = all(leaf.is_floating_point() for leaf in leaves)
+    fix = "Convert them, images by images.float() / 255; labels go in TransportBatch(data, label=labels)."
+    checks.require(right, "data must be floating point", f"{[leaf.dtype for leaf in leaves]}", fix)
     num, like = tree.batch_size(data), tree.first(data)
     first: Tree = ()
     if not tree.leaves(given):
         first = tree.normal_like(key_source, data) if source is None else vmap(source)(random.split(key_source, num))
     latent = tree.normal_like(key_latent, data) if is_latent else ()
-    return TransportNoise(times(key_time, num, like.dtype), first, latent, coupling.draw(key_coupling, num))
+    time = times(key_time, num, like.dtype)
+    got, fix = f"the shape {tuple(time.shape)}", "See losses.uniform_times."
+    checks.require(tuple(time.shape) == (num,), f"time must make {num} times", got, fix)
+    if checks.is_concrete(time) and time.device.type == "cpu":
+        got = f"{float(time.min())} to {float(time.max())}"
+        checks.require(bool(((time >= 0) & (time <= 1)).all()), "times must be in [0, 1]", got, fix)
+    return TransportNoise(time, first, latent, coupling.draw(key_coupling, num))
 
 
 def paired(coupling: Coupling) -> Callable[[Batch, TransportNoise], TransportNoise]:
@@ -125,4 +166,12 @@ def per_row(factor: Tensor, batch: Tree) -> Tree:
 
 def no_time(weight: Callable[[Tensor], Tensor] | None, time: Tensor) -> Tensor:
     """The weights of times, one where there is no function."""
-    return torch.ones_like(time) if weight is None else weight(time)
+    if weight is None:
+        return torch.ones_like(time)
+    value = weight(time)
+    right = isinstance(value, Tensor) and tuple(value.shape) in ((), tuple(time.shape))
+    got = f"the shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    checks.require(
+        right, f"weight must make a number for each of {len(time)} times", got, "Write lambda t: 1 - t, say."
+    )
+    return value.expand_as(time)

@@ -15,7 +15,7 @@ from ..paths import Path, TimeEnergy
 from ..paths.path import has_latent
 from ..types import Batch, Key, Loss, LossAux, Params, Position, Tree
 from ._staged import staged, without_memory
-from ._transport import Source, TransportNoise, draw_ends, map_field, pair_ends, paired
+from ._transport import Source, TransportNoise, check_parts, draw_ends, map_field, pair_ends, paired
 from .times import Times, stratified_times
 
 __all__ = ["action_matching"]
@@ -61,6 +61,7 @@ def action_matching(
 
     Raises:
         ValueError: when called, a potential that is not a scalar, ends or labels that do not fit.
+        TypeError: a potential, a coupling, times or a source that is none.
 
     Reference: Neklyudov, Brekelmans, Severo and Makhzani (2023), ICML, arXiv:2210.06662.
 
@@ -69,6 +70,7 @@ def action_matching(
     >>> loss(random.key(0), torch.tensor(1.0), torch.ones(4, 2))[0].shape
     torch.Size([])
     """
+    check_parts(potential, coupling, source, time, name="potential")
     route = paths.linear() if path is None else path
     pairs = couplings.independent() if coupling is None else coupling
     times = stratified_times() if time is None else time

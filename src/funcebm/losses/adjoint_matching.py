@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from .. import checks, fields, random, tree
-from ..normalizers.controlled_importance import controlled_ends, diffusion_grid
+from ..normalizers.controlled_importance import check_scale, controlled_ends, diffusion_grid
 from ..paths import Field
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Schedule, Tree
 from ._staged import staged
@@ -84,8 +84,8 @@ def adjoint_matching(
         and with the metric ``end_energy``, the mean energy of the ends.
 
     Raises:
-        ValueError: a bad count, a clip that is not positive; when called, an energy that is not a scalar, a batch larger than
-            the buffer.
+        ValueError: a bad count, a clip or a scale that is not positive; when called, an energy that is not a scalar, a control
+            that is not like ``x``, a batch larger than the buffer.
 
     Reference: Havens et al. (2025), "Adjoint sampling", ICML, arXiv:2504.11713, algorithm 1.
 
@@ -101,6 +101,7 @@ def adjoint_matching(
     checks.positive_int("num_replayed", num_replayed)
     if buffer_size is not None:
         checks.positive_int("buffer_size", buffer_size)
+    check_scale(scale)
     with_slope = fields.value_and_gradient(energy)
 
     def normal(key: Key, like: Batch, num: int, count: int) -> Tree:

@@ -13,6 +13,7 @@ from ..normalizers.escorted_annealing import controlled_path
 from ..paths import Field
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
 from ._staged import staged, without_memory
+from ._transport import like_x
 
 __all__ = ["annealed_control"]
 
@@ -67,6 +68,7 @@ def annealed_control(
     known = objective in ("log_variance", "reverse_kl")
     checks.require(known, "objective must be log_variance or reverse_kl", objective, 'Write "log_variance".')
     checks.positive("diffusion", diffusion, "Try 1.0.")
+    checks.function("control", control, "Write lambda params, t, x: ...")
     betas = inverse_temperatures(schedule, num_steps)
     num = len(betas) - 1
     path = controlled_path(energy, reference, control)
@@ -114,7 +116,7 @@ def annealed_control(
         like = tree.first(positions)
         w = torch.as_tensor(diffusion, dtype=like.dtype, device=like.device)
         times = torch.linspace(0, 1, num + 1, dtype=like.dtype, device=like.device)
-        pushes = vmap(vmap(control, (None, None, 0)), (None, 0, 0))(params, times, positions)
+        pushes = vmap(vmap(like_x(control), (None, None, 0)), (None, 0, 0))(params, times, positions)
         beta, h = betas[1:].to(like), times.diff()
 
         def ratio(before: Tree, after: Tree, beta: Tensor, h: Tensor) -> Tensor:

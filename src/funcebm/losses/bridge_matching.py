@@ -16,8 +16,10 @@ from ._staged import staged, without_memory
 from ._transport import (
     Source,
     TransportNoise,
+    check_parts,
     draw_ends,
     halves,
+    like_x,
     map_field,
     no_time,
     pair_ends,
@@ -81,7 +83,9 @@ def bridge_matching(
         :func:`~funcebm.losses.flow_matching`.
 
     Raises:
-        ValueError: an unknown direction, a scale that is not positive; when called, ends or labels that do not fit.
+        ValueError: an unknown direction, a scale that is not positive; when called, ends or labels that do not fit, a field that
+            is not like ``x``.
+        TypeError: a field, a coupling, times, a weight or a source that is none.
 
     Reference: Shi, De Bortoli, Campbell and Doucet (2023), NeurIPS, arXiv:2303.16852; Peluchetti (2023), JMLR 24(374);
     Tong et al. (2024), AISTATS, arXiv:2307.03672, for the one-shot form.
@@ -91,6 +95,7 @@ def bridge_matching(
     >>> loss(random.key(0), torch.zeros(2), torch.ones(8, 2))[0].shape
     torch.Size([])
     """
+    check_parts(field, coupling, source, time, weight)
     _check(scale, direction)
     pairs = couplings.independent() if coupling is None else coupling
     times = uniform_times(0.001, 0.999) if time is None else time
@@ -108,7 +113,7 @@ def bridge_matching(
         return _Prepared(noise.time, position, target, ends.weight * no_time(weight, noise.time), ends.label)
 
     def objective(params: Params, prepared: _Prepared) -> tuple[Tensor, LossAux]:
-        predicted = map_field(field, params, prepared.time, prepared.position, label=prepared.label)
+        predicted = map_field(like_x(field), params, prepared.time, prepared.position, label=prepared.label)
         error = scaled_norms(prepared.weight, tree.sub(predicted, prepared.target))
         return error.mean(), LossAux((), halves(error, prepared.time))
 
@@ -156,7 +161,7 @@ def simulate_bridge(
 
     def body(x: Position, step: tuple[Tensor, Tree]) -> Position:
         t, normal = step
-        drift = vmap(field, (None, None, 0))(params, t, x)
+        drift = vmap(like_x(field), (None, None, 0))(params, t, x)
         return tree.map(lambda at, b, z: at + b / num_steps + spread * z, x, drift, normal)
 
     return loops.fold(body, start, (times, noise))

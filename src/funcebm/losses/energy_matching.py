@@ -13,7 +13,7 @@ from ..couplings import Coupling
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
 from ._contrast import options_of, value_and_metrics
 from ._staged import staged, without_memory
-from ._transport import TransportNoise, as_transport, draw_ends, pair_ends, paired, per_row, scaled_norms
+from ._transport import TransportNoise, as_transport, check_parts, draw_ends, pair_ends, paired, per_row, scaled_norms
 from .times import uniform_times
 
 __all__ = ["energy_matching"]
@@ -81,7 +81,8 @@ def energy_matching(
         the metrics ``flow`` and, in phase 2, ``positive_energy``, ``negative_energy`` and ``energy_gap``.
 
     Raises:
-        ValueError: a bad count or number; when called, an energy that is not a scalar, ends that do not fit.
+        ValueError: a bad count or number; when called, an energy that is not a scalar, ends that do not fit, labels.
+        TypeError: an energy or a coupling that is none.
 
     Reference: Balcerak et al. (2025), "Energy matching", NeurIPS, arXiv:2504.10612.
 
@@ -90,7 +91,11 @@ def energy_matching(
     torch.Size([])
     """
     options = options_of(0.0, 0.0, trim, clamp, 0.0)
+    check_parts(energy, coupling, name="energy")
     checks.positive_int("num_steps", num_steps)
+    if not isinstance(contrastive_weight, Tensor):
+        must, fix = "contrastive_weight must not be negative", "Give 0.0 for phase 1, 2.0 for phase 2, say."
+        checks.require(contrastive_weight >= 0, must, contrastive_weight, fix)
     checks.positive("temperature", temperature, "Try 0.15.")
     checks.positive("step_size", step_size, "Try 0.01.")
     checks.require(0 <= threshold < 1, "threshold must be in [0, 1)", threshold, "Try 0.8.")
@@ -107,7 +112,9 @@ def energy_matching(
 
     def draw(key: Key, batch: Batch) -> _Noise:
         key_flow, key_start, key_chain = random.split(key, 3)
-        data, given, _ = as_transport(batch)
+        data, given, label = as_transport(batch)
+        must = "energy matching takes no labels: its energy is static"
+        checks.require(not tree.leaves(label), must, "some", "Leave them out, or train one energy for each label.")
         flow = draw_ends(key_flow, batch, times, pairs, None, True)
         if not is_contrastive:
             return _Noise(flow, (), ())

@@ -12,7 +12,19 @@ from .. import checks, couplings, fields, paths, tree
 from ..couplings import Coupling
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
 from ._staged import staged, without_memory
-from ._transport import Source, TransportNoise, draw_ends, halves, map_field, pair_ends, paired, per_row, scaled_norms
+from ._transport import (
+    Source,
+    TransportNoise,
+    check_parts,
+    draw_ends,
+    halves,
+    map_field,
+    no_time,
+    pair_ends,
+    paired,
+    per_row,
+    scaled_norms,
+)
 from .times import Times, uniform_times
 
 __all__ = [
@@ -178,7 +190,9 @@ def equilibrium_matching(
         :func:`~funcebm.losses.flow_matching`.
 
     Raises:
-        ValueError: an unknown form; when called, an energy that is not a scalar, ends or labels that do not fit.
+        ValueError: an unknown form; when called, an energy that is not a scalar, a gradient that is not like ``x``, ends or
+            labels that do not fit.
+        TypeError: an energy, a coupling, times, a weight or a source that is none.
 
     Reference: Wang and Du (2025), "Equilibrium matching", arXiv:2510.02300; their field is minus this gradient.
 
@@ -187,6 +201,7 @@ def equilibrium_matching(
     >>> loss(random.key(0), torch.tensor(1.0), torch.zeros(4, 2))[0].shape
     torch.Size([])
     """
+    check_parts(energy, coupling, source, time, weight, name="energy")
     factor = truncated_weight() if weight is None else weight
     pairs = couplings.independent() if coupling is None else coupling
     times = uniform_times() if time is None else time
@@ -196,7 +211,9 @@ def equilibrium_matching(
 
     def slope(params: Params, x: Position, *condition: Tree) -> Position:
         if form == "gradient":
-            return energy(params, x, *condition)
+            value = energy(params, x, *condition)
+            checks.like_position("a gradient", value, x)
+            return value
         return fields.gradient(lambda params, x: energy(params, x, *condition))(params, x)
 
     def draw(key: Key, batch: Batch) -> TransportNoise:
@@ -205,7 +222,7 @@ def equilibrium_matching(
     def prepare(params: Params, memory: Tree, batch: Batch, noise: TransportNoise) -> _Prepared:
         ends = pair_ends(pairs, batch, noise)
         point = vmap(lambda t, x0, x1: paths.sample_path(path, t, x0, x1))(noise.time, ends.source, ends.data)
-        target = per_row(-factor(noise.time), point.velocity)
+        target = per_row(-no_time(factor, noise.time), point.velocity)
         return _Prepared(noise.time, point.position, target, ends.weight, ends.label)
 
     def objective(params: Params, prepared: _Prepared) -> tuple[Tensor, LossAux]:

@@ -12,14 +12,17 @@ from .. import checks, couplings, paths, random, tree
 from ..couplings import Coupling
 from ..paths import Field, Path
 from ..paths.path import has_latent
+from ..solvers.ddim import check_affine
 from ..types import Batch, Key, Loss, LossAux, Params, Position, Tree
 from ._staged import staged, without_memory
 from ._transport import (
     Source,
     TransportNoise,
     as_transport,
+    check_parts,
     draw_ends,
     halves,
+    like_x,
     map_field,
     no_time,
     pair_ends,
@@ -85,7 +88,9 @@ def flow_matching(
         at times before and after 1/2.
 
     Raises:
-        ValueError: an unknown prediction; when called, ends or labels that do not fit, a field that is not like ``x``.
+        ValueError: an unknown prediction; when called, ends or labels that do not fit, times outside of [0, 1], a field that is
+            not like ``x``.
+        TypeError: a field, a coupling, times, a weight or a source that is none.
 
     Reference: Lipman et al. (2023), ICLR, arXiv:2210.02747; Liu, Gong and Liu (2023), ICLR, arXiv:2209.03003; Albergo and
     Vanden-Eijnden (2023), ICLR, arXiv:2209.15571.
@@ -95,6 +100,7 @@ def flow_matching(
     >>> value.shape, sorted(aux.metrics)
     (torch.Size([]), ['early', 'late'])
     """
+    check_parts(field, coupling, source, time, weight)
     path = paths.linear() if path is None else path
     coupling = couplings.independent() if coupling is None else coupling
     fix = "paths.negative_gradient makes a score of an energy."
@@ -126,21 +132,12 @@ def flow_matching(
         return _Prepared(noise.time, point.position, target, factor, weights, ends.label)
 
     def objective(params: Params, prepared: _Prepared) -> tuple[Tensor, LossAux]:
-        predicted = map_field(field, params, prepared.time, prepared.position, label=prepared.label)
-        _check_field(predicted, prepared.position)
+        predicted = map_field(like_x(field), params, prepared.time, prepared.position, label=prepared.label)
         residual = tree.sub(per_row(prepared.factor, predicted), prepared.target)
         error = scaled_norms(prepared.weight, residual)
         return error.mean(), LossAux((), halves(error, prepared.time))
 
     return staged(without_memory, draw, prepare, objective, paired(pairs))
-
-
-def _check_field(predicted: Tree, position: Tree) -> None:
-    """A field of the shapes of the position."""
-    shapes = [[tuple(leaf.shape[1:]) for leaf in tree.leaves(part)] for part in (predicted, position)]
-    right = tree.structure(predicted) == tree.structure(position) and shapes[0] == shapes[1]
-    fix = "Return one number for each number of the position."
-    checks.require(right, "a field must return a tree like the position", f"{shapes[0]} for {shapes[1]}", fix)
 
 
 # -- EDM ------------------------------------------------------------------------------------------------------------
@@ -167,7 +164,7 @@ def edm_preconditioned(network: Field, path: Path, *, data_scale: float | Tensor
         :func:`funcebm.paths.convert` makes a velocity of it.
 
     Raises:
-        ValueError: a scale that is not positive.
+        ValueError: a scale that is not positive, a path with further noise.
 
     Reference: Karras, Aittala, Aila and Laine (2022), NeurIPS, arXiv:2206.00364, table 1.
 
@@ -176,6 +173,8 @@ def edm_preconditioned(network: Field, path: Path, *, data_scale: float | Tensor
     tensor([3.0000])
     """
     checks.positive("data_scale", data_scale, "Give the standard deviation of the data.")
+    checks.function("network", network, "Write lambda params, t, x: ...")
+    check_affine(path, "data")
 
     def field(params: Params, t: Tensor, x: Position, *condition: Tree) -> Position:
         like = tree.first(x)
@@ -201,12 +200,13 @@ def edm_weight(path: Path, *, data_scale: float | Tensor = 0.5) -> Callable[[Ten
         A function of times of any shape.
 
     Raises:
-        ValueError: a scale that is not positive.
+        ValueError: a scale that is not positive, a path with further noise.
 
     >>> edm_weight(paths.linear(), data_scale=1.0)(torch.tensor(0.5))
     tensor(2.)
     """
     checks.positive("data_scale", data_scale, "Give the standard deviation of the data.")
+    check_affine(path, "data")
 
     def weight(t: Tensor) -> Tensor:
         c = paths.at(path, t)
@@ -230,7 +230,9 @@ def conditional_dropout(loss: Loss, null: Tree, probability: float | Tensor = 0.
         A :class:`~funcebm.types.Loss` with the memory and metrics of ``loss``.
 
     Raises:
-        ValueError: a probability outside of [0, 1]; when called, a batch without labels.
+        ValueError: no null label, a probability outside of [0, 1]; when called, a batch without labels, or with others than the
+            null.
+        TypeError: something that is not a loss.
 
     Reference: Ho and Salimans (2022), "Classifier-free diffusion guidance", arXiv:2207.12598.
 
@@ -240,6 +242,9 @@ def conditional_dropout(loss: Loss, null: Tree, probability: float | Tensor = 0.
     >>> loss(random.key(0), torch.zeros(3, 1), batch)[0].shape
     torch.Size([])
     """
+    checks.instance("loss", loss, Loss, "Write losses.flow_matching(field), say.")
+    fix = "Give it like one label: torch.tensor(10) after ten classes, or zeros of a one-hot vector."
+    checks.require(bool(tree.leaves(null)), "there must be a null label", repr(null), fix)
     if not isinstance(probability, Tensor):
         checks.require(0 <= probability <= 1, "probability must be in [0, 1]", probability, "Try 0.1.")
 
@@ -247,6 +252,9 @@ def conditional_dropout(loss: Loss, null: Tree, probability: float | Tensor = 0.
         data, source, label = as_transport(batch)
         fix = "Give TransportBatch(data, label=labels)."
         checks.require(bool(tree.leaves(label)), "a batch must have labels to hide", "none", fix)
+        fix = "Give null like one label."
+        checks.one_structure("null", null, "the labels", label)
+        checks.same_shapes("null", tree.map(torch.as_tensor, null), tree.map(lambda leaf: leaf[0], label), fix)
         mask = lambda leaf, none: torch.where(  # noqa: E731
             is_hidden.reshape(-1, *[1] * (leaf.ndim - 1)), torch.as_tensor(none).to(leaf), leaf
         )

@@ -114,4 +114,5 @@ def log_snr_times(path: paths.Path, mean: float | Tensor = 1.2, std: float | Ten
     torch.Size([3])
     """
     checks.positive("std", std)
+    checks.instance("path", path, paths.Path, "Write paths.linear(), say.")
     return lambda key, num, dtype: paths.time_of(path, mean + std * random.normal(key, num, dtype=dtype))

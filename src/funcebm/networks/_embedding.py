@@ -29,6 +29,9 @@ _HIGHEST = 1000.0  # of the frequencies, in radians in a unit of time
 
 def time_features(t: Tensor, num: int) -> Tensor:
     """Cosines and sines of ``num`` frequencies, evenly spaced on a logarithm from pi/2 to 1000; ``t`` alone for none."""
+    fix = "Use torch.func.vmap for many times."
+    checks.require(t.numel() == 1, "the time of a network must be one number ()", f"the shape {tuple(t.shape)}", fix)
+    t = t.reshape(())
     if num == 0:
         return t.reshape(1)
     spaced = torch.arange(num, dtype=t.dtype, device=t.device) / max(num - 1, 1)
@@ -75,11 +78,19 @@ def embedding_params(
 
 
 def row_of(table: Tensor, label: Tensor) -> Tensor:
-    """The row of a label: an index ``()``, or weights of the rows ``(K,)`` or of all but the last ``(K - 1,)``."""
+    """The row of a label: an index ``()``, or weights of the rows ``(K,)`` or of all but the last ``(K - 1,)``.
+
+    NaN where there is no such row and nobody can look, as in a compiled program.
+    """
     num = table.shape[0]
+    label = torch.as_tensor(label, device=table.device)
     if label.dim() == 0:
         # one product rather than a look-up, which has no quick derivative under vmap
-        label = (torch.arange(num, device=table.device) == label).to(table.dtype)
+        is_row = torch.arange(num, device=table.device) == label
+        if checks.is_concrete(label) and label.device.type == "cpu":
+            got, fix = str(label.item()), f"There are {num - 1} labels from 0 on; {num - 1} itself is no label."
+            checks.require(bool(is_row.any()), f"a label must be an index below {num}", got, fix)
+        label = torch.where(is_row.any(), is_row.to(table.dtype), torch.nan)
     right = label.numel() in (num, num - 1)
     must = f"a label must be an index below {num} or weights ({num - 1},)"
     checks.require(right, must, f"the shape {tuple(label.shape)}", "Index it, or pass one label without a batch axis.")

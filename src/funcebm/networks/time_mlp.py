@@ -8,7 +8,7 @@ from typing import Any, Callable, Sequence
 import torch
 from torch import Tensor
 
-from .. import random
+from .. import checks, random
 from ..types import Key, Params
 from ._embedding import check_labels, row_of, time_features, zeros
 from ._layers import Activation, affine_layer, dense_layers, outputs_of, shaped, stack_widths, widths_of
@@ -56,6 +56,7 @@ def time_mlp(
     """
     shape = widths_of("size", size)
     check_labels(num_labels, num_frequencies)
+    checks.function("activation", activation, "Write torch.nn.functional.silu, say.")
     key_layers, key_table = random.split(key)
     told = max(2 * num_frequencies, 1)
     width = 0 if num_labels is None else min(64, 4 * (num_labels + 1))

@@ -108,7 +108,13 @@ def transformer(
     tensor(0.)
     """
     shape = widths_of("shape", shape)
-    for name, count in (("patch_size", patch_size), ("width", width), ("depth", depth), ("num_heads", num_heads)):
+    for name, count in (
+        ("patch_size", patch_size),
+        ("width", width),
+        ("depth", depth),
+        ("num_heads", num_heads),
+        ("ratio", ratio),
+    ):
         checks.positive_int(name, count)
     checks.require(len(shape) in (2, 3), "shape must be (C, H, W) or (H, W)", shape, "Give the shape of one image.")
     planes, height, breadth = (1, *shape)[-3:]

@@ -11,12 +11,13 @@ from torch.func import vmap
 
 from .. import checks, fields, loops, random, tree
 from ..paths import Field
+from ..solvers.integrator import evaluate
 from ..transforms import is_worth_it
 from ..transforms import jit as compiled
 from ..types import Energy, Key, Params, Position, Schedule, Tree
 from .annealed_importance import AnnealedImportance, log_mean_exp
 
-__all__ = ["ControlledEnds", "controlled_ends", "controlled_importance", "diffusion_grid"]
+__all__ = ["ControlledEnds", "check_scale", "controlled_ends", "controlled_importance", "diffusion_grid"]
 
 
 class ControlledEnds(NamedTuple):
@@ -26,12 +27,19 @@ class ControlledEnds(NamedTuple):
     log_ratio: Tensor
 
 
+def check_scale(scale: float | Tensor | Schedule) -> None:
+    """A number above zero, or a function of times."""
+    if not callable(scale):
+        checks.positive("scale", scale, "Give the standard deviation of the widest part of the target.")
+
+
 def diffusion_grid(scale: float | Tensor | Schedule, num_steps: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""Times ``(N + 1,)``, the scale c of each step ``(N,)``, the variance :math:`\sum c^2 h` up to each time ``(N + 1,)``."""
     times = torch.linspace(0, 1, num_steps + 1, dtype=like.dtype, device=like.device)
     scales = (
         scale(times[:-1]) if callable(scale) else torch.as_tensor(scale, dtype=like.dtype, device=like.device)
     ).expand(num_steps)
+    checks.positive("the scale of each step", scales, "It must fall from one number above zero to another.")
     variances = torch.cat([times.new_zeros(1), (scales.square() * times.diff()).cumsum(0)])
     return times, scales, variances
 
@@ -45,7 +53,7 @@ def controlled_ends(
         x, log_ratio = carry
         time, end, c, z = xs
         h = end - time
-        push = tree.scale(c, control(control_params, time, x))
+        push = tree.scale(c, evaluate(control, control_params, time, x, name="a control"))
         x = tree.map(lambda a, u, n: a + c * (h * u + torch.sqrt(h) * n), x, push, z)
         return (x, log_ratio - h / 2 * tree.squared_norm(push) - torch.sqrt(h) * tree.dot(push, z)), ()
 
@@ -92,7 +100,8 @@ def controlled_importance(
         :class:`AnnealedImportance`; its acceptance rates are 1.
 
     Raises:
-        ValueError: a bad count or key; an energy that is not a scalar.
+        ValueError: a bad count or key, a scale that is not positive; an energy that is not a scalar, a control that is not like
+            ``x``.
 
     Reference: Havens et al. (2025), "Adjoint sampling: highly scalable diffusion samplers via adjoint matching",
     arXiv:2504.11713; Zhang and Chen (2022), "Path integral sampler", arXiv:2111.15141.
@@ -104,6 +113,8 @@ def controlled_importance(
     True
     """
     random.check_key(key)
+    checks.function("control", control, "Write lambda params, t, x: ...")
+    check_scale(scale)
     checks.positive_int("num_particles", num_particles, minimum=2)
     checks.positive_int("num_steps", num_steps)
     known = [leaf for leaf in tree.leaves((control_params, params)) if isinstance(leaf, Tensor)]

@@ -12,6 +12,7 @@ from .. import checks, fields, random, tree
 from .._chunks import drive_all, make_loop
 from ..chains._loop import chunks, draw_noise, draw_step
 from ..paths import Field
+from ..solvers.integrator import evaluate
 from ..transforms import is_worth_it
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from ._path import TemperatureLadder, inverse_temperatures
@@ -56,7 +57,7 @@ def controlled_path(energy: Energy, reference: Energy, control: Field) -> Contro
         value, reference_slope = reference_with_slope(reference_params, x)
         zero = torch.zeros((), dtype=value.dtype, device=value.device)
         slope = with_slope(params, x)[1]
-        return _Walker(x, value, slope, reference_slope, control(control_params, zero, x))
+        return _Walker(x, value, slope, reference_slope, evaluate(control, control_params, zero, x, name="a control"))
 
     def step(shared: Tree, walker: _Walker, xs: Tree) -> tuple[_Walker, Tree]:
         params, reference_params, control_params, diffusion = shared
@@ -72,7 +73,7 @@ def controlled_path(energy: Energy, reference: Energy, control: Field) -> Contro
         position = tree.add_scaled(mean, spread, noise)
         slope = with_slope(params, position)[1]
         reference_slope = reference_with_slope(reference_params, position)[1]
-        push = control(control_params, end, position)
+        push = evaluate(control, control_params, end, position, name="a control")
         pull = downhill(slope, reference_slope)
         back = tree.map(lambda x, y, g, u: x - (y - h * (g + u)), walker.position, position, pull, push)
         change = (tree.squared_norm(noise) * spread.square() - tree.squared_norm(back)) / (4 * diffusion * h)
@@ -134,7 +135,7 @@ def escorted_annealing(
 
     Raises:
         ValueError: a bad count, key or schedule, a diffusion that is not positive, a reference without normalizer or draws, an
-            energy that is not a scalar.
+            energy that is not a scalar, a control that is not like ``x``.
 
     Reference: Vaikuntanathan and Jarzynski (2008), Physical Review Letters 100:190601; the ratio of transitions, Vargas et al.
     (2024), "Transport meets variational inference: controlled Monte Carlo diffusions", ICLR, arXiv:2307.01050; Albergo and
@@ -151,6 +152,8 @@ def escorted_annealing(
     """
     checks.positive_int("num_particles", num_particles, minimum=2)
     checks.positive("diffusion", diffusion, "Try 1.0.")
+    if control is not None:
+        checks.function("control", control, "Write lambda params, t, x: ...")
     log_z0 = reference_log_normalizer(reference, reference_params, event_shape)
     key_start, key_run, _ = check_keys(key, tree.first(reference_params)).unbind(0)
     shape = () if event_shape is None else (tuple(event_shape),)
@@ -169,7 +172,6 @@ def escorted_annealing(
     walkers = vmap(path.start, (None, 0))(shared, positions)
     particle = tree.map(lambda leaf: leaf[0], positions)
     fields.require_scalar(energy(params, particle), particle)
-    checks.one_structure("the output of the control", tree.map(lambda leaf: leaf[0], walkers.push), "x", particle)
 
     many = vmap(path.step, (None, 0, (None, None, None, 0)))
     is_jitted = is_worth_it(jit, num) and not checks.is_traced((shared, positions))

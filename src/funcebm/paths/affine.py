@@ -198,7 +198,7 @@ def variance_exploding(sigma_min: float | Tensor = 0.01, sigma_max: float | Tens
         A :class:`~funcebm.paths.Path`.
 
     Raises:
-        ValueError: scales that are not positive.
+        ValueError: scales that are not positive, or not in order.
 
     Reference: Song et al. (2021), ICLR, arXiv:2011.13456, equation 30.
 
@@ -207,6 +207,9 @@ def variance_exploding(sigma_min: float | Tensor = 0.01, sigma_max: float | Tens
     """
     checks.positive("sigma_min", sigma_min, "Try 0.01.")
     checks.positive("sigma_max", sigma_max, "Try the largest distance between two data points.")
+    if not isinstance(sigma_min, Tensor) and not isinstance(sigma_max, Tensor):
+        got = f"{sigma_min} and {sigma_max}"
+        checks.require(sigma_min < sigma_max, "sigma_min must be below sigma_max", got, "Write (0.01, 50.0), say.")
 
     def logs(like: Tensor) -> tuple[Tensor, Tensor]:
         low, high = (torch.as_tensor(s, dtype=like.dtype, device=like.device) for s in (sigma_min, sigma_max))
@@ -237,12 +240,16 @@ def polynomial(power: float | Tensor = 2.0) -> Path:
         A :class:`~funcebm.paths.Path`.
 
     Raises:
-        ValueError: a power that is not positive.
+        ValueError: a power below 1.
 
     >>> polynomial(2.0).alpha(torch.tensor(0.5))
     tensor(0.2500)
     """
     checks.positive("power", power, "Try 2.")
+    if not isinstance(power, Tensor):
+        checks.require(
+            power >= 1, "power must be at least 1", power, "Below 1 the velocity is infinite at t = 0. Try 2."
+        )
     return path(
         lambda t: t**power,
         lambda t: 1 - t**power,

@@ -12,6 +12,7 @@ from ..types import Params, Position, Tree
 from .path import Coefficients, Field, Path, TimeEnergy, at, at_time, has_latent
 
 __all__ = [
+    "check_regular",
     "convert",
     "energy_of",
     "factors_of",
@@ -20,6 +21,7 @@ __all__ = [
     "velocity_of_energy",
 ]
 
+_SLACK = 1e-3  # of times, which solvers round
 _FORMS = ("velocity", "data", "noise", "score")
 _Pair = tuple[Tensor, Tensor]
 
@@ -120,6 +122,7 @@ def convert(path: Path, field: Field | TimeEnergy, source: str = "velocity", tar
     checks.require(source in (*_FORMS, "energy"), "source must name a prediction, or energy", source, fix)
     checks.require(target in _FORMS, "target must name a prediction", target, fix)
     is_latent = has_latent(path)
+    checks.function("field", field, "Write lambda params, t, x: ...")
     if source == "energy":
         return convert(path, negative_gradient(field), "score", target)
     if source == target:
@@ -136,16 +139,19 @@ def convert(path: Path, field: Field | TimeEnergy, source: str = "velocity", tar
         like = tree.first(x)
         time = torch.as_tensor(t, dtype=like.dtype, device=like.device)
         of_position, of_field = factors(time)
-        _check_regular(time, of_position, of_field, source, target)
+        check_regular(time, of_position, of_field, source, target)
         value = field(params, t, x, *condition)
         return tree.map(lambda at, part: of_position * at + of_field * part, x, value)
 
     return converted
 
 
-def _check_regular(t: Tensor, of_position: Tensor, of_field: Tensor, source: str, target: str) -> None:
+def check_regular(t: Tensor, of_position: Tensor, of_field: Tensor, source: str, target: str) -> None:
+    """At a time that can be looked at, one form must follow from another without a division by zero."""
     if t.device.type != "cpu" or not (checks.is_concrete(of_position) and checks.is_concrete(of_field)):
         return
+    right = bool(((t >= -_SLACK) & (t <= 1 + _SLACK)).all())
+    checks.require(right, "a time must be in [0, 1]", f"t = {t.tolist()}", "t = 0 is noise, t = 1 is data.")
     right = bool((torch.isfinite(of_position) & torch.isfinite(of_field)).all())
     must = f"{target} must follow from {source} at the time t"
     fix = "It divides by zero there: keep t away from that end, or predict the velocity, which is regular at both."
@@ -208,7 +214,7 @@ def energy_of(potential: TimeEnergy, path: Path) -> TimeEnergy:
         ``(params, t, x, ...) -> ()``; :func:`at_time` makes an :data:`~funcebm.types.Energy` of it. Its constant depends on t.
 
     Raises:
-        ValueError: a path with further noise.
+        ValueError: a path with further noise; when called, a time at which there is no noise, where it is infinite.
 
     >>> from funcebm import paths
     >>> potential = lambda params, t, x: -(x**2).sum() / 2
@@ -219,6 +225,7 @@ def energy_of(potential: TimeEnergy, path: Path) -> TimeEnergy:
 
     def energy(params: Params, t: Tensor, x: Position, *condition: Tree) -> Tensor:
         c, value = _with_value(path, potential, params, t, x, condition)
+        _check_positive(c.sigma_wronskian, t, "an energy needs some noise", "Take a time a little below 1.")
         return (c.alpha * value + c.d_alpha * tree.squared_norm(x) / 2) / c.sigma_wronskian
 
     return energy
@@ -235,7 +242,7 @@ def potential_of(energy: TimeEnergy, path: Path) -> TimeEnergy:
         ``V``, ``(params, t, x, ...) -> ()``, whose negative gradient is the velocity.
 
     Raises:
-        ValueError: a path with further noise.
+        ValueError: a path with further noise; when called, a time without data.
 
     >>> from funcebm import paths
     >>> potential_of(lambda params, t, x: (x**2).sum() / 2, paths.linear())((), torch.tensor(0.5), torch.tensor([2.0]))
@@ -245,6 +252,7 @@ def potential_of(energy: TimeEnergy, path: Path) -> TimeEnergy:
 
     def potential(params: Params, t: Tensor, x: Position, *condition: Tree) -> Tensor:
         c, value = _with_value(path, energy, params, t, x, condition)
+        _check_positive(c.alpha, t, "a potential needs some data", "Take a time a little above 0.")
         return (c.sigma_wronskian * value - c.d_alpha * tree.squared_norm(x) / 2) / c.alpha
 
     return potential
@@ -252,7 +260,12 @@ def potential_of(energy: TimeEnergy, path: Path) -> TimeEnergy:
 
 def _without_latent(path: Path) -> None:
     must = "energy and potential follow from each other on paths without further noise"
-    checks.require(path.gamma_squared is None, must, "a path with gamma", "Take linear() or another affine path.")
+    checks.require(not has_latent(path), must, "a path with gamma", "Take linear() or another affine path.")
+
+
+def _check_positive(share: Tensor, t: Tensor, must: str, fix: str) -> None:
+    if checks.is_concrete(share) and share.device.type == "cpu":
+        checks.require(bool((share != 0).all()), f"{must} at the time t", f"t = {t}", fix)
 
 
 def _with_value(

@@ -144,7 +144,7 @@ def at(path: Path, t: Tensor) -> Coefficients:
 
     Args:
         path: any.
-        t: in [0, 1]. Any shape.
+        t: in [0, 1]. Any shape; a number will do.
 
     Returns:
         :class:`Coefficients` of that shape. Finite at both ends, but for what is infinite there: ``log_snr`` where a share
@@ -155,6 +155,9 @@ def at(path: Path, t: Tensor) -> Coefficients:
     >>> coefficients.alpha, coefficients.d_sigma, coefficients.wronskian
     (tensor(0.2500), tensor(-1.), tensor(1.))
     """
+
+    has_latent(path)
+    t = _as_time(t)
 
     def shares(t: Tensor) -> tuple[Tensor, ...]:
         zero = torch.zeros_like(t)
@@ -182,6 +185,15 @@ def at(path: Path, t: Tensor) -> Coefficients:
     )
 
 
+def _as_time(t: float | Tensor) -> Tensor:
+    """A time as a floating-point tensor."""
+    fix = "Write torch.tensor(0.5), say."
+    is_number = isinstance(t, Tensor) or (hasattr(t, "__float__") and not hasattr(t, "__len__"))
+    checks.require(is_number, "a time must be a number or a tensor", t, fix, TypeError)
+    time = torch.as_tensor(t)
+    return time if time.is_floating_point() else time.to(torch.get_default_dtype())
+
+
 def time_of(path: Path, log_snr: Tensor, num_bisections: int = 60) -> Tensor:
     r"""The time at which :math:`\log(\alpha_t/\sigma_t)` has a given value, in [0, 1].
 
@@ -197,6 +209,7 @@ def time_of(path: Path, log_snr: Tensor, num_bisections: int = 60) -> Tensor:
     >>> time_of(paths.linear(), torch.tensor([-torch.inf, 0.0, torch.inf]))
     tensor([0.0000, 0.5000, 1.0000])
     """
+    has_latent(path)
     if path.inverse_log_snr is not None:
         return path.inverse_log_snr(log_snr).clamp(0, 1)
     low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
@@ -225,18 +238,22 @@ def sample_path(path: Path, t: Tensor, x0: Position, x1: Position, z: Tree = ())
         velocity is infinite: keep t inside.
 
     Raises:
-        ValueError: a path with :math:`\gamma_t` without ``z``.
+        ValueError: ends, or ``z``, that are not alike; a path with :math:`\gamma_t` without ``z``.
 
     >>> from funcebm import paths
     >>> sample_path(paths.linear(), torch.tensor(0.25), torch.tensor([0.0]), torch.tensor([4.0]))
     PathSample(position=tensor([1.]), velocity=tensor([4.]))
     """
-    c = at(path, t)
+    fix = "Draw noise with funcebm.tree.normal_like(key, data), say."
+    checks.one_structure("x0", x0, "x1", x1)
+    checks.same_shapes("x0", x0, x1, fix)
+    c = at(path, torch.as_tensor(t).to(tree.first(x1)))
     position = tree.map(lambda a, b: c.alpha * b + c.sigma * a, x0, x1)
     velocity = tree.map(lambda a, b: c.d_alpha * b + c.d_sigma * a, x0, x1)
     if has_latent(path):
-        fix = "Draw it with funcebm.tree.normal_like."
         checks.require(bool(tree.leaves(z)), "a path with further noise needs z, normals like x0", "()", fix)
+        checks.one_structure("z", z, "x1", x1)
+        checks.same_shapes("z", z, x1, fix)
         position = tree.add_scaled(position, c.gamma, z)
         velocity = tree.add_scaled(velocity, c.gamma_d_gamma / c.gamma, z)
     return PathSample(position, velocity)

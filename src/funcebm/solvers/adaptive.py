@@ -10,10 +10,10 @@ from torch.func import vmap
 
 from .. import checks, loops, tree
 from ..types import Params, Position, Tree
-from .integrator import Attempt, Field, Integrator, evaluate
+from .integrator import Attempt, Field, Integrator, check_solve, evaluate
 from .solve import Solution, SolveInfo
 
-__all__ = ["error_ratio", "first_step", "solve_adaptive"]
+__all__ = ["check_tolerances", "error_ratio", "first_step", "solve_adaptive"]
 
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 10.0  # of the next step over this one
 _RATIO_FLOOR = 1e-4  # of an error over its tolerance, as the control remembers it
@@ -80,8 +80,9 @@ def solve_adaptive(
         :class:`Solution`; ``saved`` are the positions at the times ``at``, ``(T, *event)``.
 
     Raises:
-        ValueError: an integrator without error estimate, tolerances that are not positive or beyond the precision of ``x``, a
-            field whose output does not fit.
+        ValueError: an integrator without error estimate, tolerances that are not positive or beyond the precision of ``x``,
+            times ``at`` that are not between the first and the last, a field whose output does not fit.
+        TypeError: what is no solver or no field.
 
     Reference: Hairer, Norsett and Wanner (1993), Solving Ordinary Differential Equations I, sections II.4 and IV.2 of volume II.
 
@@ -90,14 +91,19 @@ def solve_adaptive(
     >>> bool((solution.value - torch.exp(torch.tensor(-1.0))).abs() < 1e-5), int(solution.info.num_steps) < 10
     (True, True)
     """
+    check_solve(integrator, field, x)
     attempt, interpolate, order = integrator.attempt, integrator.interpolate, integrator.error_order
     if attempt is None or interpolate is None or order is None:
         fix = "Use dopri5(), tsit5(), bosh3() or heun(), or solve() over a grid of times."
         raise ValueError(checks.message("the integrator must estimate its error", "one that does not", fix))
     checks.positive_int("max_steps", max_steps)
     like = tree.first(x)
-    _check_tolerances(rtol, atol, like)
+    check_tolerances(rtol, atol, like)
     t0, t1, rtol, atol = (_number(value, like) for value in (t0, t1, rtol, atol))
+    if checks.is_concrete(t0) and checks.is_concrete(t1):
+        is_finite = bool(torch.isfinite(t0) & torch.isfinite(t1))
+        checks.require(is_finite, "t0 and t1 must be finite", f"{float(t0)} and {float(t1)}", "Write 0.0 and 1.0.")
+    at = None if at is None else _wanted(at, t0, t1)
     direction = torch.where(t1 < t0, -torch.ones_like(t0), torch.ones_like(t0))
     least = 16 * torch.finfo(like.dtype).eps * torch.maximum(t0.abs(), t1.abs())
 
@@ -131,7 +137,7 @@ def solve_adaptive(
             num_steps=carry.num_steps + is_made.to(torch.int32),
             num_tried=carry.num_tried + 1,
             is_divergent=~is_finite,
-            saved=() if at is None else _saved(carry, tried, h, end, is_made, at.to(like), direction, interpolate),
+            saved=() if at is None else _saved(carry, tried, h, end, is_made, at, direction, interpolate),
             grid=_recorded(carry, end, is_made) if record else (),
         )
 
@@ -149,7 +155,7 @@ def solve_adaptive(
         num_steps=count,
         num_tried=count.clone(),
         is_divergent=never.clone(),
-        saved=() if at is None else _first_saved(x, at.to(like), t0, direction),
+        saved=() if at is None else _first_saved(x, at, t0, direction),
         grid=torch.cat([t0[None], t1.expand(max_steps)]) if record else (),
     )
     last = loops.while_loop(condition, body, first)
@@ -216,7 +222,20 @@ def _number(value: float | Tensor, like: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
 
-def _check_tolerances(rtol: float | Tensor, atol: float | Tensor, like: Tensor) -> None:
+def _wanted(at: Tensor, t0: Tensor, t1: Tensor) -> Tensor:
+    """The times at which positions are wanted: a vector between the first and the last."""
+    at = torch.as_tensor(at, dtype=t0.dtype, device=t0.device)
+    fix = "Write torch.linspace(0, 1, 11), say."
+    checks.require(at.ndim == 1, "at must be a vector of times", f"the shape {tuple(at.shape)}", fix)
+    if all(checks.is_concrete(value) for value in (at, t0, t1)):
+        low, high = torch.minimum(t0, t1), torch.maximum(t0, t1)
+        must = f"at must lie between the first and the last time, {float(low)} and {float(high)}"
+        checks.require(bool(((at >= low) & (at <= high)).all()), must, str(at.tolist())[:200], fix)
+    return at
+
+
+def check_tolerances(rtol: float | Tensor, atol: float | Tensor, like: Tensor) -> None:
+    """Positive, and one of them above what the dtype can tell apart."""
     checks.positive("rtol", rtol, "Try 1e-3 to sample, 1e-5 for likelihoods.")
     checks.positive("atol", atol, "Try 1e-6.")
     values = [torch.as_tensor(value) for value in (rtol, atol)]

@@ -10,7 +10,7 @@ from .. import checks, random, tree
 from ..types import Key, Position
 from .integrator import BrownianIncrement
 
-__all__ = ["coarsen", "draw_area", "draw_displacement"]
+__all__ = ["check_increment", "coarsen", "draw_area", "draw_displacement"]
 
 
 def draw_displacement(key: Key, x: Position) -> BrownianIncrement:
@@ -22,6 +22,17 @@ def draw_area(key: Key, x: Position) -> BrownianIncrement:
     """The noise of a step that needs the space-time area too."""
     key_displacement, key_area = random.split(key)
     return BrownianIncrement(tree.normal_like(key_displacement, x), tree.normal_like(key_area, x))
+
+
+def check_increment(noise: BrownianIncrement, x: Position, has_area: bool) -> None:
+    """The noise of a step must be that of this solver, and like the position. Looks at shapes only."""
+    fix = "Draw it for this solver and this position: solvers.draw_path(key, solver, x, len(times) - 1)."
+    checks.instance("the noise of a step", noise, BrownianIncrement, fix)
+    must = "this solver needs the space-time area of the noise"
+    checks.require(bool(tree.leaves(noise.area)) or not has_area, must, "the displacement alone", fix)
+    for part in (noise.displacement, noise.area)[: 1 + has_area]:
+        checks.one_structure("the noise", part, "the position", x)
+        checks.same_shapes("the noise of a step", part, x, fix)
 
 
 def coarsen(noise: BrownianIncrement, times: Tensor) -> tuple[BrownianIncrement, Tensor]:
@@ -56,6 +67,9 @@ def coarsen(noise: BrownianIncrement, times: Tensor) -> tuple[BrownianIncrement,
     """
     steps = times.diff()
     num = len(steps)
+    counts = {leaf.shape[0] for leaf in tree.leaves(noise)}
+    must = f"{len(times)} times take the noise of {num} steps"
+    checks.require(counts == {num}, must, f"that of {sorted(counts)}", "Use draw_path(key, solver, x, len(times) - 1).")
     checks.require(num % 2 == 0, "the number of steps must be even", num, "Draw the noise of an even number of steps.")
     length = steps[0::2] + steps[1::2]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import checks, paths, tree
 from ..paths import Coefficients, Path
-from ..paths.conversions import factors_of
+from ..paths.conversions import check_regular, factors_of
 from ..paths.path import has_latent
 from ..types import Key, Params, Position, Tree
 from .euler_maruyama import without_memory
@@ -32,7 +32,7 @@ def both_ends(path: Path, t: Tensor, h: Tensor) -> tuple[Coefficients, Coefficie
 
 
 def parts_of(
-    c: Coefficients, prediction: str, field: Field, params: Params, t: Tensor, x: Position
+    c: Coefficients, prediction: str, field: Field, params: Params, t: Tensor, x: Position, is_checked: bool = True
 ) -> tuple[Position, Position]:
     """The data and the noise that one evaluation predicts, at a time whose coefficients are known."""
     value = evaluate(field, params, t, x)
@@ -41,6 +41,8 @@ def parts_of(
         if target == prediction:
             return value
         of_position, of_value = factors_of(c, prediction, target)
+        if is_checked:
+            check_regular(t, of_position, of_value, prediction, target)
         return tree.map(lambda a, b: of_position * a + of_value * b, x, value)
 
     return part("data"), part("noise")
@@ -102,7 +104,7 @@ def ddim(path: Path, eta: float | Tensor = 0.0, *, prediction: str = "velocity")
 
     strong_order = None if is_quiet else 1.0
     tuning = () if is_quiet else value
-    return Integrator(without_memory, draw, step, order=1, tuning=tuning, strong_order=strong_order)
+    return Integrator(without_memory, draw, step, order=1, tuning=tuning, strong_order=strong_order, is_of_path=True)
 
 
 def ancestral(path: Path, *, prediction: str = "velocity") -> Integrator:

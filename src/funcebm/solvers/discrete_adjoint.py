@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .. import loops, tree
 from ..types import Params, Position, Tree
-from .integrator import Field, Integrator, SolverState
-from .solve import Solution, SolveInfo, check_times, start, step_between
+from .integrator import Field, Integrator, SolverState, check_solve
+from .solve import Solution, SolveInfo, check_noise, check_times, start, step_between
 
 __all__ = ["SolveGradients", "discrete_adjoint"]
 
@@ -66,8 +66,9 @@ def discrete_adjoint(
     >>> pull(torch.ones(1)).params  # d/da exp(a) at 1
     tensor(2.7183)
     """
-    if bool(len(times) >= 2):
-        check_times(times[:2], integrator.strong_order is not None)
+    check_solve(integrator, field, x)
+    check_times(times, integrator.strong_order is not None, are_equal_allowed=True)
+    check_noise(integrator, noise, len(times) - 1)
     times = times.to(tree.first(x))
     leaves, structure = tree.flatten(params)
     moves = [isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves]

@@ -73,4 +73,4 @@ def dpm_solver(path: Path, *, prediction: str = "velocity") -> Integrator:
         memory = _History(data, h, torch.ones_like(h))
         return finished_step(position, end, memory, 1)
 
-    return Integrator(init, draw, step, order=2)
+    return Integrator(init, draw, step, order=2, is_of_path=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,7 +48,8 @@ def edm_heun(
         An :class:`Integrator`.
 
     Raises:
-        ValueError: a path with further noise, churn out of its range, an unknown prediction.
+        ValueError: a path with further noise, churn, levels or a scale out of their range, an unknown prediction; when called, a
+            start without data.
 
     Reference: Karras et al. (2022), "Elucidating the design space of diffusion-based generative models", NeurIPS,
     arXiv:2206.00364, algorithm 2.
@@ -62,20 +64,28 @@ def edm_heun(
     if checks.is_concrete(value):
         right = bool(((value >= 0) & (value <= most + 1e-6)).all())
         checks.require(right, "churn must be in [0, 0.4142]", churn, "Write min(S_churn / num_steps, 2**0.5 - 1).")
+    right = 0 <= noise_range[0] < noise_range[1]
+    checks.require(right, "noise_range must be (low, high), low first", noise_range, "Write (0.05, 50.0), say.")
+    checks.positive("noise_scale", noise_scale, "Try 1.0.")
     is_quiet = not isinstance(churn, Tensor) and churn == 0
 
     def draw(key: Key, x: Position) -> Tree:
         return () if is_quiet else tree.normal_like(key, x)
 
-    def slope(field: Field, params: Params, t: Tensor, c: Coefficients, y: Position) -> Position:
+    def slope(
+        field: Field, params: Params, t: Tensor, c: Coefficients, y: Position, is_checked: bool = True
+    ) -> Position:
         """``(y - data) / e``: the noise that the field predicts."""
-        return parts_of(c, prediction, field, params, t, tree.scale(c.alpha, y))[1]
+        return parts_of(c, prediction, field, params, t, tree.scale(c.alpha, y), is_checked)[1]
 
     def step(
         field: Field, params: Params, tuning: SolverTuning, state: SolverState, noise: Tree
     ) -> tuple[SolverState, SolverInfo]:
         before, after, end = both_ends(path, state.time, tuning.step_size.to(state.time))
         t, level = state.time, before.sigma / before.alpha
+        if checks.is_concrete(before.alpha) and before.alpha.device.type == "cpu":
+            fix = "Start later: its noise level is infinite there. edm_times(path, num_steps) makes the times."
+            checks.require(bool(before.alpha > 0), "edm_heun must start where the path has some data", f"t = {t}", fix)
         y = tree.scale(1 / before.alpha, state.position)
         if not is_quiet:
             is_inside = (level >= noise_range[0]) & (level <= noise_range[1])
@@ -87,13 +97,14 @@ def edm_heun(
         last = after.sigma / after.alpha
         first = slope(field, params, t, before, y)
         ahead = tree.add_scaled(y, last - level, first)
-        second = slope(field, params, end, after, ahead)
+        second = slope(field, params, end, after, ahead, False)  # not used at the end of the path
         corrected = tree.map(lambda a, d, e: a + (last - level) / 2 * (d + e), y, first, second)
         position = tree.scale(after.alpha, tree.where(last > 0, corrected, ahead))
         return finished_step(position, end, (), 2)
 
     tuning, strong_order = ((), None) if is_quiet else (value, 1.0)
-    return Integrator(without_memory, draw, step, order=2, tuning=tuning, strong_order=strong_order, num_evaluations=2)
+    options: Any = {"tuning": tuning, "strong_order": strong_order, "num_evaluations": 2, "is_of_path": True}
+    return Integrator(without_memory, draw, step, order=2, **options)
 
 
 def edm_times(
@@ -129,6 +140,7 @@ def edm_times(
     tensor([0.0123, 0.2845, 0.9980, 1.0000])
     """
     checks.positive_int("num_steps", num_steps, minimum=2)
+    checks.positive("rho", rho, "Try 7.0.")
     right = 0 < sigma_min < sigma_max
     checks.require(right, "noise levels must fall", (sigma_max, sigma_min), "Write sigma_max=80.0, sigma_min=0.002.")
     share = torch.linspace(0, 1, num_steps, dtype=torch.float64)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .. import tree
 from ..types import Params, Position, Schedule
-from .brownian import draw_displacement
+from .brownian import check_increment, draw_displacement
 from .integrator import (
     BrownianIncrement,
     Field,
@@ -59,6 +59,7 @@ def euler_maruyama(diffusion: float | Tensor | Schedule = 1.0) -> Integrator:
     def step(
         field: Field, params: Params, tuning: SolverTuning, state: SolverState, noise: BrownianIncrement
     ) -> tuple[SolverState, SolverInfo]:
+        check_increment(noise, state.position, False)
         h = tuning.step_size.to(state.time)
         slope = evaluate(field, params, state.time, state.position)
         spread = coefficient(tuning.numbers, state.time) * h.sqrt()

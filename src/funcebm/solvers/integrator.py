@@ -18,6 +18,7 @@ __all__ = [
     "SolverInfo",
     "SolverState",
     "SolverTuning",
+    "check_solve",
     "coefficient_of",
     "evaluate",
     "finished_step",
@@ -112,6 +113,7 @@ class Integrator(NamedTuple):
         interpolate: ``(attempt, x, h, theta) -> x(t + theta h)`` for ``theta`` in [0, 1], ``()``.
         num_evaluations: of the field in a step.
         reuses_slope: whether the last stage is the field at the new position, which the state may carry as its memory.
+        is_of_path: whether the steps are made for the prediction of one path, and solve no other field.
     """
 
     init: Callable[..., SolverState]
@@ -125,6 +127,7 @@ class Integrator(NamedTuple):
     interpolate: Callable[..., Position] | None = None
     num_evaluations: int = 1
     reuses_slope: bool = False
+    is_of_path: bool = False
 
     def __call__(self, field: Field, *, step_size: float | Tensor = 0.01, time: float | Tensor = 0.0) -> Sampler:
         """The sampler whose every step advances the clock by ``step_size``, from ``time`` on.
@@ -141,7 +144,7 @@ class Integrator(NamedTuple):
             TypeError: a field that is not a function.
             ValueError: a step size that is not positive; when called, a field whose output does not fit.
         """
-        checks.require(callable(field), "field must be (params, t, x) -> like x", field, "Pass a function.", TypeError)
+        checks.function("field", field, "Write lambda params, t, x: ...")
         checks.positive("step_size", step_size, "Try 0.01; backwards in time use flows.integrate.")
         start = torch.as_tensor(time)
 
@@ -158,22 +161,26 @@ class Integrator(NamedTuple):
         return Sampler(init, self.draw, step, SolverTuning(torch.as_tensor(step_size), self.tuning))
 
 
-def evaluate(field: Field, params: Params, t: Tensor, x: Position) -> Position:
-    """The field at a point; its output must have the structure and the shapes of ``x``. Looks at shapes only."""
+def evaluate(field: Field, params: Params, t: Tensor, x: Position, *, name: str = "a field") -> Position:
+    """The field at a point; its output must have the structure, the shapes and the dtypes of ``x``."""
     value = field(params, t, x)
-    checks.one_structure("the output of a field", value, "the position", x)
-    for name, got, want in zip(tree.paths(x), tree.leaves(value), tree.leaves(x), strict=True):
-        if getattr(got, "shape", None) != want.shape:
-            where = f"leaf {name!r}: " if name else ""
-            found = f"{where}{tuple(getattr(got, 'shape', ()))} for a position of shape {tuple(want.shape)}"
-            fix = "Return one number for each number of one particle; torch.func.vmap adds the batch axis."
-            raise ValueError(checks.message("a field must return the shapes of the position", found, fix))
-        if got.dtype != want.dtype:
-            fix = "Cast the position, or the params with tree.cast_like."
-            raise ValueError(
-                checks.message("a field must return the dtype of the position", f"{got.dtype} for {want.dtype}", fix)
-            )
+    fix = "Return one number for each number of one particle; torch.func.vmap adds the batch axis."
+    checks.like_position(name, value, x, fix)
+    for got, want in zip(tree.leaves(value), tree.leaves(x), strict=True):
+        fix = "Cast the position, or the params with tree.cast_like."
+        must = f"{name} must return the dtype of the position"
+        checks.require(got.dtype == want.dtype, must, f"{got.dtype} for {want.dtype}", fix)
     return value
+
+
+def check_solve(integrator: Integrator, field: Field, x: Position) -> None:
+    """What every solve looks at first."""
+    checks.instance("the solver", integrator, Integrator, "Call its factory: solvers.rk4(), say.")
+    checks.function("field", field, "Write lambda params, t, x: ...")
+    right = all(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in tree.leaves(x))
+    got = ", ".join(str(getattr(leaf, "dtype", type(leaf).__name__)) for leaf in tree.leaves(x))
+    must = "a position must be of floating-point tensors"
+    checks.require(right and bool(tree.leaves(x)), must, got or "none", "Write torch.zeros(2), say.")
 
 
 def finished_step(

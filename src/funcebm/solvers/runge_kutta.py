@@ -6,7 +6,7 @@ from typing import Sequence
 
 from torch import Tensor
 
-from .. import tree
+from .. import checks, tree
 from ..types import Key, Params, Position, Tree
 from .integrator import Attempt, Field, Integrator, SolverInfo, SolverState, SolverTuning, evaluate, finished_step
 from .tableaux import (
@@ -46,6 +46,7 @@ def runge_kutta(tableau: Tableau) -> Integrator:
     >>> state.position, int(info.num_gradients)
     (tensor([0.9048]), 4)
     """
+    checks.instance("tableau", tableau, Tableau, "solvers.rk4() and others have theirs.")
     reuses = tableau.is_fsal
 
     def stages(field: Field, params: Params, t: Tensor, h: Tensor, x: Position, slope: Tree) -> list[Tree]:

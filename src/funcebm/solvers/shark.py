@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import tree
 from ..types import Params, Schedule
-from .brownian import draw_area
+from .brownian import check_increment, draw_area
 from .euler_maruyama import without_memory
 from .integrator import (
     BrownianIncrement,
@@ -58,6 +58,7 @@ def shark(diffusion: float | Tensor | Schedule = 1.0) -> Integrator:
     def step(
         field: Field, params: Params, tuning: SolverTuning, state: SolverState, noise: BrownianIncrement
     ) -> tuple[SolverState, SolverInfo]:
+        check_increment(noise, state.position, True)
         t, h = state.time, tuning.step_size.to(state.time)
         before, after = coefficient(tuning.numbers, t), coefficient(tuning.numbers, t + h)
         root = h.sqrt()

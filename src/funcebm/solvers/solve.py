@@ -10,9 +10,9 @@ from torch.func import vmap
 
 from .. import checks, loops, random, tree
 from ..types import Key, Params, Position, Tree
-from .integrator import Field, Integrator, SolverInfo, SolverState, SolverTuning, evaluate
+from .integrator import Field, Integrator, SolverInfo, SolverState, SolverTuning, check_solve, evaluate
 
-__all__ = ["Solution", "SolveInfo", "check_times", "draw_path", "solve", "start", "step_between"]
+__all__ = ["Solution", "SolveInfo", "check_noise", "check_times", "draw_path", "solve", "start", "step_between"]
 
 
 class SolveInfo(NamedTuple):
@@ -50,19 +50,33 @@ class Solution(NamedTuple):
     grid: Tree = ()
 
 
-def check_times(times: Tensor, is_stochastic: bool = False) -> None:
-    """Two or more times, strictly increasing, or (for an ODE) decreasing."""
+def check_times(times: Tensor, is_stochastic: bool = False, are_equal_allowed: bool = False) -> None:
+    """Two or more times, strictly increasing, or (for an ODE) decreasing; with equal ones at the end where allowed."""
     right = isinstance(times, Tensor) and times.ndim == 1 and len(times) >= 2
     got = f"the shape {tuple(times.shape)}" if isinstance(times, Tensor) else repr(times)
     checks.require(right, "times must be a vector of two or more", got, "Try torch.linspace(0, 1, 51).")
     if checks.is_concrete(times):
         steps = times.diff()
+        if are_equal_allowed:
+            steps = steps[: max(int(steps.ne(0).sum()), 1)]
         grows, falls = bool((steps > 0).all()), bool((steps < 0).all())
         fix = "Try torch.linspace(0, 1, 51)." + ("" if is_stochastic else " Backwards, torch.linspace(1, 0, 51).")
         must = "times must increase strictly" + (
             ", an SDE runs forwards" if is_stochastic else ", or decrease strictly"
         )
         checks.require(grows or (falls and not is_stochastic), must, str(times.tolist())[:200], fix)
+
+
+def check_noise(integrator: Integrator, noise: Tree, num_steps: int) -> None:
+    """An SDE solver takes the noise of all its steps, an ODE solver none."""
+    counts = sorted({leaf.shape[0] for leaf in tree.leaves(noise)})
+    got = f"that of {' and '.join(str(count) for count in counts)}" if counts else "no noise"
+    fix = "Use draw_path(key, integrator, x, len(times) - 1)."
+    if integrator.strong_order is None:
+        checks.require(not counts, "the solver of an ODE takes no noise", got, "Leave it out, or take an SDE solver.")
+    else:
+        must = f"{num_steps + 1} times take the noise of {num_steps} steps"
+        checks.require(counts == [num_steps], must, got, fix)
 
 
 def draw_path(key: Key, integrator: Integrator, x: Position, num_steps: int) -> Tree:
@@ -119,15 +133,10 @@ def solve(
     >>> bool((solution.value - torch.exp(torch.tensor(-1.0))).abs() < 1e-6), int(solution.info.num_evaluations)
     (True, 40)
     """
-    is_stochastic = integrator.strong_order is not None
-    check_times(times, is_stochastic)
+    check_solve(integrator, field, x)
+    check_times(times, integrator.strong_order is not None)
     num_steps = len(times) - 1
-    if is_stochastic:
-        leaves = tree.leaves(noise)
-        got = f"{leaves[0].shape[0]} steps of noise" if leaves else "no noise"
-        right = bool(leaves) and leaves[0].shape[0] == num_steps
-        must = f"{len(times)} times take the noise of {num_steps} steps"
-        checks.require(right, must, got, "Use draw_path(key, integrator, x, len(times) - 1).")
+    check_noise(integrator, noise, num_steps)
     times = times.to(tree.first(x))
 
     def body(state: SolverState, xs: Tree) -> tuple[SolverState, Tree]:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .. import tree
 from ..types import Params, Schedule
-from .brownian import draw_displacement
+from .brownian import check_increment, draw_displacement
 from .euler_maruyama import without_memory
 from .integrator import (
     BrownianIncrement,
@@ -53,6 +53,7 @@ def stochastic_heun(diffusion: float | Tensor | Schedule = 1.0) -> Integrator:
     def step(
         field: Field, params: Params, tuning: SolverTuning, state: SolverState, noise: BrownianIncrement
     ) -> tuple[SolverState, SolverInfo]:
+        check_increment(noise, state.position, False)
         t, h = state.time, tuning.step_size.to(state.time)
         before = coefficient(tuning.numbers, t) * h.sqrt()
         after = coefficient(tuning.numbers, t + h) * h.sqrt()

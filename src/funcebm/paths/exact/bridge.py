@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ... import checks, tree
 from ...types import Number, Params
-from .gaussian import symmetric_power
+from .gaussian import check_alike, check_point, symmetric_power
 
 __all__ = ["GaussianBridge", "schrodinger_bridge"]
 
@@ -71,7 +71,11 @@ def schrodinger_bridge(scale: float | Tensor = 1.0) -> GaussianBridge:
         return (root @ middle @ inverse - scale**2 * identity(first)) / 2
 
     def moments(params: Params, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        right = isinstance(params, dict) and {"start", "end"} <= set(params)
+        fix = 'Write {"start": gaussian_params(...), "end": gaussian_params(...)}.'
+        checks.require(right, "params of a bridge must have a start and an end", type(params).__name__, fix)
         start, end = params["start"], params["end"]
+        check_alike(start, end)
         first, second, cross = start["covariance"], end["covariance"], cross_covariance(params)
         noise = scale**2 * identity(first)
         mean = (1 - t) * start["mean"] + t * end["mean"]
@@ -85,6 +89,7 @@ def schrodinger_bridge(scale: float | Tensor = 1.0) -> GaussianBridge:
     def linear(params: Params, t: Tensor, x: Tensor, of_slope: float, of_noise: Number, of_shift: float) -> Tensor:
         """A field that is linear in x: shares of the slope of the drift, of c^2 and of the difference of the means."""
         mean, covariance, slope = moments(params, tree.number(t).to(x))
+        check_point(x, mean)
         pull = torch.linalg.solve_ex(covariance, (x - mean)[:, None])[0][:, 0]
         shift = params["end"]["mean"] - params["start"]["mean"]
         return of_shift * shift + of_slope * (slope @ pull) + of_noise * scale**2 * pull

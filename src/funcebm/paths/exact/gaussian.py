@@ -13,6 +13,8 @@ from ..path import Path, at, has_latent
 
 __all__ = [
     "as_covariances",
+    "check_alike",
+    "check_point",
     "flow",
     "gaussian_params",
     "kullback_leibler",
@@ -71,8 +73,27 @@ def symmetric_power(matrix: Tensor, power: float) -> Tensor:
     return (vectors * values[..., None, :].clamp(min=0) ** power) @ vectors.mT
 
 
+def check_alike(start: Params, end: Params) -> None:
+    """Two Gaussians, in as many dimensions."""
+    for params in (start, end):
+        right = isinstance(params, dict) and {"mean", "covariance"} <= set(params)
+        checks.require(
+            right, "a Gaussian must have a mean and a covariance", type(params).__name__, "Use gaussian_params."
+        )
+    sizes = (start["mean"].shape[-1], end["mean"].shape[-1])
+    checks.require(sizes[0] == sizes[1], "two Gaussians must have one dimension", sizes, "Give means of one length.")
+
+
+def check_point(x: Tensor, mean: Tensor) -> None:
+    """One point, in the dimension of a mean."""
+    right = isinstance(x, Tensor) and tuple(x.shape) == (mean.shape[-1],)
+    got = f"the shape {tuple(x.shape)}" if isinstance(x, Tensor) else repr(x)
+    checks.require(right, f"a point must be a vector ({mean.shape[-1]},)", got, "Use torch.func.vmap for many points.")
+
+
 def _between(start: Params, end: Params) -> tuple[Tensor, Tensor, Tensor]:
     """The square root of the first covariance, its inverse, and the root of the second seen from there."""
+    check_alike(start, end)
     root, inverse = symmetric_power(start["covariance"], 0.5), symmetric_power(start["covariance"], -0.5)
     return root, inverse, symmetric_power(root @ end["covariance"] @ root, 0.5)
 
@@ -137,6 +158,7 @@ def kullback_leibler(a: Params, b: Params) -> Tensor:
     >>> kullback_leibler(gaussian_params(torch.zeros(2)), gaussian_params(torch.ones(2)))
     tensor(1.)
     """
+    check_alike(a, b)
     ratio = torch.linalg.solve(b["covariance"], a["covariance"]).diagonal(dim1=-2, dim2=-1).sum(-1)
     offset = b["mean"] - a["mean"]
     distance = (offset * torch.linalg.solve(b["covariance"], offset)).sum(-1)
@@ -149,7 +171,7 @@ def _variances(path: Path, eigenvalues: Tensor, t: Tensor) -> Tensor:
     return c.alpha**2 * eigenvalues + c.sigma**2 + c.gamma**2
 
 
-def flow(path: Path, params: Params, start: Tensor, end: Tensor, x: Tensor) -> Tensor:
+def flow(path: Path, params: Params, start: float | Tensor, end: float | Tensor, x: Tensor) -> Tensor:
     r"""Where the flow of a path from N(0, I) to a Gaussian carries a point, from one time to another.
 
     .. math:: x_t = \alpha_t m + V_t^{1/2} V_s^{-1/2} (x_s - \alpha_s m), \qquad
@@ -170,14 +192,15 @@ def flow(path: Path, params: Params, start: Tensor, end: Tensor, x: Tensor) -> T
     >>> flow(paths.linear(), data, torch.tensor(0.0), torch.tensor(1.0), torch.tensor([1.0]))
     tensor([2.5000])
     """
+    check_point(x, params["mean"])
     values, vectors = torch.linalg.eigh(params["covariance"])
-    start, end = start.to(x), end.to(x)
+    start, end = (torch.as_tensor(time, dtype=x.dtype, device=x.device) for time in (start, end))
     stretch = (_variances(path, values, end) / _variances(path, values, start)).sqrt()
     offset = vectors.mT @ (x - at(path, start).alpha * params["mean"])
     return at(path, end).alpha * params["mean"] + vectors @ (stretch * offset)
 
 
-def velocity_variance(path: Path, params: Params, t: Tensor) -> Tensor:
+def velocity_variance(path: Path, params: Params, t: float | Tensor) -> Tensor:
     r"""What no velocity can predict: :math:`E\,|u(x_t | x_0, x_1) - u_t(x_t)|^2`, the least flow-matching loss at a time.
 
     For Gaussian data whose covariance has the eigenvalues :math:`l_i`, and independent noise, it is
@@ -198,4 +221,5 @@ def velocity_variance(path: Path, params: Params, t: Tensor) -> Tensor:
     """
     checks.require(not has_latent(path), "the path must have no further noise", "a gamma", "Use linear(), say.")
     values = torch.linalg.eigvalsh(params["covariance"])
-    return (at(path, t.to(values)).wronskian ** 2 * values / _variances(path, values, t.to(values))).sum(-1)
+    t = torch.as_tensor(t, dtype=values.dtype, device=values.device)
+    return (at(path, t).wronskian ** 2 * values / _variances(path, values, t)).sum(-1)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ... import checks, random
 from ...types import Key, Params
-from ..path import Coefficients, Path, at
-from .gaussian import as_covariances, symmetric_power
+from ..path import Coefficients, Path, at, has_latent
+from .gaussian import as_covariances, check_point, symmetric_power
 
 __all__ = ["Marginals", "marginals", "mixture_params", "sample", "sample_at"]
 
@@ -83,6 +83,7 @@ class _Parts(NamedTuple):
 
 
 def _parts(path: Path, params: Params, t: Tensor, x: Tensor) -> tuple[Coefficients, _Parts]:
+    check_point(x, params["means"] if "means" in params else params["mean"])
     mixture = {name: leaf.to(x) for name, leaf in _as_mixture(params).items()}
     c = at(path, torch.as_tensor(t, dtype=x.dtype, device=x.device))
     size = x.shape[-1]
@@ -131,6 +132,7 @@ def marginals(path: Path) -> Marginals:
     >>> oracle.velocity(params, torch.tensor(0.0), torch.tensor([0.3, 0.5]))  # from noise to the mean of the data
     tensor([-0.3000, -0.5000])
     """
+    has_latent(path)
 
     def velocity(params: Params, t: Tensor, x: Tensor) -> Tensor:
         c, parts = _parts(path, params, t, x)
