@@ -82,6 +82,9 @@ def take(pairing: Pairing, x1: Position, labels: Tree = ()) -> tuple[Position, T
     Returns:
         ``(x1, labels)``, row i for row i of the noise.
 
+    Raises:
+        ValueError: data or labels that have not the rows of the pairing.
+
     >>> pairing = Pairing(torch.tensor([1, 0]), torch.ones(2), torch.tensor(0.0))
     >>> take(pairing, torch.tensor([5.0, 6.0]), torch.tensor([0, 1]))
     (tensor([6., 5.]), tensor([1, 0]))
