@@ -36,8 +36,14 @@ def constrained(energy: Energy, bijection: Any) -> Constrained:
 
     .. math:: E'(\theta, y) = E(\theta, f(y)) - \log |\det \partial f / \partial y| ,
 
-    and takes starts and gives draws in :math:`x`: so do ``sample``, ``warm_up``, ``resume``, ``collect``, the reducers, and the
-    losses that draw negatives. ``tuning`` (the metric, the step size) and ``info.energy`` are of the free numbers.
+    and takes starts and gives draws in :math:`x`: so do ``sample``, ``warm_up``, ``resume``, ``collect`` and the reducers.
+    ``tuning`` (the metric, the step size) and ``info.energy`` are of the free numbers.
+
+    Losses that are functions of densities alone (contrastive divergences, ``maximum_likelihood``,
+    ``jarzynski_maximum_likelihood``) take data and starts in :math:`x` too, and compare them in the free numbers, where the
+    divergence is the same. Their chains, memory, noise and a ``reference`` that is drawn from are free numbers, and so is what the
+    function that makes their sampler gets an energy of; the value of a likelihood is that of :math:`x`. Losses by slopes, or noise
+    on the data, refuse it: on ``vmap(bijection.inverse)(data)`` they are other objectives, of ``constrained(...).energy``.
 
     Args:
         energy: ``(params, x) -> ()`` of a position that obeys the constraints; it is never called with another one.

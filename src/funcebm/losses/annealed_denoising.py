@@ -10,6 +10,7 @@ from torch.func import vmap
 
 from .. import checks, fields, random, tree
 from ..types import Batch, Key, Loss, LossAux, Params, Position, Tree
+from ._constrained import of_positions
 from ._staged import without_memory
 
 __all__ = ["AnnealedNoise", "annealed_denoising_score_matching", "geometric_noise_scales"]
@@ -53,6 +54,7 @@ def geometric_noise_scales(largest: float | Tensor, smallest: float | Tensor, nu
     return high ** (1 - weight) * low**weight
 
 
+@of_positions
 def annealed_denoising_score_matching(
     energy: Callable[[Params, Position, Tensor], Tensor], noise_scales: Tensor
 ) -> Loss[tuple[()]]:

@@ -12,6 +12,7 @@ from torch.func import vmap
 from .. import checks, random, spaces, tree
 from ..fields import require_scalar
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
+from ._constrained import of_positions
 from ._neighbours import check_batch
 from ._staged import without_memory
 
@@ -25,6 +26,7 @@ class BitDiscrepancyNoise(NamedTuple):
     back: Tree
 
 
+@of_positions
 def bit_energy_discrepancy(
     energy: Energy,
     space: Tree,

@@ -11,6 +11,7 @@ from torch.nn.functional import softplus
 from .. import checks, random, tree
 from ..fields import require_scalar
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
+from ._constrained import of_positions
 from ._neighbours import check_batch
 from ._staged import without_memory
 
@@ -31,6 +32,7 @@ class ConditionalNoise(NamedTuple):
     space: Tree | None = None
 
 
+@of_positions
 def conditional_noise_contrastive_estimation(
     energy: Energy, noise: float | Tensor | ConditionalNoise, *, num_noise: int = 1
 ) -> Loss[tuple[()]]:

@@ -10,6 +10,7 @@ from .. import checks, tree
 from ..types import Batch, Energy, Key, Loss, Position, Sampler, Tree
 from . import _buffer
 from ._buffer import PersistentMemory, Starts
+from ._constrained import of_densities
 from ._contrast import MakeSampler, PersistentNoise, compared, options_of, sampler_of
 
 __all__ = [
@@ -34,6 +35,7 @@ class ContrastiveNoise(NamedTuple):
 # -- contrastive divergence ---------------------------------------------------------------------------------------
 
 
+@of_densities
 def contrastive_divergence(
     energy: Energy,
     sampler: Sampler | MakeSampler,
@@ -139,6 +141,7 @@ def _check_bits(start: Start | None, data_noise: float | Tensor, energy: Energy)
 # -- persistent contrastive divergence ----------------------------------------------------------------------------
 
 
+@of_densities
 def persistent_contrastive_divergence(
     energy: Energy,
     sampler: Sampler | MakeSampler,

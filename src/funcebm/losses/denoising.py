@@ -7,11 +7,13 @@ from torch.func import vmap
 
 from .. import checks, fields, tree
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
+from ._constrained import of_positions
 from ._staged import without_memory
 
 __all__ = ["denoising_score_matching"]
 
 
+@of_positions
 def denoising_score_matching(energy: Energy, noise_scale: float | Tensor) -> Loss[tuple[()]]:
     r"""Denoising score matching at one noise scale.
 

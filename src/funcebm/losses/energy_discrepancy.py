@@ -12,6 +12,7 @@ from torch.func import vmap
 from .. import checks, random, tree
 from ..fields import require_scalar
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
+from ._constrained import of_positions
 from ._staged import without_memory
 
 __all__ = ["DiscrepancyNoise", "energy_discrepancy"]
@@ -24,6 +25,7 @@ class DiscrepancyNoise(NamedTuple):
     back: Tree
 
 
+@of_positions
 def energy_discrepancy(
     energy: Energy, noise_scale: float | Tensor, *, num_negatives: int = 16, stabiliser: float | Tensor = 1.0
 ) -> Loss[tuple[()]]:

@@ -11,6 +11,7 @@ from torch.func import vmap
 from .. import checks, couplings, fields, loops, paths, random, tree
 from ..couplings import Coupling
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
+from ._constrained import of_positions
 from ._contrast import options_of, value_and_metrics
 from ._staged import staged, without_memory
 from ._transport import TransportNoise, as_transport, check_parts, draw_ends, pair_ends, paired, per_row, scaled_norms
@@ -35,6 +36,7 @@ class _Prepared(NamedTuple):
     negatives: Position
 
 
+@of_positions
 def energy_matching(
     energy: Energy,
     *,

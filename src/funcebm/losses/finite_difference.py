@@ -8,12 +8,14 @@ from torch.func import vmap
 from .. import checks, tree
 from ..fields import require_scalar
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
+from ._constrained import of_positions
 from ._probes import check_probes, draw_probes
 from ._staged import without_memory
 
 __all__ = ["finite_difference_score_matching"]
 
 
+@of_positions
 def finite_difference_score_matching(
     energy: Energy, *, step_size: float | Tensor = 0.1, num_probes: int = 1, probe: str = "rademacher"
 ) -> Loss[tuple[()]]:

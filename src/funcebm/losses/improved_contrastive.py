@@ -13,6 +13,7 @@ from .. import checks, tree
 from ..types import Batch, Energy, Key, Loss, Params, Position, Sampler, Tree
 from . import _buffer
 from ._buffer import BufferNoise, PersistentMemory
+from ._constrained import of_densities
 from ._contrast import (
     Contrast,
     MakeSampler,
@@ -47,6 +48,7 @@ class _Differentiated(NamedTuple):
     params: Params
 
 
+@of_densities
 def improved_contrastive_divergence(
     energy: Energy,
     sampler: Sampler | MakeSampler,

@@ -13,6 +13,7 @@ from .. import checks, fields, loops, random, tree
 from ..energies.exact import ExactEnergy
 from ..normalizers import log_mean_exp
 from ..types import Batch, Energy, Key, Loss, Params, Position, Tree
+from ._constrained import of_densities
 from ._contrast import energies_of
 from ._staged import staged
 from ._weighted import Weighted, weighted_objective
@@ -42,6 +43,7 @@ class JarzynskiNoise(NamedTuple):
     uniform: Tensor
 
 
+@of_densities
 def jarzynski_maximum_likelihood(
     energy: Energy,
     *,

@@ -12,6 +12,7 @@ from ..energies.exact import ExactEnergy
 from ..normalizers import log_mean_exp
 from ..normalizers._path import MakeSampler, Particles, Step, TemperatureLadder, inverse_temperatures, make_annealing
 from ..types import Batch, Energy, Key, Loss, Params, Tree
+from ._constrained import of_densities
 from ._contrast import draw_chain, energies_of
 from ._staged import staged, without_memory
 from ._weighted import Weighted, weighted_objective
@@ -26,6 +27,7 @@ class LikelihoodNoise(NamedTuple):
     chain: Tree
 
 
+@of_densities
 def maximum_likelihood(
     energy: Energy,
     *,
@@ -50,7 +52,7 @@ def maximum_likelihood(
     Args:
         energy: ``(params, x) -> ()``.
         reference: :math:`E_0`, with exact ``log_normalizer`` and ``sample``, such as ``energies.gaussian``; best with the mean
-            and the covariance of the data, and no narrower.
+            and the covariance of the data, and no narrower. Of a constrained energy it is one of the free numbers.
         reference_params: its params, constants.
         num_particles: static.
         num_temperatures: T, static.

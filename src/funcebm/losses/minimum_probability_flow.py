@@ -7,11 +7,13 @@ from torch import Tensor
 
 from .. import checks
 from ..types import Energy, Loss, Tree
+from ._constrained import of_positions
 from ._neighbours import Ratios, neighbour_loss
 
 __all__ = ["minimum_probability_flow"]
 
 
+@of_positions
 def minimum_probability_flow(
     energy: Energy, space: Tree, *, num_sites: int | None = None, ceiling: float = 20.0
 ) -> Loss:

@@ -13,6 +13,7 @@ from torch.nn.functional import softplus
 from .. import checks, tree
 from ..fields import require_scalar
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
+from ._constrained import of_positions
 from ._neighbours import check_batch
 from ._staged import without_memory
 from .noise_models import NoiseModel
@@ -78,6 +79,7 @@ def _sample(noise: NoiseModel, key: Key, batch: Batch, num_noise: int) -> Tree:
     return tree.map(lambda draw, data: draw.to(data).reshape(num, num_noise, *data.shape[1:]), drawn, batch)
 
 
+@of_positions
 def noise_contrastive_estimation(energy: Energy, noise: NoiseModel, *, num_noise: int = 1) -> Loss[tuple[()]]:
     r"""Noise-contrastive estimation: logistic regression of data against noise.
 
@@ -138,6 +140,7 @@ def noise_contrastive_estimation(energy: Energy, noise: NoiseModel, *, num_noise
     return Loss(without_memory, draw, value)
 
 
+@of_positions
 def ranking_noise_contrastive_estimation(energy: Energy, noise: NoiseModel, *, num_noise: int = 16) -> Loss[tuple[()]]:
     r"""Ranking noise-contrastive estimation (InfoNCE): find the example among draws of noise.
 

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from ..types import Energy, Loss, Tree
+from ._constrained import of_positions
 from ._neighbours import Ratios, neighbour_loss
 
 __all__ = ["pseudolikelihood"]
 
 
+@of_positions
 def pseudolikelihood(energy: Energy, space: Tree, *, num_sites: int | None = None) -> Loss[tuple[()]]:
     r"""The negative log pseudolikelihood of discrete states: every site is predicted from all others.
 

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from ..types import Energy, Loss, Tree
+from ._constrained import of_positions
 from ._neighbours import Ratios, neighbour_loss
 
 __all__ = ["ratio_matching"]
 
 
+@of_positions
 def ratio_matching(energy: Energy, space: Tree, *, num_sites: int | None = None) -> Loss[tuple[()]]:
     r"""Ratio matching of discrete states.
 

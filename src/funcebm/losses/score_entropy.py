@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 
 from ..types import Energy, Loss, Tree
+from ._constrained import of_positions
 from ._neighbours import Ratios, neighbour_loss
 
 __all__ = ["score_entropy"]
 
 
+@of_positions
 def score_entropy(energy: Energy, space: Tree, *, num_sites: int | None = None) -> Loss:
     r"""Score entropy of discrete states, in its implicit form.
 

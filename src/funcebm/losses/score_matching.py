@@ -7,12 +7,14 @@ from torch.func import vmap
 
 from .. import checks, fields, tree
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
+from ._constrained import of_positions
 from ._probes import draw_probes, slope_and_curvatures
 from ._staged import without_memory
 
 __all__ = ["score_matching"]
 
 
+@of_positions
 def score_matching(energy: Energy, trace: str = "exact", *, num_probes: int = 1) -> Loss[tuple[()]]:
     r"""Score matching of Hyvarinen.
 

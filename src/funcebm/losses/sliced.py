@@ -7,12 +7,14 @@ from torch.func import vmap
 
 from .. import tree
 from ..types import Batch, Energy, Key, Loss, LossAux, Params, Position, Tree
+from ._constrained import of_positions
 from ._probes import check_probes, draw_probes, slope_and_curvatures
 from ._staged import without_memory
 
 __all__ = ["sliced_score_matching"]
 
 
+@of_positions
 def sliced_score_matching(
     energy: Energy, *, num_probes: int = 1, variance_reduction: bool = True, probe: str = "rademacher"
 ) -> Loss[tuple[()]]:

@@ -8,11 +8,13 @@ from torch.func import vmap
 
 from .. import checks, fields, pairwise, tree
 from ..types import Batch, Energy, Key, Loss, LossAux, Tree
+from ._constrained import of_positions
 from ._staged import without_memory
 
 __all__ = ["kernel_stein_discrepancy"]
 
 
+@of_positions
 def kernel_stein_discrepancy(
     energy: Energy, *, length_scale: float | Tensor | None = None, exponent: float = -0.5
 ) -> Loss:

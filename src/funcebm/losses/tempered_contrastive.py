@@ -10,11 +10,13 @@ from .. import checks, samplers, tree
 from ..samplers.parallel_tempering import Ladder
 from ..types import Batch, Energy, Key, Loss, Sampler, Tree
 from . import _buffer
+from ._constrained import of_densities
 from ._contrast import PersistentNoise, compared, options_of
 
 __all__ = ["parallel_tempering_contrastive_divergence"]
 
 
+@of_densities
 def parallel_tempering_contrastive_divergence(
     energy: Energy,
     make_sampler: Callable[[Energy, float], Sampler],
