@@ -41,8 +41,8 @@ def constrained(energy: Energy, bijection: Any) -> Constrained:
 
     Losses that are functions of densities alone (contrastive divergences, ``maximum_likelihood``,
     ``jarzynski_maximum_likelihood``) take data and starts in :math:`x` too, and compare them in the free numbers, where the
-    divergence is the same. Their chains, memory, noise and a ``reference`` that is drawn from are free numbers, and so is what the
-    function that makes their sampler gets an energy of; the value of a likelihood is that of :math:`x`. Losses by slopes, or noise
+    divergence is the same. Their chains, memory, noise and a ``reference`` that is drawn from are free numbers, of which the
+    function that makes their sampler gets the energy; the value of a likelihood is that of :math:`x`. Losses by slopes, or noise
     on the data, refuse it: on ``vmap(bijection.inverse)(data)`` they are other objectives, of ``constrained(...).energy``.
 
     Args:
