@@ -10,6 +10,8 @@ Measured, seed 0, with optimal pairs, between 10,000 points: W2 0.342, path ener
 from the normal to the moons, 0.463, 0.492 and 0.251, 0.241 to the eight Gaussians, 0.772, 0.957 and 1.721, 1.382 from moons to
 them. (W2 between two sets of fresh points is not 0, and larger between fewer. The exact velocity of independent pairs from the
 normal to the eight Gaussians has the energy 17.83, which is a path energy of 0.22 to 0.24: 0.202, as published, is below it.)
+Unbiased MMD of the moons after three trainings, in standard errors, three draws each: -0.6, 3.6,
+-0.1; -0.1, -0.2, -0.6; 1.1, -0.6, -0.9.
 """
 
 from __future__ import annotations
