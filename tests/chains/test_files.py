@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import funcebm as ebm
-from funcebm import _chunks, _files, random, samplers, tree
+from funcebm import _chunks, _files, energies, graphs, random, samplers, tree
 from funcebm.bijections import constrained, positive
 
 KEY = random.key(3)
@@ -165,6 +165,43 @@ def test_a_folder_holds_the_last_run_and_nothing_of_others(tmp_path):
     assert ebm.load(tmp_path, sampler).run.num_steps == 1
 
 
+SPINS = energies.ising(graphs.grid(3))
+ALIKE = {
+    # state, noise and tuning of each pair are alike
+    "mala": (SAMPLERS["mala"], lambda: samplers.langevin(energy, step_size=0.3)),
+    "constrained": (SAMPLERS["constrained"], SAMPLERS["mala"]),
+    "cycle": (SAMPLERS["cycle"], lambda: samplers.cycle(samplers.langevin(energy), samplers.random_walk(energy))),
+    "thin": (lambda: samplers.thin(SAMPLERS["mala"](), 2), lambda: samplers.thin(samplers.langevin(energy), 2)),
+    "scan": (lambda: samplers.gibbs(SPINS), lambda: samplers.metropolised_gibbs(SPINS, scan="systematic")),
+    "rates": (lambda: samplers.discrete_langevin(SPINS), lambda: samplers.dlmc(SPINS)),
+}
+
+
+@pytest.mark.parametrize("name", list(ALIKE))
+def test_another_sampler_is_refused_though_its_tuning_is_alike(name, tmp_path):
+    """By load, of a run and of a warm-up, by resume, and by a warm-up that goes on from a checkpoint."""
+    right, wrong = (make() for make in ALIKE[name])
+    params, starts = PARAMS, torch.ones(2, 3)
+    if name in ("scan", "rates"):
+        params = SPINS.params()
+    paths = [tmp_path / f"{index}.safetensors" for index in range(3)]
+    options = {"num_steps": 4, "jit": False}
+    run = ebm.sample(KEY, right, params, starts, num_samples=2, jit=False)
+    ebm.save(run, paths[0])
+    ebm.save(ebm.warm_up(KEY, right, params, starts, **options), paths[1])
+    for path in paths[:2]:
+        ebm.load(path, right)
+        with pytest.raises(ValueError, match=r"sampler must be the .* of that"):
+            ebm.load(path, wrong)
+    for samples in (run, pickle.loads(pickle.dumps(run))):
+        ebm.resume(samples, num_samples=1, sampler=right)
+        with pytest.raises(ValueError, match=r"sampler must be the .* of that run"):
+            ebm.resume(samples, num_samples=1, sampler=wrong)
+    ebm.warm_up(KEY, right, params, starts, **options, checkpoint=paths[2])
+    with pytest.raises(ValueError, match=r"other.* sampler|another adaptation"):
+        ebm.warm_up(KEY, wrong, params, starts, **options, checkpoint=paths[2])
+
+
 @pytest.mark.parametrize("name", ["mala", "hmc_dense", "nuts", "constrained", "cycle"])
 def test_a_warm_up_from_a_file_is_the_same(name, tmp_path):
     path, sampler = tmp_path / "warm.safetensors", SAMPLERS[name]()
@@ -176,7 +213,7 @@ def test_a_warm_up_from_a_file_is_the_same(name, tmp_path):
     run = lambda found: _run(sampler, 2, starts=found.positions, tuning=found.tuning).draws  # noqa: E731
     _equal(run(again), run(warm))
     if name == "nuts":
-        with pytest.raises(ValueError, match="tuning must be a tree of the same structure"):
+        with pytest.raises(ValueError, match="sampler must be the nuts of that warm-up"):
             ebm.load(path, samplers.cycle(sampler, sampler))
 
 

@@ -36,6 +36,7 @@ class Report(NamedTuple):
         energy: the median over the chains, at each step; of more than 4,096 the median of the medians of 64 blocks.
             ``(num_steps,)``.
         is_complete: False where Ctrl-C ended it; then there are fewer steps. ``()`` bool.
+        sampler: what was warmed up, in words, as codes of letters, uint8: :func:`funcebm.load` refuses another one.
     """
 
     step_size: Tensor
@@ -48,6 +49,7 @@ class Report(NamedTuple):
     num_last: Tensor = torch.tensor(1000)
     energy: Tensor = torch.zeros(1)
     is_complete: Tensor = torch.tensor(True)
+    sampler: Tensor = torch.zeros(0, dtype=torch.uint8)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from ..chains._loop import (
     chunks,
     compiled_part,
     draw_inside,
+    kernel_of,
     name_of,
     over_chains,
     to_inside,
@@ -112,7 +113,7 @@ def warm_up(
             "jit": jit,
             "checkpoint": (checkpoint is None, checkpoint_every),
         }
-        same |= {"adaptation": () if adaptation is None else adaptation, "sampler": name_of(sampler)}
+        same |= {"adaptation": () if adaptation is None else adaptation, "sampler": kernel_of(sampler)}
         return {"key": key, "params": params, "tuning": sampler.tuning, **same}
 
     with failing_together(mesh):
@@ -145,7 +146,8 @@ def _warm_up(
         free = sampler.unconstrained._replace(tuning=sampler.tuning)
         starts = _checks.free_positions(sampler.bijection, positions)
         result = _warm_up(key, free, params, starts, num_steps, adaptation, jit, progress, mesh, saved)
-        return result._replace(positions=vmap(sampler.bijection.forward)(result.positions))
+        report = result.report._replace(sampler=_letters(kernel_of(sampler), like))
+        return result._replace(positions=vmap(sampler.bijection.forward)(result.positions), report=report)
     if adaptation is None:
         adaptation = default(sampler, tree.batch_size(positions))
     checkpoint = None
@@ -157,6 +159,7 @@ def _warm_up(
         )
         checks.require(not is_inside, must, "one that is", fix)
         given = {"key": key, "params": params, "positions": positions, "tuning": sampler.tuning, "num_steps": num_steps}
+        given["sampler"] = kernel_of(sampler)
         checkpoint = open_checkpoint(saved[0], saved[1], mesh, {**given, "jit": jit})
     windows = (num_steps,) if adaptation.windows is None else adaptation.windows(num_steps)
 
@@ -283,8 +286,13 @@ def _steps(run: _Run, state: Any, memory: Any, bar: Any) -> WarmUp:
         num_last=torch.full((), done - begun, device=chain_keys.device),
         energy=energy,
         is_complete=torch.full((), done == num_steps, device=chain_keys.device),
+        sampler=_letters(kernel_of(run.sampler), chain_keys),
     )
     return WarmUp(positions, tuning, report)
+
+
+def _letters(name: str, like: Tensor) -> Tensor:
+    return torch.tensor(list(name.encode()), dtype=torch.uint8, device=like.device)
 
 
 def _joined(traces: list[Tree]) -> Tree:

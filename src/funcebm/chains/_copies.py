@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import tree
 from . import _ranks
+from ._loop import kernel_of
 
 __all__ = ["deep_copy", "with_place", "without_functions"]
 
@@ -23,7 +24,7 @@ def without_functions(samples: Any) -> tuple[Any, ...]:
     if run:
         is_own = run.collect.__module__.startswith("funcebm.chains")
         is_plain = is_own and run.reducer is None and not callable(run.tuning) and run.place.mesh.size == 1
-        run = run._replace(sampler=(), place=()) if is_plain else ()
+        run = run._replace(sampler=kernel_of(run.sampler), place=()) if is_plain else ()
     return tuple(samples._replace(run=run))
 
 

@@ -32,7 +32,9 @@ __all__ = [
     "join_blocks",
     "make_begin",
     "make_body",
+    "kernel_of",
     "name_of",
+    "same_kernel",
     "numbers_to_flags",
     "over_chains",
     "summary",
@@ -158,6 +160,23 @@ def compiled_part(sampler: Sampler) -> Sampler:
 def name_of(sampler: Sampler) -> str:
     """The function that made it."""
     return getattr(sampler.step, "__qualname__", type(sampler.step).__name__).split(".")[0]
+
+
+def kernel_of(sampler: Sampler) -> str:
+    """What a sampler is, in a word: the function that made it, those of its parts, and whether it is constrained.
+
+    A run does not go on with another one, though its state and tuning may look alike.
+    """
+    parts = ", ".join(kernel_of(part) for part in sampler.parts)
+    name = f"{name_of(sampler)}({parts})" if parts else name_of(sampler)
+    return name if sampler.bijection is None else f"constrained {name}"
+
+
+def same_kernel(sampler: Sampler, written: str, where: str) -> None:
+    """A run goes on with the sampler that it was begun with; nothing is known where ``written`` is empty."""
+    fix = "Build the sampler as it was built for it."
+    right = kernel_of(sampler) == written or not written
+    checks.require(right, f"sampler must be the {written} of {where}", kernel_of(sampler), fix)
 
 
 def draw_step(sampler: Sampler, chain_keys: Key, positions: Position, index: Tensor) -> Tree:

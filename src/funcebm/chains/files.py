@@ -19,7 +19,7 @@ from ..distributed.mesh import Mesh, single
 from ..types import Sampler, Tree
 from . import _checks, _ranks, reducers
 from ._folders import names_in_rows, read_folder
-from ._loop import name_of
+from ._loop import kernel_of, same_kernel
 from ._run import Run, Samples, collect_position
 from .reducers import Reducer
 
@@ -106,7 +106,7 @@ def _header(samples: Samples) -> tuple[dict[str, Any], dict[str, Tensor]]:
     header: dict[str, Any] = {name: getattr(run, name) for name in _NUMBERS}
     header |= {"format": _FORMAT, "trees": {name: _described(value, name, tensors) for name, value in parts.items()}}
     header |= {"is_complete": bool(samples.is_complete), "has_schedule": callable(run.tuning)}
-    header["sampler"] = name_of(run.sampler)
+    header["sampler"] = kernel_of(run.sampler)
     header |= {"has_reduce": run.reducer is not None, "has_collect": not _is_default(run.collect)}
     return header, tensors
 
@@ -151,8 +151,8 @@ def load(
 
     Raises:
         ImportError: without safetensors.
-        ValueError: a file that is damaged or of something else, a function of that run that is missing here, or a tuning of
-            another sampler.
+        ValueError: a file that is damaged or of something else, a function of that run that is missing here, or another sampler
+            than its own.
         TypeError: something that is not a sampler.
 
     >>> import tempfile, torch, funcebm as ebm
@@ -191,6 +191,7 @@ def _loaded(
         tensors = {name: leaf.to(device) for name, leaf in tensors.items()}
     if "warm_up" in header:
         warm = _restored(header["warm_up"], tensors)
+        same_kernel(sampler, bytes(warm.report.sampler.tolist()).decode(), "that warm-up")
         starts = warm.positions if sampler.bijection is None else vmap(sampler.bijection.inverse)(warm.positions)
         _checks.tuning(warm.tuning, sampler.tuning, tree.map(lambda leaf: leaf[0], starts))
         return warm
@@ -201,11 +202,7 @@ def _loaded(
         checks.require(
             header[f"has_{name}"] == (given is not None), f"{argument} must be given as to that run", given, fix
         )
-    written, fix = (
-        header.get("sampler", name_of(sampler)),
-        "Build the sampler as it was for that run.",
-    )  # files of before
-    checks.require(name_of(sampler) == written, f"sampler must be the {written} of that run", name_of(sampler), fix)
+    same_kernel(sampler, header.get("sampler", ""), "that run")
     parts = {name: _restored(shape, tensors) for name, shape in header["trees"].items()}
     reducer = reducers.combine(reduce) if isinstance(reduce, dict) else reduce
     num_chains = tree.batch_size(parts["state"])

@@ -23,7 +23,7 @@ from ..distributed.mesh import Mesh, Shard, single
 from ..transforms import is_worth_it
 from ..types import InfoT, Key, Params, Position, Sampler, StateT, Tree, TuningT
 from . import _checks, _ranks, reducers
-from ._loop import name_of
+from ._loop import kernel_of, same_kernel
 from ._parts import in_file, in_folder
 from ._run import Run, Samples, begin, collect_position, finish, go_on, start
 from .reducers import Reducer
@@ -115,7 +115,7 @@ def sample(
         numbers = sampler.tuning if tuning is None else tuning
         counts, files = (num_samples, num_burn_in, thin), (checkpoint is None, checkpoint_every)
         same = {"counts": counts, "gather": gather, "checkpoint": files, "reduce": reduce is None}
-        same["sampler"] = name_of(sampler)
+        same["sampler"] = kernel_of(sampler)
         return {"key": key, "params": params, "tuning": numbers, **same}
 
     policy = "summary" if gather == "files" else gather
@@ -229,6 +229,8 @@ def _resumable(samples: Samples, num_samples: int, sampler: Sampler | None, ever
         raise ValueError(checks.message("samples must hold what a run needs to go on", got, fix))
     if sampler is not None:
         _checks.is_sampler(sampler)
+        own: Any = samples.run.sampler  # of a pickle its name
+        same_kernel(sampler, own if isinstance(own, str) else kernel_of(own) if own else "", "that run")
         samples = samples._replace(run=samples.run._replace(sampler=sampler))
     run: Any = samples.run
     must, fix = "samples must have their sampler", "Call resume(samples, num_samples=..., sampler=sampler)."

@@ -123,6 +123,7 @@ def factorised(
     one = torch.ones(()) if preconditioner is None else tree.map(torch.as_tensor, preconditioner)
     tuning = DiscreteLangevinTuning(torch.as_tensor(step_size), one, torch.as_tensor(temperature))
     rest: Any = {"target_acceptance": target_acceptance} if adjusted else {"adaptation": "unchanged"}
+    step.__qualname__ = f"{name}.step"
     return Sampler(init, draw, step, tuning, **rest)
 
 

@@ -233,6 +233,8 @@ def thin(sampler: Sampler[StateT, InfoT, TuningT], num: int) -> Sampler[StateT, 
         last = tree.map(lambda leaf: leaf[-1], infos)
         return state, last._replace(**_joined(infos, 0)._asdict())
 
+    name = getattr(whole.step, "__qualname__", "").split(".")[0]
+    step.__qualname__ = f"thin({name}).step"
     power = lockstep(whole.init, draw, step, whole.tuning)
     unconstrained = None if sampler.unconstrained is None else thin(sampler.unconstrained, num)
     adaptation = None if sampler.adaptation == "part" else sampler.adaptation

@@ -177,7 +177,11 @@ def single_site(energy: Energy, space: Tree | None, rule: str, scan: str, temper
         )
         return after, DiscreteInfo.of(info, rates.sum())
 
+    step.__qualname__ = f"{_NAMES[rule]}.step"
     return Sampler(init, draw, step, SingleSiteTuning(torch.as_tensor(temperature)), adaptation="unchanged")
+
+
+_NAMES = {"heat_bath": "gibbs", "metropolis": "single_site_metropolis", "metropolised": "metropolised_gibbs"}
 
 
 # -- the rules: (log weights (V,), current (V,) bool, uniform, test) -> (value, the probability of a move) --------------
