@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from typing import Iterator
-
 import torch
 from torch import Tensor
 
 from .. import checks, tree
-from .._torch.mapped_networks import InPlainOperators
+from ..networks.modules import as_function, checked_module
 from ..types import Energy, Params, Position
 
 __all__ = ["from_module", "load_into"]
@@ -43,23 +39,10 @@ def from_module(module: torch.nn.Module) -> tuple[Energy, Params]:
     >>> energy(params, torch.zeros(2)).shape
     torch.Size([])
     """
-    module = _checked(module)
-    _check_parts(module)
-    frame = _copied(module).eval()
-    params = {name: value.detach().clone() for name, value in frame.named_parameters() if value.requires_grad}
-    frame.requires_grad_(False)
-    constants = {name: value.detach() for name, value in frame.named_parameters() if name not in params}
-    constants.update({name: value.detach() for name, value in frame.named_buffers()})
+    run, params = as_function(module)
 
     def energy(params: Params, x: Position) -> Tensor:
-        like = next((leaf for leaf in params.values() if leaf.is_floating_point()), tree.first(x))
-        state = {
-            name: value.clone() for name, value in tree.cast_like(constants, like).items()
-        }  # a module may write there
-        batch = tree.map(lambda leaf: leaf.unsqueeze(0), tree.cast_like(x, like))
-        with _as_it_was(frame), InPlainOperators():
-            output = torch.func.functional_call(frame, {**params, **state}, (batch,))
-        return _one_energy(output).to(tree.first(x).dtype)
+        return _one_energy(run(params, x, x)).to(tree.first(x).dtype)
 
     return energy, params
 
@@ -84,7 +67,7 @@ def load_into(module: torch.nn.Module, params: Params) -> torch.nn.Module:
     >>> load_into(module, trained)(torch.ones(1, 2)).tolist()
     [[0.0]]
     """
-    own: dict[str, Tensor] = dict(_checked(module).named_parameters())
+    own: dict[str, Tensor] = dict(checked_module(module).named_parameters())
     trained = {name for name, value in own.items() if value.requires_grad}
     right = isinstance(params, dict)
     fix = "Pass the params of from_module for this module, once trained."
@@ -96,58 +79,6 @@ def load_into(module: torch.nn.Module, params: Params) -> torch.nn.Module:
         for name, value in params.items():
             own[name].copy_(value)
     return module
-
-
-def _checked(module: torch.nn.Module) -> torch.nn.Module:
-    """The module itself, without what spreads it over devices or compiles it."""
-    right = isinstance(module, torch.nn.Module)
-    fix = "A function (params, x) -> () already is an energy."
-    checks.require(right, "module must be a torch.nn.Module", type(module).__name__, fix, TypeError)
-    module = getattr(module, "_orig_mod", module)
-    is_wrapped = isinstance(module, (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel))
-    module = module.get_submodule("module") if is_wrapped else module
-    fix = "Give the module that was scripted or traced."
-    right = not isinstance(module, torch.jit.ScriptModule)
-    checks.require(right, "module must be made of Python", type(module).__name__, fix, TypeError)
-    return module
-
-
-def _check_parts(module: torch.nn.Module) -> None:
-    """What has no meaning for one particle, or no shape yet."""
-    for name, part in module.named_modules():
-        values = (*part.parameters(recurse=False), *part.buffers(recurse=False))
-        got = f"{type(part).__name__} {name!r}"
-        must, fix = "a lazy module must know its shapes", "Call it once, on a batch of data: module(batch)."
-        checks.require(not any(map(torch.nn.parameter.is_lazy, values)), must, got, fix)
-        must, fix = (
-            "parameters must have numbers",
-            "Make them: module.to_empty(device='cpu'), then initialize or load them.",
-        )
-        checks.require(not any(value.is_meta for value in values), must, f"{got} on the device meta", fix)
-        is_coupled = isinstance(part, torch.nn.modules.batchnorm._BatchNorm) and part.running_mean is None
-        must = "an energy is of one particle: batch normalization must have running statistics"
-        fix = "Use track_running_stats=True, or torch.nn.GroupNorm or LayerNorm, which need no batch."
-        checks.require(not is_coupled, must, got, fix)
-
-
-def _copied(module: torch.nn.Module) -> torch.nn.Module:
-    """A deep copy; tensors that a forward pass left as attributes, which torch does not copy, are detached."""
-    left = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
-    return copy.deepcopy(module, {id(value): value.detach().clone() for value in left if not value.is_leaf})
-
-
-@contextlib.contextmanager
-def _as_it_was(module: torch.nn.Module) -> Iterator[None]:
-    """Afterwards the attributes of the module and its parts are what they were."""
-    before = [(part, dict(vars(part))) for part in module.modules()]
-    try:
-        yield
-    finally:
-        for part, attributes in before:
-            now = vars(part)
-            if len(now) != len(attributes) or any(now.get(name) is not value for name, value in attributes.items()):
-                vars(part).clear()
-                vars(part).update(attributes)
 
 
 def _one_energy(output: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ makers of the same names in :mod:`funcebm.energies` give energies, with one outp
 from ._layers import Network
 from .conv import conv
 from .mlp import mlp
+from .modules import from_module
 from .resnet import resnet
 from .spectral import spectral_norm, spectral_normalised
 from .time_mlp import time_mlp
@@ -17,6 +18,7 @@ from .unet import unet
 __all__ = [
     "Network",
     "conv",
+    "from_module",
     "mlp",
     "resnet",
     "spectral_norm",

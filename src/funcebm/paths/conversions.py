@@ -162,19 +162,25 @@ def negative_gradient(energy: TimeEnergy) -> Field:
     r"""The field :math:`-\nabla_x E_t(x)`: the score of an energy, or the velocity of a potential.
 
     Args:
-        energy: ``(params, t, x, ...) -> ()``.
+        energy: ``(params, t, x, ...) -> ()``, or one without a time, ``(params, x) -> ()``.
 
     Returns:
-        ``(params, t, x, ...) -> like x``.
+        ``(params, t, x, ...) -> like x``, or without a time ``(params, x) -> like x``, which :func:`static` makes a field of.
 
     Raises:
         ValueError: when called, an energy that is not a scalar.
 
     >>> negative_gradient(lambda params, t, x: t * (x**2).sum())((), torch.tensor(0.5), torch.tensor([1.0, 2.0]))
     tensor([-1., -2.])
+    >>> from funcebm import paths
+    >>> paths.static(negative_gradient(lambda params, x: (x**2).sum()))((), torch.tensor(0.5), torch.tensor([1.0]))
+    tensor([-2.])
     """
 
-    def field(params: Params, t: Tensor, x: Position, *condition: Tree) -> Position:
+    def field(params: Params, *given: Tree) -> Position:
+        if len(given) == 1:
+            return fields.force(energy)(params, given[0])
+        t, x, *condition = given
         return fields.force(lambda params, x: energy(params, t, x, *condition))(params, x)
 
     return field
