@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+import funcebm as ebm
 from funcebm._torch import graph_passes, recorder
 
 aten = torch.ops.aten
@@ -49,6 +51,30 @@ def test_a_matrix_product_of_few_columns_is_transposed():
 
     products = _products_after_the_pass(function, (20, 30), (30, 3), (3, 40))
     assert [tuple(node.meta["val"].shape) for node in products] == [(3, 20), (3, 20), (20, 40), (3, 20)]
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("inner", [1, 3, 4])
+def test_a_product_of_few_terms_becomes_these_terms(inner):
+    """Single and batched; of a matrix, its transposed, and parts that were put together for it; others stay products."""
+
+    def function(a, b, batch, x, last):
+        inputs = torch.cat([x, last.expand(len(x), 1)], 1)
+        return a @ b, a @ a.T, batch @ b, batch @ batch.mT, a @ inputs.T, a.T @ a, a @ b[:, :9]
+
+    shapes = (20, inner), (inner, 30), (3, 20, inner), (40, inner - 1), ()
+    arguments, graph, run = _recorded(function, shapes)
+    graph_passes.inline_short_sums(graph)
+    graph.lint()
+    for got, expected in zip(run(), function(*arguments), strict=True):
+        torch.testing.assert_close(got, expected)
+    left = [node.meta["val"].shape for node in graph.nodes if node.target in (aten.mm.default, aten.bmm.default)]
+    assert sorted(map(tuple, left)) == [(inner, inner), (20, 9)]
+    if inner != 3:
+        return
+    compiled = ebm.jit(function)
+    for got, expected in zip(compiled(*arguments), function(*arguments), strict=True):
+        torch.testing.assert_close(got, expected)
 
 
 def test_what_is_computed_twice_from_the_same_is_computed_once():

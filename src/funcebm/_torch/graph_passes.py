@@ -1,4 +1,4 @@
-"""Passes over recorded graphs that save work: equal operators once, matrix products in the faster orientation."""
+"""Passes over recorded graphs that save work: equal operators once, matrix products in the faster orientation, short sums inlined."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing import Any, cast
 
 import torch
 
-__all__ = ["improve", "share_equal_nodes", "transpose_products"]
+from .layout import contiguous_strides
+
+__all__ = ["improve", "inline_short_sums", "share_equal_nodes", "transpose_products"]
 
 aten = torch.ops.aten
+_SHORT, _LONG = 4, 16  # terms of a sum, numbers in a row
 _TRANSPOSED = {aten.mm.default: [1, 0], aten.bmm.default: [0, 2, 1]}
 
 
@@ -20,6 +23,7 @@ def improve(graph: torch.fx.Graph) -> None:
     share_equal_nodes(graph)
     graph.eliminate_dead_code()
     transpose_products(graph)
+    inline_short_sums(graph)
     graph.eliminate_dead_code()
 
 
@@ -76,14 +80,62 @@ def _transpose(
         if readers is None:
             nodes.append(graph.call_function(aten.permute.default, (transposed, order)))
     for node in nodes:
-        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
-        with product.meta["val"].fake_mode:
-            node.meta["val"] = cast(Any, node.target)(*args, **kwargs)  # where the compiler looks up shapes
+        _evaluate(node)
     for reader in [product] if readers is None else readers:
         reader.replace_all_uses_with(nodes[-1])
         graph.erase_node(reader)
     if readers is not None:
         graph.erase_node(product)
+
+
+def _evaluate(node: torch.fx.Node) -> torch.fx.Node:
+    """The node with its value, where the compiler looks up shapes."""
+    args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda argument: argument.meta["val"])
+    with next(iter(node.all_input_nodes)).meta["val"].fake_mode:
+        node.meta["val"] = cast(Any, node.target)(*args, **kwargs)
+    return node
+
+
+def inline_short_sums(graph: torch.fx.Graph) -> None:
+    """Writes products whose sums have at most four terms as these terms, which become a part of the kernel that reads them.
+
+    The first layer of a network on few numbers is such a product: BLAS takes longer to pack its factors and to write the result
+    than the sums take, and the activation would read it again. Only on a CPU; on a GPU a product costs one launch as well.
+    """
+    from torch._inductor import inductor_prims
+
+    ordered: Any = getattr(inductor_prims, "force_stride_order", None)
+    for product in list(graph.nodes):
+        if product.target not in _TRANSPOSED or not product.users or ordered is None:
+            continue
+        value, (left, right) = product.meta["val"], product.args
+        inner, columns = right.meta["val"].shape[-2:]
+        is_short = 1 <= inner <= _SHORT and columns >= _LONG and value.dtype in (torch.float32, torch.float64)
+        if not is_short or value.device.type != "cpu" or _goes_by_strides(product):
+            continue
+        with graph.inserting_before(product):
+            if not right.meta["val"].is_contiguous():  # vectors are read along its rows
+                right = _with_rows(graph, right) or _evaluate(
+                    graph.call_function(ordered, (right, contiguous_strides(right.meta["val"].shape)))
+                )
+            total: Any = None
+            for term in range(inner):
+                a = _evaluate(graph.call_function(aten.slice.Tensor, (left, value.dim() - 1, term, term + 1)))
+                b = _evaluate(graph.call_function(aten.slice.Tensor, (right, value.dim() - 2, term, term + 1)))
+                new = _evaluate(graph.call_function(aten.mul.Tensor, (a, b)))
+                total = new if total is None else _evaluate(graph.call_function(aten.add.Tensor, (total, new)))
+        product.replace_all_uses_with(total)
+        graph.erase_node(product)
+
+
+def _with_rows(graph: torch.fx.Graph, node: torch.fx.Node) -> torch.fx.Node | None:
+    """Transposed parts put together, where the node is the transposed of parts put together and nobody reads these otherwise."""
+    whole: Any = node.args[0] if node.target is aten.permute.default else None
+    if whole is None or whole.target is not aten.cat.default or whole.kwargs or len(whole.users) > 1:
+        return None
+    parts, axis, order = whole.args[0], (*whole.args, 0)[1] % whole.meta["val"].dim(), list(cast(Any, node.args[1]))
+    parts = [_evaluate(graph.call_function(aten.permute.default, (part, order))) for part in parts]
+    return _evaluate(graph.call_function(aten.cat.default, (parts, order.index(axis))))
 
 
 def _is_slow(product: torch.fx.Node, is_transposed: bool) -> bool:

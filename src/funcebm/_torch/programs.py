@@ -24,7 +24,7 @@ from .plans import INCLUDE, Part, Plan, make_plan
 
 __all__ = ["Program", "clear", "digest", "one_thread", "program_of", "why_not"]
 
-_FORMAT = 7  # of what is kept on disk
+_FORMAT = 8  # of what is kept on disk
 _KEPT = 256  # programs
 _ROOM = 2048  # bytes, for the text of an error
 
