@@ -1,4 +1,4 @@
-"""Passes over recorded graphs that save work: equal operators once, matrix products in the faster orientation, short sums inlined."""
+"""Passes over recorded graphs that save work: equal operators once, products in the faster orientation, short sums inlined."""
 
 from __future__ import annotations
 
