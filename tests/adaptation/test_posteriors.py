@@ -151,6 +151,7 @@ def test_logistic_regression():
 # -- closed forms --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_gaussian_of_condition_number_ten_thousand():
     variances = torch.logspace(-2, 2, 100)
     draws = _posterior(lambda params, x: (x**2 / params).sum() / 2, variances, torch.zeros(100))
@@ -158,6 +159,7 @@ def test_a_gaussian_of_condition_number_ten_thousand():
     _assert_mean(draws**2 / variances, torch.ones(100))
 
 
+@pytest.mark.slow
 def test_banana():
     """``x ~ N(0, 1)``, ``y ~ N(b (x^2 - 1), 1)``: uncorrelated, and not independent."""
     bend = 0.5

@@ -96,7 +96,7 @@ def test_what_was_not_asked_for_is_not_compiled_inside_of_vmap():
 
 @pytest.mark.compiled
 @pytest.mark.usefixtures("op_by_op")
-@pytest.mark.parametrize("name", ["hmc", "nuts", "langevin"])
+@pytest.mark.parametrize("name", [pytest.param("hmc", marks=pytest.mark.slow), "nuts", "langevin"])
 def test_inside_of_jit_it_is_compiled_whole(name):
     sampler, keys = CASES[name](), random.split(random.key(3), 3)
     whole = vmap(lambda key, params: _warm_up(sampler, key, params))
