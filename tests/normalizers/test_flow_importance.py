@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import funcebm as ebm
-from funcebm import flows, losses, normalizers, random, samplers, solvers, training, tree
+from funcebm import energies, flows, losses, normalizers, random, samplers, solvers, training, tree
 
 from ..laws import assert_covariance, assert_mean, assert_uniform
 
@@ -294,3 +294,18 @@ def test_bad_input():
         _replaying(2).init(random.key(0), torch.tensor(0.0), torch.zeros(3, 2))
     with pytest.raises(ValueError, match="clip must be positive"):
         losses.adjoint_matching(energy, lambda p, t, x: x, clip=-1.0)
+
+
+def test_khat_tells_where_annealing_misses_a_tail():
+    """Neal's funnel from a standard normal: too low by many of its error bars, and said to be."""
+    funnel, normal = energies.funnel, energies.gaussian
+    params, start = funnel.params(3.0), normal.params(torch.zeros(10))
+    options = {"reference": normal, "reference_params": start, "num_particles": 1000, "jit": False}
+    lost = normalizers.escorted_annealing(random.key(0), funnel, params, **options, num_steps=20)
+    z = (lost.log_normalizer - funnel.log_normalizer(params, (10,))) / lost.standard_error
+    assert z < -4 and lost.pareto_khat > 0.7
+    target = normal.params(torch.full((10,), 0.3))
+    found = normalizers.escorted_annealing(random.key(0), normal, target, **options, num_steps=20)
+    assert found.pareto_khat < 0.5
+    few = normalizers.escorted_annealing(random.key(0), normal, target, **{**options, "num_particles": 5}, num_steps=4)
+    assert few.pareto_khat.isnan()

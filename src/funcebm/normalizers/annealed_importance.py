@@ -14,6 +14,7 @@ from ..distributed.mesh import Mesh, bounds, single
 from ..energies.exact import ExactEnergy
 from ..types import Energy, Key, Params, Position
 from ._path import AnnealedPath, MakeSampler, Particles, TemperatureLadder, inverse_temperatures, make_path
+from .pareto import khat_or_nan
 
 __all__ = [
     "AnnealedImportance",
@@ -38,6 +39,8 @@ class AnnealedImportance(NamedTuple):
         positions: where the particles end: with the weights, draws of the target; in reverse, of the reference; with a mesh
             those of the particles of this rank. ``(N, *event)``.
         acceptance_rate: of the kernels, in the order in which they ran. ``(T,)``.
+        pareto_khat: of the weights, see :func:`pareto_khat`; above 0.7 the estimate is too low and its error bar too small,
+            as where the reference does not reach a tail of the target. NaN for fewer than 25 particles. ``()``.
     """
 
     log_normalizer: Tensor
@@ -46,6 +49,7 @@ class AnnealedImportance(NamedTuple):
     log_weights: Tensor
     positions: Position
     acceptance_rate: Tensor
+    pareto_khat: Tensor
 
 
 # -- the public functions -----------------------------------------------------------------------------------------
@@ -131,9 +135,7 @@ def annealed_importance_sampling(
         sizes = path.pilot(key_pilot, positions)
     particles, rates = _on_ranks(mesh, path, key, positions, lambda own, rows: own.forwards(key_run, rows, sizes))
     estimate = log_mean_exp(particles.log_weights)
-    return AnnealedImportance(
-        log_z0.to(estimate[0]) + estimate[0], *estimate[1:], particles.log_weights, particles.positions, rates
-    )
+    return AnnealedImportance(log_z0.to(estimate[0]) + estimate[0], *estimate[1:], *_ends(particles, rates))
 
 
 def reverse_annealed_importance_sampling(
@@ -204,9 +206,7 @@ def reverse_annealed_importance_sampling(
         sizes = path.pilot(key_pilot, starts)
     particles, rates = _on_ranks(mesh, path, key, positions, lambda own, rows: own.backwards(key_run, rows, sizes))
     estimate = log_mean_exp(particles.log_weights)
-    return AnnealedImportance(
-        log_z0.to(estimate[0]) - estimate[0], *estimate[1:], particles.log_weights, particles.positions, rates
-    )
+    return AnnealedImportance(log_z0.to(estimate[0]) - estimate[0], *estimate[1:], *_ends(particles, rates))
 
 
 def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -233,6 +233,11 @@ def log_mean_exp(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     error = torch.where(torch.isfinite(left_out).all(), ((num - 1) * spread).sqrt(), torch.inf)
     size = torch.exp(2 * total - torch.logsumexp(2 * log_weights, 0))
     return total - math.log(num), error, size
+
+
+def _ends(particles: Particles, rates: Tensor) -> tuple[Any, ...]:
+    """The last entries of a result."""
+    return particles.log_weights, particles.positions, rates, khat_or_nan(particles.log_weights)
 
 
 def _on_ranks(

@@ -16,6 +16,7 @@ from ..transforms import is_worth_it
 from ..transforms import jit as compiled
 from ..types import Energy, Key, Params, Position, Schedule, Tree
 from .annealed_importance import AnnealedImportance, log_mean_exp
+from .pareto import khat_or_nan
 
 __all__ = ["ControlledEnds", "check_scale", "controlled_ends", "controlled_importance", "diffusion_grid"]
 
@@ -136,4 +137,5 @@ def controlled_importance(
     run = compiled(many) if is_worth_it(jit, num_steps) else many
     positions, log_weights = run(params, control_params, noise, grid)
     value, error, size = log_mean_exp(log_weights)
-    return AnnealedImportance(value, error, size, log_weights, positions, torch.ones_like(grid[1]))
+    khat = khat_or_nan(log_weights)
+    return AnnealedImportance(value, error, size, log_weights, positions, torch.ones_like(grid[1]), khat)

@@ -17,6 +17,7 @@ from ..transforms import is_worth_it
 from ..types import Energy, Key, Params, Position, Sampler, Tree
 from ._path import TemperatureLadder, inverse_temperatures
 from .annealed_importance import AnnealedImportance, check_keys, log_mean_exp, reference_log_normalizer
+from .pareto import khat_or_nan
 
 __all__ = ["ControlledPath", "controlled_path", "escorted_annealing", "no_control"]
 
@@ -130,8 +131,8 @@ def escorted_annealing(
         jit: compile the path as one loop; None decides as for :func:`funcebm.sample`.
 
     Returns:
-        :class:`AnnealedImportance`; its acceptance rates are 1. Look at ``effective_sample_size``: too large a step makes it
-        collapse, and then the error bar is too small as well.
+        :class:`AnnealedImportance`; its acceptance rates are 1. Look at ``effective_sample_size`` and ``pareto_khat``: too large
+        a step makes the weights uneven, and then the error bar is too small as well.
 
     Raises:
         ValueError: a bad count, key or schedule, a diffusion that is not positive, a reference without normalizer or draws, an
@@ -195,5 +196,11 @@ def escorted_annealing(
     log_weights = vmap(path.final, (None, 0))(shared, walkers)
     value, error, size_ = log_mean_exp(log_weights)
     return AnnealedImportance(
-        log_z0.to(value) + value, error, size_, log_weights, walkers.position, torch.ones_like(betas[1:])
+        log_z0.to(value) + value,
+        error,
+        size_,
+        log_weights,
+        walkers.position,
+        torch.ones_like(betas[1:]),
+        khat_or_nan(log_weights),
     )

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from .. import checks
 
-__all__ = ["pareto_khat"]
+__all__ = ["khat_or_nan", "pareto_khat"]
+
+_LEAST = 25  # weights
 
 
 def pareto_khat(log_weights: Tensor) -> Tensor:
@@ -37,7 +39,7 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     True
     """
     num = log_weights.numel()
-    right = log_weights.ndim == 1 and num >= 25
+    right = log_weights.ndim == 1 and num >= _LEAST
     checks.require(right, "log_weights must be (N,), 25 or more", f"{tuple(log_weights.shape)}", "Take more draws.")
     tail = math.ceil(min(0.2 * num, 3 * math.sqrt(num)))
     ordered = (log_weights - log_weights.max()).double().sort().values
@@ -55,3 +57,10 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     # a weak prior at 0.5, as of ten weights
     shape = (tail * shape + 5) / (tail + 10)
     return torch.where(is_even, -torch.inf, shape).to(log_weights.dtype)
+
+
+def khat_or_nan(log_weights: Tensor) -> Tensor:
+    """The same; NaN for too few weights. ``()``."""
+    if log_weights.shape[0] < _LEAST:
+        return torch.full_like(log_weights[0], torch.nan)
+    return pareto_khat(log_weights)

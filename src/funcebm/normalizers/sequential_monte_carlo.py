@@ -79,7 +79,8 @@ def sequential_monte_carlo(
     of order 1/N.
 
     Unlike annealed importance sampling it gives up particles that are lost, and wants fewer temperatures. Modes that no
-    particle sits in any more are missing, and no error bar shows it: compare with twice as many particles.
+    particle sits in any more are missing, and so are tails that the reference does not reach, such as the mouth of a funnel; no
+    error bar shows it: compare with twice as many particles, and with a wider reference.
 
     Args:
         key: ``(2,)``.
