@@ -61,6 +61,17 @@ FAILING = {
     "norm": lambda p, x: torch.linalg.norm(_matrix(torch.where(x > 2.5, torch.nan, x)), "nuc") + (x**2).sum(),
     "matrix_norm": lambda p, x: torch.linalg.matrix_norm(_matrix(torch.where(x > 2.5, torch.nan, x)), 2) + (x**2).sum(),
     "cond": lambda p, x: torch.linalg.cond(_matrix(x.log())).log() + (x**2).sum(),
+    "tensorsolve": _rounded(lambda a: torch.linalg.tensorsolve(a.reshape(2, 1, 2), torch.ones(2, 1))),
+    "tensorinv": _rounded(lambda a: torch.linalg.tensorinv(a.reshape(2, 1, 2), ind=2)),
+    "solve_ex": _rounded(lambda a: torch.linalg.solve_ex(a, torch.ones(2), check_errors=True).result),
+    "slogdet": lambda p, x: (x**2).sum() / 2 - torch.linalg.slogdet(torch.round(_matrix(x)) + 0 * _matrix(x)).logabsdet,
+    "rank": lambda p, x: torch.where(torch.linalg.matrix_rank(_matrix(x.log())) >= 0, (x**2).sum(), torch.inf),
+    "lstsq": lambda p, x: torch.linalg.lstsq(_matrix(x.log()), torch.eye(2)).solution.sum() * 0 + (x**2).sum(),
+    "old_norm": lambda p, x: torch.norm(_matrix(torch.where(x > 2.5, torch.nan, x)), p="nuc") + (x**2).sum(),
+    "norm_dim": lambda p, x: (
+        torch.linalg.norm(_matrix(torch.where(x > 2.5, torch.nan, x)), 2, dim=(0, 1)) + (x**2).sum()
+    ),
+    "cholesky_inverse": lambda p, x: (x**2).sum() / 2 + 0 * torch.cholesky_inverse(torch.round(_matrix(x))).sum(),
     "svd": lambda p, x: torch.linalg.svdvals(_matrix(x.log())).sum() + (x**2).sum(),
 }
 STARTS = torch.tensor([[2.0, 0.1, 2.0]]).expand(16, 3).contiguous()
@@ -69,7 +80,7 @@ STARTS = torch.tensor([[2.0, 0.1, 2.0]]).expand(16, 3).contiguous()
 @pytest.mark.parametrize("name", list(FAILING))
 @pytest.mark.parametrize("make", [samplers.random_walk, samplers.hmc], ids=["random_walk", "hmc"])
 def test_linear_algebra_that_fails_is_a_rejection(name, make):
-    size = 0.8 if make is samplers.random_walk or name not in ("eigh", "svd", "multivariate_normal") else 0.02
+    size = 0.8 if make is samplers.random_walk or name not in ("eigh", "svd", "rank", "multivariate_normal") else 0.02
     sampler = make(FAILING[name], step_size=size)
     starts = STARTS.abs() + 0.05
     samples = ebm.sample(KEY, sampler, (), starts, num_samples=15, jit=False)

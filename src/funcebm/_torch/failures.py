@@ -16,7 +16,7 @@ LinAlgError: type[Exception] = torch.linalg.LinAlgError
 def _marked(value: Any, is_good: Tensor) -> Any:
     """NaN where a matrix of the batch failed, in each floating-point part of a result."""
     if isinstance(value, Tensor):
-        if not (value.is_floating_point() or value.is_complex()):
+        if not (value.is_floating_point() or value.is_complex()) or value.numel() == 0:
             return value
         return torch.where(is_good.reshape(is_good.shape + (1,) * (value.ndim - is_good.ndim)), value, torch.nan)
     parts = [_marked(part, is_good) for part in value]
@@ -27,6 +27,7 @@ def _by_info(function: Callable[..., Any]) -> Callable[..., Any]:
     """Of a function with an ``info`` that is not 0 for matrices that fail."""
 
     def replaced(*args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("check_errors", None)
         *parts, info = function(*args, **kwargs)
         is_good = info == 0
         results = [_marked(part, is_good) for part in parts]
@@ -59,13 +60,90 @@ def _of_finite(function: Callable[..., Any]) -> Callable[..., Any]:
     return replaced
 
 
+def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Of a function with ``check_errors``, which would raise them."""
+
+    def replaced(*args: Any, check_errors: bool = False, **kwargs: Any) -> Any:
+        found = function(*args, **kwargs)
+        return _with_info(found, [_marked(part, found[-1] == 0) for part in found[:-1]]) if check_errors else found
+
+    return replaced
+
+
+def _with_info(found: Any, parts: list[Any]) -> Any:
+    return type(found)([*parts, found[-1]])
+
+
+def _solve_ex(matrix: Tensor, right: Tensor, *, left: bool = True, check_errors: bool = False) -> Any:
+    """Through whose own derivative a singular matrix is an error."""
+    info = torch.linalg.lu_factor_ex(matrix.detach())[2]
+    return torch.return_types.linalg_solve_ex((_solve(matrix, right, left=left), info))  # type: ignore[attr-defined]
+
+
+def _tensorinv(value: Tensor, ind: int = 2) -> Tensor:
+    rows, columns = value.shape[:ind], value.shape[ind:]
+    return _by_info(torch.linalg.inv_ex)(value.reshape(rows.numel(), columns.numel())).reshape(columns + rows)
+
+
+def _tensorsolve(value: Tensor, right: Tensor, dims: Any = None) -> Tensor:
+    if dims is not None:
+        value = value.movedim(tuple(dims), tuple(range(value.ndim - len(dims), value.ndim)))
+    rest = value.shape[right.ndim :]
+    return _solve(value.reshape(right.numel(), rest.numel()), right.reshape(-1)).reshape(rest)
+
+
+def _lstsq(matrix: Tensor, right: Tensor, *args: Any, **kwargs: Any) -> Any:
+    is_good = torch.isfinite(right).all(-1).all(-1)
+    safe = torch.where(is_good[..., None, None], right, 0)
+    return _marked(_of_finite(torch.linalg.lstsq)(matrix, safe, *args, **kwargs), is_good)
+
+
+def _matrix_rank(matrix: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """-1 of a matrix that is not finite."""
+    is_good = torch.isfinite(matrix).all(-1).all(-1)
+    return torch.where(is_good, _of_finite(torch.linalg.matrix_rank)(matrix, *args, **kwargs), -1)
+
+
+def _log_det(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Through whose derivative a singular matrix is an error: there it is constant."""
+
+    def replaced(matrix: Tensor) -> Any:
+        fixed = function(matrix.detach())
+        values = (fixed,) if isinstance(fixed, Tensor) else tuple(fixed)
+        is_good = torch.isfinite(values[-1])
+        unit = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+        moved = function(torch.where(is_good[..., None, None], matrix, unit))
+        if isinstance(fixed, Tensor):
+            return torch.where(is_good, moved, fixed)
+        return type(fixed)([torch.where(is_good, new, old) for new, old in zip(moved, values, strict=True)])
+
+    return replaced
+
+
+def _cholesky_inverse(factor: Tensor, upper: bool = False) -> Tensor:
+    is_good = (factor.diagonal(dim1=-2, dim2=-1) != 0).all(-1)
+    unit = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+    safe = torch.where(is_good[..., None, None], factor, unit)
+    return _marked(torch.cholesky_inverse(safe, upper=upper), is_good)
+
+
 def _norm(function: Callable[..., Any]) -> Callable[..., Any]:
     """Of a norm; those of a matrix by its singular values are the ones that fail."""
+    is_old = function in (torch.norm, torch.nuclear_norm)  # whose 2 is that of a vector
 
-    def replaced(value: Tensor, ord: Any = None, **kwargs: Any) -> Any:
-        given = () if ord is None else (ord,)
-        is_spectral = ord in ("nuc", 2, -2) and not kwargs and (value.ndim == 2 or function is torch.linalg.matrix_norm)
-        return (_of_finite(function) if is_spectral else function)(value, *given, **kwargs)
+    def replaced(value: Tensor, *args: Any, **kwargs: Any) -> Any:
+        names = ("dim", "keepdim") if function is torch.nuclear_norm else ("p" if is_old else "ord", "dim", "keepdim")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        order = "nuc" if function is torch.nuclear_norm else given.get(names[0])
+        dims: Any = given.get("dim") or ((-2, -1) if function is torch.linalg.matrix_norm or value.ndim == 2 else None)
+        is_pair = isinstance(dims, (tuple, list)) and len(dims) == 2
+        if not (is_pair and order in (("nuc",) if is_old else ("nuc", 2, -2))):
+            return function(value, *args, **kwargs)
+        is_good = torch.isfinite(value).all(dims[0], keepdim=True).all(dims[1], keepdim=True)
+        found = function(torch.where(is_good, value, 1.0), *args, **kwargs)
+        if not given.get("keepdim"):
+            is_good = is_good.squeeze(tuple(dims))
+        return torch.where(is_good, found, torch.nan)
 
     return replaced
 
@@ -103,8 +181,32 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
     torch.inverse: _by_info(torch.linalg.inv_ex),
     Tensor.inverse: _by_info(torch.linalg.inv_ex),
     torch.linalg.solve: _solve,
+    torch.linalg.solve_ex: _solve_ex,
+    torch.linalg.tensorsolve: _tensorsolve,
+    torch.linalg.tensorinv: _tensorinv,
+    torch.linalg.lstsq: _lstsq,
+    torch.linalg.matrix_rank: _matrix_rank,
+    torch.linalg.slogdet: _log_det(torch.linalg.slogdet),
+    torch.slogdet: _log_det(torch.linalg.slogdet),
+    Tensor.slogdet: _log_det(torch.linalg.slogdet),
+    torch.logdet: _log_det(torch.logdet),
+    Tensor.logdet: _log_det(torch.logdet),
+    torch.cholesky_inverse: _cholesky_inverse,
+    Tensor.cholesky_inverse: _cholesky_inverse,
     torch.linalg.matrix_norm: _norm(torch.linalg.matrix_norm),
     torch.linalg.norm: _norm(torch.linalg.norm),
+    torch.norm: _norm(torch.norm),
+    Tensor.norm: _norm(torch.norm),
+    torch.nuclear_norm: _norm(torch.nuclear_norm),
+    **{
+        function: _checked(function)
+        for function in (
+            torch.linalg.inv_ex,
+            torch.linalg.cholesky_ex,
+            torch.linalg.lu_factor_ex,
+            torch.linalg.ldl_factor_ex,
+        )
+    },
     torch.linalg.matrix_power: _power,
     torch.matrix_power: _power,
     Tensor.matrix_power: _power,
@@ -125,6 +227,9 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
             torch.pinverse,
             Tensor.pinverse,
             torch.linalg.cond,
+            torch.linalg.det,
+            torch.det,
+            Tensor.det,
         )
     },
 }
