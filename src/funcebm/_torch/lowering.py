@@ -20,6 +20,7 @@ from torch import Tensor
 from . import patches
 from .graph_passes import improve
 from .graphs import results_of
+from .index_ranges import formulas_overflow
 from .layout import Buffer, Call, contiguous_strides
 from .recorder import Recorder
 
@@ -356,6 +357,7 @@ def _generate(
         "max_autotune": False,
         "graph_partition": False,
         "freezing": False,
+        **({"constant_and_index_propagation": False} if formulas_overflow(graph) else {}),
         **(others or {}),
     }
     end = graph.output_node()

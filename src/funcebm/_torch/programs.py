@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import headers, lowering, native, segments, threefry_kernels
 from .graphs import described
+from .index_ranges import formulas_overflow
 from .layout import Buffer
 from .plans import INCLUDE, Part, Plan, make_plan
 
@@ -203,6 +204,7 @@ def digest(parts: list[Part]) -> str:
     text = [str(_FORMAT), str(lowering.SHARED_FROM), torch.__version__, str(torch.__file__), native.processor()]
     for part in parts:
         text.append(f"is_dynamic {part.is_dynamic}")
+        text += ["integers wrap"] if formulas_overflow(part.body.graph) else []  # programs of before did not
         text += described(part.body.graph.nodes, {})
     return hashlib.sha256("\n".join(text).encode()).hexdigest()
 
