@@ -142,7 +142,7 @@ def test_vmap_and_grad_go_through():
 
 def test_warnings_and_bad_input():
     good = {"jit": False}
-    with pytest.warns(UserWarning, match="2 of 2 particles did not reach"):
+    with pytest.warns(UserWarning, match=r"2 of 2 particles \(0, 1\) did not reach"):
         flows.integrate(lambda params, t, x: 1 / (1 - t) ** 2 + x, (), torch.zeros(2, 1), max_steps=5, **good)
     with pytest.warns(UserWarning, match="not finite"):
         flows.integrate(

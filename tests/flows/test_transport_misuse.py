@@ -279,3 +279,8 @@ def test_steps_that_are_not_inverted_are_said_to_be():
         )
     assert any("Newton" in str(one.message) for one in seen)
     assert not any("max_steps" in str(one.message) for one in seen)
+
+
+def test_particles_without_numbers_reach_the_end():
+    solution = flows.integrate(field, (), torch.zeros(3, 0), jit=False)
+    assert solution.value.shape == (3, 0) and solution.info.is_finished.all()

@@ -66,7 +66,8 @@ def flow(
             ``"hutchinson"``, with a probe for the whole solve as last argument of all functions.
 
     Returns:
-        A :class:`Flow`. ``forward`` and ``inverse`` are what :func:`funcebm.energies.pullback` takes.
+        A :class:`Flow`. ``lambda y: flow.forward(params, y)`` is what :func:`funcebm.energies.pullback` takes, for chains that
+        move in the noise.
 
     Raises:
         ValueError: an unknown divergence, an integrator with noise or memory, or one of a path (``ddim``, ``edm_heun``) where a
@@ -132,8 +133,8 @@ def flow(
 def flow_energy(flow: Flow, base: Callable[[Position], Tensor] | None = None) -> Any:
     r"""A flow as an energy, :math:`-\log q(x)`: normalised, with exact draws.
 
-    So it serves wherever an exact energy does: as the noise of noise-contrastive estimation, the reference of annealed importance
-    sampling, a factor of a product.
+    So it serves wherever an exact energy does: as the noise of noise-contrastive estimation (``losses.exact_noise``), the
+    reference of annealed importance sampling, a factor of a product.
 
     Args:
         flow: from :func:`flow`, but not by ``"hutchinson"``.
@@ -167,7 +168,10 @@ def flow_energy(flow: Flow, base: Callable[[Position], Tensor] | None = None) ->
         leaves = [leaf for leaf in tree.leaves(params) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         return torch.zeros((), dtype=leaves[0].dtype, device=leaves[0].device) if leaves else torch.zeros(())
 
-    def sample(key: Key, params: Params, num: int, shape: Sequence[int] = (2,)) -> Position:
+    def sample(key: Key, params: Params, num: int, shape: Sequence[int] | None = (2,)) -> Position:
+        must, fix = "draws need the shape of one particle", "Pass it: event_shape=(2,), or shape=(2,)."
+        checks.require(shape is not None, must, "none", fix)
+        assert shape is not None
         must = "draws need a standard normal base"
         checks.require(base is None, must, "another base", "Draw the noise yourself and call flow.forward.")
         like = log_normalizer(params)

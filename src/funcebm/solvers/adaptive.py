@@ -214,8 +214,7 @@ def first_step(
 
 
 def _root_mean_square(value: Tree) -> Tensor:
-    size = tree.size(value)
-    return torch.sqrt(tree.squared_norm(value) / size)
+    return torch.sqrt(tree.squared_norm(value) / max(tree.size(value), 1))
 
 
 def _number(value: float | Tensor, like: Tensor) -> Tensor:

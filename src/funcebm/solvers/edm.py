@@ -136,6 +136,8 @@ def edm_times(
 
     Reference: Karras et al. (2022), arXiv:2206.00364, equation 5.
 
+    With ``flows.integrate(field, params, x, edm_times(path, 18), solver=edm_heun(path), num_steps=1)`` each of them is a step.
+
     >>> edm_times(paths.linear(), 3)
     tensor([0.0123, 0.2845, 0.9980, 1.0000])
     """
@@ -166,6 +168,8 @@ def log_snr_times(
 
     Raises:
         ValueError: a bad count, or ends that do not increase.
+
+    With ``flows.integrate(..., log_snr_times(path, 20), solver=dpm_solver(path), num_steps=1)`` each of them is a step.
 
     >>> log_snr_times(paths.linear(), 3)
     tensor([0.0067, 0.5000, 0.9933, 1.0000])
