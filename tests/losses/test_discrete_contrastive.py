@@ -7,7 +7,7 @@ import torch
 from tests.laws import assert_mean, assert_uniform
 
 import funcebm as ebm
-from funcebm import energies, losses, random, samplers, spaces, tree
+from funcebm import energies, losses, optimizers, random, samplers, spaces, training, tree
 from funcebm.energies import exact
 from funcebm.samplers.rbm_gibbs import RBMGibbsNoise
 
@@ -154,6 +154,30 @@ def test_chains_off_the_levels_are_refused_and_do_not_stand_still(make):
         torch.func.grad(lambda params: loss(random.key(0), params, batch)[0])(PARAMS)
     with pytest.raises(ValueError, match="data_noise is for real data"):
         losses.contrastive_divergence(MACHINE, make, 1, data_noise=0.1)
+
+
+OFF = {
+    "function": {"start": lambda key: random.normal(key, (4,))},
+    "tree": {"start": torch.full((3, 4), 0.5)},
+    "initial": {"initial": lambda key: random.normal(key, (4,)), "buffer_size": 9},
+}
+
+
+@pytest.mark.parametrize("name", list(OFF))
+@pytest.mark.parametrize("make", [samplers.gibbs, samplers.gibbs_with_gradients, samplers.discrete_langevin])
+def test_starts_off_the_levels_are_refused_before_a_compiled_training(name, make):
+    """Compiled chains say nothing, and stood still."""
+    factory = losses.persistent_contrastive_divergence if name == "initial" else losses.contrastive_divergence
+    loss = factory(MACHINE, lambda energy: make(energy), 2, **OFF[name])
+    data = (random.uniform(random.key(2), (3, 4)) < 0.5).float()
+    params = tree.map(torch.Tensor.float, PARAMS)
+    options = {"optimizer": optimizers.sgd(0.1), "num_steps": 2, "batch_size": 3}
+    for call in (
+        lambda: loss.init(random.key(0), params, data),
+        lambda: training.fit(random.key(0), loss, params, data, **options, jit=True),
+    ):
+        with pytest.raises(ValueError, match="must hold only the levels of the space"):
+            call()
 
 
 def test_bits_and_normal_starts_are_a_warning():

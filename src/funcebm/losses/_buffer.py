@@ -22,6 +22,7 @@ __all__ = [
     "check_buffer",
     "choose_slots",
     "draw_initial",
+    "is_given",
     "is_space",
     "num_drawn",
     "write",
@@ -67,6 +68,7 @@ class Starts(NamedTuple):
         begin: what ``sampler.init`` takes, of the chains.
         write: ``(memory, noise, chains, state) -> (memory, metrics)``, from the states in which they end.
         are_data: whether the chains start at the batch.
+        are_given: whether they start where the user says, who may be wrong.
     """
 
     num_keys: int
@@ -76,6 +78,12 @@ class Starts(NamedTuple):
     begin: Callable[[Any], Tree]
     write: Callable[[Any, Any, Any, Any], tuple[Any, dict[str, Tensor]]]
     are_data: bool = False
+    are_given: bool = False
+
+
+def is_given(initial: Any) -> bool:
+    """Whether starts are the numbers of a user: not those of a space, of the data, or normal ones."""
+    return not (initial is None or isinstance(initial, str) or is_space(initial))
 
 
 def is_space(value: Any) -> bool:

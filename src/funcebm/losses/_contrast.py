@@ -288,11 +288,20 @@ def compared(
 
     def init(key: Key, params: Params, batch: Batch) -> Any:
         memory = starts.init(key, batch)
-        if starts.are_data and not checks.is_traced((params, batch)):
-            explain_starts(kernel, params, batch, vmap(kernel.init, (None, 0))(params, batch))
+        is_known = not checks.is_traced((params, batch)) and not tree.first(batch).is_meta
+        if (starts.are_data or starts.are_given) and is_known:
+            first = begun(key, memory, batch)  # compiled chains say nothing
+            explain_starts(kernel, params, first, vmap(kernel.init, (None, 0))(params, first))
         if is_checked:
             check_energy(energy, kernel, params, batch)
         return memory
+
+    def begun(key: Key, memory: Tree, batch: Batch) -> Tree:
+        """Where the chains of a first evaluation start."""
+        if starts.are_data:
+            return batch
+        parts, _ = starts.draw(list(random.split(key, starts.num_keys + 2)[: starts.num_keys]), batch)
+        return starts.begin(starts.read(memory, batch, make_noise(*parts, (), ())))
 
     def draw(key: Key, batch: Batch) -> Any:
         *keys, key_chain, key_data = random.split(key, starts.num_keys + 2)

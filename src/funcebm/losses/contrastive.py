@@ -125,6 +125,7 @@ def contrastive_divergence(
         begin=lambda positions: positions,
         write=lambda memory, noise, positions, state: ((), {}),
         are_data=isinstance(start, str) and start == "data",
+        are_given=_buffer.is_given(start),
     )
     is_checked = isinstance(sampler, Sampler)
     return compared(energy, kernel, num_steps, options, tuning, starts, ContrastiveNoise, is_checked=is_checked)
@@ -205,5 +206,6 @@ def persistent_contrastive_divergence(
     options = options_of(regularization, gradient_penalty, trim, clamp, data_noise)
     kernel = sampler_of(energy, sampler, num_steps)
     buffer = _buffer.buffered(buffer_size, restart_probability, starts, is_from_normal=initial is None, energy=energy)
+    buffer = buffer._replace(are_given=_buffer.is_given(initial))
     is_checked = isinstance(sampler, Sampler)
     return compared(energy, kernel, num_steps, options, tuning, buffer, PersistentNoise, is_checked=is_checked)

@@ -161,6 +161,7 @@ def improved_contrastive_divergence(
         return weight.to(value) * value, {"entropy": entropy.detach()}
 
     buffer = _buffer.buffered(buffer_size, restart_probability, draw_initial, num_more=bank_size)
+    buffer = buffer._replace(are_given=_buffer.is_given(initial))
     is_checked = isinstance(sampler, Sampler)
     return compared(
         energy,
