@@ -159,7 +159,7 @@ def test_warnings_and_bad_input():
         (ValueError, "share one axis", lambda: flows.integrate(still, (), x, conditions=torch.zeros(2))),
         (ValueError, "floating point", lambda: flows.integrate(still, (), x.long())),
         (ValueError, "needs a key", lambda: flows.integrate(still, (), x, solver=solvers.shark())),
-        (TypeError, "must be a solver", lambda: flows.integrate(still, (), x, solver="rk4")),
+        (TypeError, "solver must be an Integrator", lambda: flows.integrate(still, (), x, solver="rk4")),
         (ValueError, "shapes of the position", lambda: flows.integrate(lambda p, t, x: x[:1], (), x, **good)),
         (ValueError, "give event_shape", lambda: flows.sample(random.key(0), still, (), 3)),
         (ValueError, "one weight for each", lambda: flows.composed([still], [1.0, 2.0])),
