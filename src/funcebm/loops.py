@@ -17,7 +17,7 @@ from ._torch import traced_loops
 from ._torch.tracing import is_differentiating, is_tracing, plain
 from .types import Tree
 
-__all__ = ["fold", "is_compiling", "repeat", "scan", "while_loop"]
+__all__ = ["call", "fold", "is_compiling", "repeat", "scan", "while_loop"]
 
 
 def is_compiling() -> bool:
@@ -100,6 +100,19 @@ def repeat(function: Callable[[Tree], Tree], init: Tree, num: int) -> Tree:
     if num == 1:
         return function(init)
     return fold(lambda carry, _: function(carry), init, torch.zeros(num, device=tree.first(init).device))
+
+
+def call(function: Callable[[Tree], Tree], x: Tree) -> Tree:
+    """``function(x)``, which has the structure, shapes and dtypes of ``x``; equal calls of large functions are compiled once.
+
+    >>> call(lambda x: 2 * x, torch.tensor(1))
+    tensor(2)
+    """
+    if not _is_recorded():
+        return function(x)
+    leaves, structure = tree.flatten(x)
+    results = traced_loops.call(lambda *leaves: tree.leaves(function(tree.unflatten(structure, list(leaves)))), leaves)
+    return tree.unflatten(structure, results)
 
 
 def while_loop(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import funcebm as ebm
-from funcebm import loops, transforms
+from funcebm import flows, loops, solvers, transforms, tree
 from funcebm._torch import lowering, programs
 
 pytestmark = pytest.mark.compiled
@@ -72,3 +72,25 @@ def test_a_part_reads_its_inputs_where_they_are_now(lowered):
     for program in programs:
         for got, right in zip(ebm.jit(program)(X, X + 3), program(X, X + 3), strict=True):
             torch.testing.assert_close(got, right)
+
+
+@pytest.mark.parametrize("is_adaptive", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_large_field_is_lowered_once_for_all_stages_of_a_solver(lowered, is_adaptive):
+    """And gives the numbers that it gives eagerly, with params, conditions and times that differ between particles."""
+
+    def field(params, t, x, condition):
+        angle, shift = x["angle"], x["shift"]
+        for weight in params:
+            angle = (weight * angle + t * condition).sin()
+        return {"angle": angle + shift.mean(), "shift": shift * angle[:1]}
+
+    params = tuple(torch.linspace(0.5, 1.5, 40, dtype=torch.float64).unbind())
+    x = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(4, 3)
+    positions = {"angle": x, "shift": x.flip(0)[:, :2]}
+    kwargs = {"rtol": 1e-3, "atol": 1e-3} if is_adaptive else {"solver": solvers.rk4(), "num_steps": 3}
+    kwargs["conditions"] = torch.arange(4.0, dtype=torch.float64)
+    runs = [flows.integrate(field, params, positions, jit=jit, **kwargs) for jit in (True, False)]
+    for found, expected in zip(tree.leaves(runs[0]), tree.leaves(runs[1]), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    num_sines = sum(node.target is torch.ops.aten.sin.default for nodes, *_ in lowered for node in nodes)
+    assert num_sines == 40 * (2 if is_adaptive else 1)  # adaptive, at the first time of all and at times of each

@@ -7,7 +7,7 @@ from typing import Any, Iterable, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Body", "described", "results_of", "scan_loop", "while_loop"]
+__all__ = ["Body", "check_carry", "described", "results_of", "scan_loop", "while_loop"]
 
 
 class Body(NamedTuple):
@@ -32,6 +32,17 @@ def scan_loop(bodies: Any, init: Any, xs: Any, captured: Any) -> Any:
 def while_loop(bodies: Any, init: Any, xs: Any, captured: Any) -> Any:
     """The target of the node of a while loop."""
     raise RuntimeError("a node of a graph is not called")
+
+
+def check_carry(before: list[Any], after: list[Tensor]) -> None:
+    """A carry must keep its shapes and dtypes."""
+    for index, (old, new) in enumerate(zip(before, after, strict=True)):
+        if old.shape != new.shape or old.dtype != new.dtype:
+            raise ValueError(
+                "the carry of a loop must keep its shapes and dtypes. "
+                f"Got leaf {index}: {tuple(new.shape)} {new.dtype} in place of {tuple(old.shape)} {old.dtype}. "
+                "Give the first carry the shape and dtype that the body returns."
+            )
 
 
 def results_of(graph: torch.fx.Graph) -> list[torch.fx.Node]:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from .changes import RESHAPED, Storage, change, mark_failures, read_by_strides, view_of
 from .generators import refuse_generators
-from .graphs import Body, scan_loop, while_loop
+from .graphs import Body, check_carry, scan_loop, while_loop
 from .reads import Reads, value_from_outside
 
 __all__ = ["Recorder", "ValueAsked", "current", "real_arange", "record"]
@@ -270,15 +270,22 @@ class Recorder(TorchDispatchMode):
         length = xs[0].shape[0]
         examples = [*init, *(_Like(x.shape[1:], x.dtype, x.device) for x in xs)]
         inner, outs = self._record_body(body, examples)
-        _check_carry(init, outs[: len(init)])
+        check_carry(init, outs[: len(init)])
         inputs = [self._contiguous_place(tensor) for tensor in (*init, *xs)]
-        with self.paused():
-            last = [torch.empty(leaf.shape, dtype=leaf.dtype, device=leaf.device) for leaf in init]
-            stacked = [
-                torch.empty((length, *out.shape), dtype=out.dtype, device=out.device) for out in outs[len(init) :]
-            ]
-        results = [*last, *stacked]
+        results = [*self._like(init), *self._like(outs[len(init) :], length)]
         self._note_loop(scan_loop, [inner], inputs, len(init), results, length)
+        return results
+
+    def call(self, function: Callable[..., list[Tensor]], inputs: list[Tensor], least: int) -> list[Tensor]:
+        """Notes a loop of one iteration, if ``function`` has so many operators at ``least``; else the operators."""
+        if inputs[0].device.type != "cpu":
+            return function(*inputs)
+        inner, outs = self._record_body(function, inputs)
+        if len(inner.graph.nodes) < least:
+            return function(*inputs)
+        check_carry(inputs, outs)
+        results = self._like(inputs)
+        self._note_loop(scan_loop, [inner], [self._contiguous_place(leaf) for leaf in inputs], len(inputs), results, 1)
         return results
 
     def while_(
@@ -287,12 +294,15 @@ class Recorder(TorchDispatchMode):
         """Notes a while loop; ``condition`` gives a 0-d bool."""
         asked, _ = self._record_body(lambda *leaves: [condition(*leaves)], init)
         inner, outs = self._record_body(body, init)
-        _check_carry(init, outs)
+        check_carry(init, outs)
         inputs = [self._contiguous_place(tensor) for tensor in init]
-        with self.paused():
-            results = [torch.empty(leaf.shape, dtype=leaf.dtype, device=leaf.device) for leaf in init]
+        results = self._like(init)
         self._note_loop(while_loop, [asked, inner], inputs, len(init), results, None)
         return results
+
+    def _like(self, leaves: list[Tensor], *leading: int) -> list[Tensor]:
+        with self.paused():
+            return [torch.empty((*leading, *leaf.shape), dtype=leaf.dtype, device=leaf.device) for leaf in leaves]
 
     def _record_body(self, body: Callable[..., list[Tensor]], examples: list[Any]) -> tuple[Body, list[Tensor]]:
         inner = Recorder(self.fake_mode, self)
@@ -387,14 +397,3 @@ def _map(value: Any, function: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, dict):
         return {name: _map(part, function) for name, part in value.items()}
     return value
-
-
-def _check_carry(before: list[Any], after: list[Tensor]) -> None:
-    """A carry must keep its shapes and dtypes."""
-    for index, (old, new) in enumerate(zip(before, after, strict=True)):
-        if old.shape != new.shape or old.dtype != new.dtype:
-            raise ValueError(
-                "the carry of a loop must keep its shapes and dtypes. "
-                f"Got leaf {index}: {tuple(new.shape)} {new.dtype} in place of {tuple(old.shape)} {old.dtype}. "
-                "Give the first carry the shape and dtype that the body returns."
-            )

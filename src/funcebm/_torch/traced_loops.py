@@ -9,9 +9,11 @@ from torch import Tensor
 
 from .recorder import Recorder, current
 
-__all__ = ["is_active", "scan", "while_loop"]
+__all__ = ["call", "is_active", "scan", "while_loop"]
 
 Leaves = list[Tensor]
+
+_LARGE = 100  # operators of a function from which on equal calls share one graph
 
 
 def is_active() -> bool:
@@ -82,6 +84,22 @@ def scan(body: Callable[..., Leaves], init: Leaves, xs: Leaves) -> Leaves:
         in_dims = (0,) * count + tuple(None if dim is None else 0 for dim in x_dims)
         results = scan(_over(interpreter, body, in_dims), init, xs)
     return _wrap(interpreter, results, (0,) * count + (1,) * (len(results) - count))
+
+
+def call(function: Callable[..., Leaves], inputs: Leaves) -> Leaves:
+    """``function(*inputs)``, whose results are like the inputs: a loop of one iteration where the function is large, on a CPU.
+
+    A body is compiled by itself, and equal ones once: a solver that evaluates a network in seven places has one network.
+    """
+    interpreter = _mapping()
+    if interpreter is None:
+        return _recorder().call(function, inputs, _LARGE)
+    size = interpreter.batch_size()
+    inputs, dims = _unwrap(interpreter, inputs)
+    with interpreter.lower():
+        inputs = [_leading(leaf, dim, size) for leaf, dim in zip(inputs, dims, strict=True)]
+        results = call(_over(interpreter, function, (0,) * len(inputs)), inputs)
+    return _wrap(interpreter, results, (0,) * len(results))
 
 
 def while_loop(condition: Callable[..., Tensor], body: Callable[..., Leaves], init: Leaves) -> Leaves:

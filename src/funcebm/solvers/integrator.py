@@ -7,7 +7,7 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import checks, tree
+from .. import checks, loops, tree
 from ..types import Key, Params, Position, Sampler, Schedule, Tree
 
 __all__ = [
@@ -163,7 +163,10 @@ class Integrator(NamedTuple):
 
 def evaluate(field: Field, params: Params, t: Tensor, x: Position, *, name: str = "a field") -> Position:
     """The field at a point; its output must have the structure, the shapes and the dtypes of ``x``."""
-    value = field(params, t, x)
+    return loops.call(lambda x: _checked(name, field(params, t, x), x), x)
+
+
+def _checked(name: str, value: Tree, x: Position) -> Position:
     fix = "Return one number for each number of one particle; torch.func.vmap adds the batch axis."
     checks.like_position(name, value, x, fix)
     for got, want in zip(tree.leaves(value), tree.leaves(x), strict=True):
