@@ -183,7 +183,9 @@ def _kernels(energy: Any, space: Any) -> dict[str, Any]:
     return found
 
 
-def _ess() -> dict[str, list[float]]:
+def _ess(
+    chains: int = 32, draws: int = 500, thin: int = 20, num_burn_in: int = 4000, jit: bool = True
+) -> dict[str, list[float]]:
     """Effective draws a second and a thousand energies, of the energy and of the distance to a random state."""
     import torch
 
@@ -191,14 +193,13 @@ def _ess() -> dict[str, list[float]]:
     from funcebm import random, spaces
 
     found = {}
-    chains, draws, thin = 32, 500, 20
     for target, (energy, space, params) in _targets().items():
         start = spaces.sample(random.key(1), space, chains)
         other = spaces.sample(random.key(2), space, 1)[0]
         for name, sampler in _kernels(energy, space).items():
             keep = lambda state, info: torch.stack([info.energy, (state.position != other).float().sum()])  # noqa: B023, E731
-            warm = ebm.sample(random.key(3), sampler, params, start, num_samples=1, num_burn_in=4000, jit=True)
-            options = {"num_samples": draws, "thin": thin, "collect": keep, "jit": True}
+            warm = ebm.sample(random.key(3), sampler, params, start, num_samples=1, num_burn_in=num_burn_in, jit=jit)
+            options = {"num_samples": draws, "thin": thin, "collect": keep, "jit": jit}
             begin = warm.draws[:, 0]
             run = lambda: ebm.sample(random.key(4), sampler, params, begin, **options)  # noqa: B023, E731
             samples, seconds = run(), _best(run, 1)
@@ -217,15 +218,17 @@ def _ess() -> dict[str, list[float]]:
     return found
 
 
-def _compiled() -> dict[str, list[float]]:
-    """Milliseconds a step of 64 chains, eager and compiled."""
+def _compiled(
+    chains: int = 64, num_most: int = 20, kinds: tuple[bool, ...] = (False, True), num_calls: int = 4
+) -> dict[str, list[float]]:
+    """Milliseconds a step of many chains, eager and compiled."""
     import torch
 
     import funcebm as ebm
     from funcebm import energies, random, samplers, spaces
 
     lattice = energies.ising_torus((16, 16))
-    params, start = lattice.params(coupling=0.4), spaces.sample(random.key(1), lattice.space, 64)
+    params, start = lattice.params(coupling=0.4), spaces.sample(random.key(1), lattice.space, chains)
     coupling = lambda params: params["coupling"]  # noqa: E731
     cases = {name: (sampler, params, start, 20) for name, sampler in _kernels(lattice, lattice.space).items()}
     cases |= {
@@ -238,19 +241,20 @@ def _compiled() -> dict[str, list[float]]:
         "Wolff": (samplers.wolff(lattice.edges, coupling, space=lattice.space), params, start, 20),
     }
     machine = energies.rbm(784, 16)
-    images = spaces.sample(random.key(2), machine.space, 64)
+    images = spaces.sample(random.key(2), machine.space, chains)
     cases["RBM Gibbs, 784-16"] = (samplers.rbm_gibbs(machine), machine.init(random.key(3)), images, 20)
     mixed = {"x": spaces.real(8), "z": spaces.binary(8)}
-    both = {"x": torch.zeros(64, 8), "z": torch.zeros(64, 8)}
+    both = {"x": torch.zeros(chains, 8), "z": torch.zeros(chains, 8)}
     energy = lambda params, x: ((x["x"] - params * x["z"]) ** 2).sum() / 2  # noqa: E731
     cases["mixed HMC"] = (samplers.mixed_hmc(energy, mixed), torch.tensor(1.5), both, 20)
     found = {}
     for name, (sampler, own, begin, num) in cases.items():
         keep = lambda state, info: info.energy  # noqa: E731
-        for jit in (False, True):
+        for jit in kinds:
+            num = min(num, num_most)
             options = {"num_samples": num, "collect": keep, "jit": jit}
             run = lambda: ebm.sample(random.key(0), sampler, own, begin, **options)  # noqa: B023, E731
-            found.setdefault(name, []).append(1e3 * _best(run) / num)
+            found.setdefault(name, []).append(1e3 * _best(run, num_calls) / num)
     return found
 
 

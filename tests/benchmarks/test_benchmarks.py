@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
 
-from tests.benchmarks import compare, many, memory
+from tests.benchmarks import compare, discrete, many, memory
+
+PEERS = {
+    "torchebm",
+    "blackjax",
+    "jax",
+    "jaxlib",
+    "optax",
+    "pyro",
+    "thrml",
+    "equinox",
+    "diffrax",
+    "torchdiffeq",
+    "torchcfm",
+}
 
 
 def test_quick_table(capsys):
@@ -55,3 +71,29 @@ def test_many_and_one_take_turns_and_the_first_round_does_not_count():
     seconds = many.median_seconds((lambda: seen.append("many"), lambda: seen.append("one")), num_rounds=3)
     assert seen == ["many", "one"] * 4
     assert len(seconds) == 2 and min(seconds) > 0
+
+
+MODULES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != Path(__file__).stem)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_benchmark_can_be_imported(name):
+    """But for what is not installed here: the libraries that it compares with."""
+    try:
+        importlib.import_module(f"tests.benchmarks.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in PEERS:
+            raise
+
+
+def test_every_row_of_discrete_samplers_runs(capsys, monkeypatch):
+    """One step of each, and a few on the RBM, eager: the tables have all rows, and numbers in them."""
+    machine = {name: target for name, target in discrete._targets().items() if name.startswith("RBM")}
+    monkeypatch.setattr(discrete, "_targets", lambda: machine)
+    found = discrete._ess(chains=2, draws=4, thin=1, num_burn_in=0, jit=False)
+    eager = discrete._compiled(chains=2, num_most=1, kinds=(False,), num_calls=1)
+    discrete._tables({"ess": found, "compiled": {row: times * 2 for row, times in eager.items()}})
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.startswith("| ") and not line.startswith(("| ESS", "| milliseconds"))]
+    assert len(rows) == len(found) + len(eager) == 5 + 15
+    assert all(times[0] > 0 for times in eager.values())
