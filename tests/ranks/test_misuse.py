@@ -32,3 +32,10 @@ def test_what_one_rank_does_otherwise_is_an_error_on_all(two, what, tmp_path):
     for text, seconds in two.run(work.misuse, what, str(tmp_path / "run")):
         assert CASES[what] in text
         assert seconds < 10
+
+
+def test_a_rank_that_waits_is_told_who_runs_without_the_mesh(two):
+    """At the end of its patience: that one may come yet."""
+    waited, alone = two.run(work.forgotten)
+    assert "rank 1 runs chains without mesh=mesh, which all ranks must give" in waited and "no answer after" in waited
+    assert alone == ""

@@ -33,6 +33,7 @@ __all__ = [
     "num_bytes_sent",
     "peers_of",
     "subgroups",
+    "tell_alone",
 ]
 
 
@@ -62,6 +63,12 @@ class Peers:
         if self.store is not None:
             with contextlib.suppress(Exception):
                 self.store.set(self._place(name), text or "1")
+
+    def post_alone(self) -> None:
+        """Leaves a note for the next run, for which the others may wait: this rank runs something without them."""
+        if self.store is not None and self.is_open and self.size > 1:
+            with contextlib.suppress(Exception):
+                self.store.set(f"funcebm/{self.place}/{self.num_runs + 1}/alone", str(self.rank))
 
     def note(self, name: str) -> str:
         """The note of another rank, or the empty string; it does not wait."""
@@ -164,6 +171,12 @@ def abort(name: str, why: str) -> None:
         peers.post("failed", why)
 
 
+def tell_alone() -> None:
+    """Notes on all meshes of this process that it runs chains by itself: by purpose, or because ``mesh=`` was forgotten."""
+    for peers in _peers.values():
+        peers.post_alone()
+
+
 def close() -> None:
     """Leaves all groups that were opened here."""
     global _is_ours
@@ -220,6 +233,8 @@ def _exchange(x: Tensor, name: str, size: int, is_sum: bool) -> Tensor:
         waited = time.monotonic() - start
         what = f"no answer after {waited:.0f} s" if waited > peers.timeout else "another rank has ended"
         why = peers.note("failed") or f"{what} ({(str(error).splitlines() or ['?'])[0][:200]})"
+        alone = peers.note("alone")
+        why += f"; rank {alone} runs chains without mesh=mesh, which all ranks must give" if alone else ""
         raise RankError(
             f"rank {peers.rank} of {peers.size} cannot go on: {why}. This mesh is closed; where all ranks are still there, "
             "funcebm.distributed.mesh() on all of them makes a new one."

@@ -83,6 +83,7 @@ def enter(
     if mesh is not None:
         check_mesh(mesh)
     if mesh is None or mesh.size == 1:
+        collectives.tell_alone()
         params = given()["params"]
         check_whole(params, "chains")
         if not loops.is_compiling():  # the check is for a person, the compiler cannot follow its message

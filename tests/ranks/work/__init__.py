@@ -30,7 +30,7 @@ from .fit_work import (
     resume_fit,
 )
 from .mesh_work import axes, collect, comes_alone, differentiate, notes, scan
-from .misuse_work import misuse
+from .misuse_work import forgotten, misuse
 from .parameters_work import cut, fit_cut
 from .pool_work import pooled
 from .warm_up_work import sampler_of, warm_up, warm_up_cut, warm_up_fails
@@ -66,6 +66,7 @@ __all__ = [
     "ladder_refused",
     "stein",
     "tempering",
+    "forgotten",
     "misuse",
     "normalizer",
     "notes",

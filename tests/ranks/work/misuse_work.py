@@ -38,6 +38,16 @@ def _warm_up(mesh, **options):
     return ebm.warm_up(KEY, samplers.mala(energy), PARAMS, STARTS, num_steps=20, jit=False, mesh=mesh, **options)
 
 
+def forgotten(mesh):
+    """What a rank says that waits for one that forgot its mesh."""
+    own = distributed.mesh(timeout=2.0)
+    try:
+        _sample(own if mesh.rank == 0 else None)
+    except distributed.RankError as error:
+        return str(error)
+    return ""
+
+
 def misuse(mesh, what, path):
     """What this rank says, and after how long."""
     is_other, start = mesh.rank == 1, time.monotonic()
