@@ -55,7 +55,7 @@ def test_clouds_leave_the_global_generator_alone_and_vmap_over_keys(cloud):
 
 @pytest.mark.parametrize("cloud", CLOUDS)
 def test_rows_are_exchangeable(cloud):
-    """The first and the second half of the rows have one law (a sorted or dealt-out cloud fails)."""
+    """The first and the second half of the rows have one distribution (a sorted or dealt-out cloud fails)."""
     points = cloud(random.key(5), 20_000).double()
     first, second = points[:10_000], points[10_000:]
     error = ((first.var(0) + second.var(0)) / 10_000).sqrt()

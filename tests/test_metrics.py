@@ -9,7 +9,7 @@ import torch
 
 from funcebm import metrics, random, tree
 
-from .laws import assert_covariance, assert_mean
+from .distributions import assert_covariance, assert_mean
 
 DENSE = torch.tensor([[2.0, 0.6, 0.1], [0.6, 1.0, -0.3], [0.1, -0.3, 0.5]], dtype=torch.float64)
 POSITION = {"a": torch.zeros(2, dtype=torch.float64), "b": torch.zeros((), dtype=torch.float64)}

@@ -11,8 +11,8 @@ from torch.func import vmap
 
 from funcebm import energies, normalizers, random, samplers, tree
 from funcebm.normalizers._path import AnnealedPath
+from tests.distributions import SIGMAS, assert_mean
 from tests.helpers import compiles_nothing
-from tests.laws import SIGMAS, assert_mean
 
 NUM = 4000
 START = energies.gaussian.params(torch.zeros(2, dtype=torch.float64), [[2.0, 0.3], [0.3, 1.5]])

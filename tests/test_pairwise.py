@@ -1,4 +1,4 @@
-"""Stein kernels against derivatives of the kernel, and their mean zero under the law."""
+"""Stein kernels against derivatives of the kernel, and their mean zero under the distribution."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from funcebm import pairwise, random
-from tests.laws import assert_mean
+from tests.distributions import assert_mean
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5])

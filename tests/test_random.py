@@ -14,7 +14,7 @@ from torch.func import vmap
 from funcebm import jit, random
 from funcebm._torch import threefry_kernels
 
-from .laws import assert_mean
+from .distributions import assert_mean
 
 KEY = random.key(2024)
 SEEDS = st.integers(-(2**70), 2**70)

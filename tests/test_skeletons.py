@@ -10,7 +10,7 @@ import torch
 
 from funcebm import chains, optimizers, random
 from funcebm.training import fit
-from tests.laws import assert_covariance, assert_mean
+from tests.distributions import assert_covariance, assert_mean
 
 GUIDE = pathlib.Path(__file__).parent.parent / ".github" / "CONTRIBUTING.md"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.adaptation.driver import run
-from tests.laws import assert_rate, log_variance_deviation
+from tests.distributions import assert_rate, log_variance_deviation
 from torch import Tensor
 from torch.func import vmap
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from tests.adaptation.driver import run
-from tests.laws import assert_covariance
+from tests.distributions import assert_covariance
 from torch.func import vmap
 
 from funcebm import random, samplers, tree

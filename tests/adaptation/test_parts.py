@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.laws import assert_rate
+from tests.distributions import assert_rate
 
 import funcebm as ebm
 from funcebm import adaptation, random, samplers, tree

@@ -12,7 +12,7 @@ from torch.func import vmap
 import funcebm as ebm
 from funcebm import random, samplers
 
-from ..laws import assert_mean
+from ..distributions import assert_mean
 
 KEYS = random.split(random.key(5), 4)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests.adaptation.driver import run
-from tests.laws import assert_rate, log_variance_deviation
+from tests.distributions import assert_rate, log_variance_deviation
 from torch.func import vmap
 
 from funcebm import metrics, random, samplers, tree

@@ -10,7 +10,7 @@ import torch
 import funcebm as ebm
 from funcebm import random, samplers
 
-from ..laws import assert_mean
+from ..distributions import assert_mean
 
 KEY = random.key(0)
 

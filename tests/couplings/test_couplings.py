@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import assert_mean, assert_uniform
+from tests.distributions import assert_mean, assert_uniform
 from torch.func import vmap
 
 import funcebm as ebm

@@ -1,4 +1,4 @@
-"""Series with known laws, for the tests of the diagnostics."""
+"""Series with known distributions, for the tests of the diagnostics."""
 
 import math
 

@@ -44,7 +44,7 @@ TABLE = {
     "mcse_far_quantile": (lambda draws: mcse_quantile(draws, 0.01), az.mcse, {"method": "quantile", "prob": 0.01}),
 }
 
-LAWS = {
+DISTRIBUTIONS = {
     "normal": lambda z: z,
     "slow": lambda z: autoregressive(z, 0.95),
     "alternating": lambda z: autoregressive(z, -0.9),
@@ -83,11 +83,11 @@ def agree(name, draws):
 
 
 @pytest.mark.parametrize("name", TABLE)
-@pytest.mark.parametrize("law", LAWS)
-def test_the_numbers_are_those_of_arviz(name, law):
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_numbers_are_those_of_arviz(name, distribution):
     for num_chains, num in ((1, 4), (1, 51), (2, 5), (2, 100), (3, 6), (4, 7), (5, 9), (4, 101), (7, 400)):
         noise = random.normal(random.fold_in(random.key(num_chains), num), (num_chains, num, 3), dtype=torch.float64)
-        agree(name, LAWS[law](noise))
+        agree(name, DISTRIBUTIONS[distribution](noise))
 
 
 @pytest.mark.parametrize("name", TABLE)

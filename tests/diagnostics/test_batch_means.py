@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import SIGMAS
+from tests.distributions import SIGMAS
 
 import funcebm as ebm
 from funcebm import random

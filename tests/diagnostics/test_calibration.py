@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.laws import assert_uniform
+from tests.distributions import assert_uniform
 
 import funcebm as ebm
 from funcebm import random

@@ -1,4 +1,4 @@
-"""The classifier two-sample test: chance under equal laws, the accuracy of Bayes between shifted Gaussians."""
+"""The classifier two-sample test: chance under equal distributions, the accuracy of Bayes between shifted Gaussians."""
 
 import math
 import sys

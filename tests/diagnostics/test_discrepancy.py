@@ -1,4 +1,4 @@
-"""MMD and energy distance against double sums and closed forms; the test is exact under equal laws and sees others."""
+"""MMD and energy distance against double sums and closed forms; the test is exact under equal distributions and sees others."""
 
 import math
 

@@ -54,7 +54,7 @@ def test_ranks_do_not_change_under_monotone_maps_and_need_no_moments():
     draws = autoregressive(random.key(2), (4, 500, 3), 0.7)
     for function in (ess_bulk, ess_tail):
         torch.testing.assert_close(function(draws.exp()), function(draws), rtol=1e-12, atol=0)
-    reciprocal = 1 / draws  # a law without a mean
+    reciprocal = 1 / draws  # a distribution without a mean
     assert bool((ess_bulk(reciprocal) > 400).all())
 
 

@@ -48,7 +48,7 @@ def test_between_gaussians_it_is_its_closed_form():
     y = scale * random.normal(random.key(3), (repeats, n, 3), dtype=torch.float64) + mean
     keys = random.split(random.key(4), repeats)
     squares = torch.func.vmap(lambda k, a, b: sliced_wasserstein(k, a, b, num_projections=20))(keys, x, y).square()
-    # the empirical laws are apart by chance: E W^2 of two sets of one line falls like log log n / n
+    # the empirical distributions are apart by chance: E W^2 of two sets of one line falls like log log n / n
     bias = 2 * (1 + scale**2) * math.log(math.log(n)) / n
     expected = float(mean.square().sum() / 3 + (1 - scale) ** 2)
     assert abs(squares.mean() - expected) < bias + 5 * squares.std() / math.sqrt(repeats)

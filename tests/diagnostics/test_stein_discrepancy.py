@@ -1,4 +1,4 @@
-"""The kernel Stein discrepancy: zero on its law, the quadrature of its double integral elsewhere; and its test."""
+"""The kernel Stein discrepancy: zero on its distribution, the quadrature of its double integral elsewhere; and its test."""
 
 import math
 

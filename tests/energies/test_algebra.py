@@ -12,7 +12,7 @@ from torch.func import vmap
 import funcebm
 from funcebm import bijections, energies, fields, graphs, random, samplers, spaces
 
-from .. import laws
+from .. import distributions
 
 DOUBLE = torch.float64
 POINTS = random.normal(random.key(0), (6, 2), dtype=DOUBLE)
@@ -137,7 +137,7 @@ def test_log_determinants_are_those_of_the_jacobian(bijection):
 
 
 def test_a_pullback_keeps_probability():
-    # a Beta(2, 3) law on (0, 1), seen through the logistic function: same normalizer, now over the whole line
+    # a Beta(2, 3) distribution on (0, 1), seen through the logistic function: same normalizer, now over the whole line
     def beta(params, x):
         return -(torch.log(x) + 2 * torch.log1p(-x)).sum()
 
@@ -309,7 +309,7 @@ def test_conditioned_categories_have_their_conditional():
     draws = funcebm.sample(random.key(0), samplers.gibbs(energy), params, starts, num_samples=1, jit=False).draws
     assert bool((draws.sum(-1) == 1).all())
     chance = math.exp(0.8) / (math.exp(0.8) + 3)  # to agree with the middle one
-    laws.assert_mean(draws[:, 0, :, 2], torch.tensor([chance, chance]))
+    distributions.assert_mean(draws[:, 0, :, 2], torch.tensor([chance, chance]))
 
 
 def test_positions_that_fit_no_space_of_the_energy_are_refused():

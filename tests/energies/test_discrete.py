@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import assert_mean, assert_uniform
+from tests.distributions import assert_mean, assert_uniform
 
 from funcebm import energies, graphs, random, spaces, tree
 from funcebm.energies import exact
@@ -63,11 +63,11 @@ def test_draws_of_an_energy_have_its_law(name):
     energy, params = _case(name)
     draws = energy.sample(random.key(0), params, 20_000)
     spaces.check(energy.space, draws)
-    law = exact.log_probabilities(_plainly(energy), energy.space)(params).exp()
-    counts = torch.bincount(_numbers(energy.space, draws), minlength=len(law)).double()
-    usual = law * len(draws) > 5
+    distribution = exact.log_probabilities(_plainly(energy), energy.space)(params).exp()
+    counts = torch.bincount(_numbers(energy.space, draws), minlength=len(distribution)).double()
+    usual = distribution * len(draws) > 5
     rest = lambda values: torch.cat([values[usual], values[~usual].sum()[None]])  # noqa: E731
-    assert_uniform(rest(counts), rest(law)) if bool((~usual).any()) else assert_uniform(counts, law)
+    assert_uniform(rest(counts), rest(distribution)) if bool((~usual).any()) else assert_uniform(counts, distribution)
 
 
 def test_graphs_with_circles_know_nothing_by_themselves():
@@ -227,16 +227,16 @@ def test_coupling_from_the_past_is_exact():
     energy = energies.ising(graphs.torus((3, 3)))
     params = energy.params(torch.tensor(0.2, dtype=F64), 0.2 * _normal(3, 9))
     draws = exact.coupling_from_the_past(random.key(0), energy, energy.space, energy.blocks, params, 3000)
-    law = exact.log_probabilities(energy, energy.space)(params).exp()
+    distribution = exact.log_probabilities(energy, energy.space)(params).exp()
     counts = torch.bincount(_numbers(energy.space, draws), minlength=512).double()
     groups = torch.func.vmap(lambda x: (x.sum() + 9) / 2)(spaces.states(energy.space)).long() * 2
     groups = groups + (spaces.states(energy.space)[:, 0] > 0)
     together = lambda values: torch.zeros(20, dtype=F64).index_add(0, groups, values)  # noqa: E731
-    found, expected = together(counts), together(law)
+    found, expected = together(counts), together(distribution)
     assert_uniform(found[expected > 3e-3], expected[expected > 3e-3] / expected[expected > 3e-3].sum())
     moments = draws.reshape(-1, 9, 1) * draws.reshape(-1, 1, 9)
     states = spaces.states(energy.space, F64)
-    assert_mean(moments, torch.einsum("s,si,sj->ij", law, states, states), bias=1e-12)
+    assert_mean(moments, torch.einsum("s,si,sj->ij", distribution, states, states), bias=1e-12)
 
 
 def test_coupling_from_the_past_of_the_torus_has_the_bonds_of_kaufman():
@@ -307,5 +307,5 @@ def test_coupling_from_the_past_reuses_its_numbers():
     energy = energies.ising(graphs.grid(2))
     params = energy.params(torch.tensor(0.8, dtype=F64), torch.tensor([0.0, 1.0], dtype=F64))
     draws = exact.coupling_from_the_past(random.key(3), energy, energy.space, energy.blocks, params, 4000)
-    law = exact.log_probabilities(energy, energy.space)(params).exp()
-    assert_uniform(torch.bincount(_numbers(energy.space, draws), minlength=4), law)
+    distribution = exact.log_probabilities(energy, energy.space)(params).exp()
+    assert_uniform(torch.bincount(_numbers(energy.space, draws), minlength=4), distribution)

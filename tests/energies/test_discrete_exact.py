@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import assert_uniform
+from tests.distributions import assert_uniform
 from tests.references import ISING_MOMENTS
 
 from funcebm import energies, graphs, random, spaces, tree
@@ -226,8 +226,8 @@ def test_draws_of_an_rbm_have_its_law(widths):
     params = machine.params(random.normal(random.key(1), widths, dtype=torch.float64), 0.2, -0.3)
     draws = machine.sample(random.key(2), params, 20_000)
     numbers = torch.func.vmap(lambda x: spaces.index(machine.space, x))(draws)
-    law = exact.log_probabilities(machine, machine.space)(params).exp()
-    assert_uniform(torch.bincount(numbers, minlength=len(law)), law)
+    distribution = exact.log_probabilities(machine, machine.space)(params).exp()
+    assert_uniform(torch.bincount(numbers, minlength=len(distribution)), distribution)
 
 
 # -- enumeration --------------------------------------------------------------------------------------------------
@@ -267,8 +267,8 @@ def test_draws_by_enumeration_have_the_law():
     params = {"a": _number(0.8)}
     draws = exact.sample(_energy, SPACE)(random.key(0), params, 20_000)
     numbers = torch.func.vmap(lambda x: spaces.index(SPACE, x))(draws)
-    law = exact.log_probabilities(_energy, SPACE)(params).exp()
-    assert_uniform(torch.bincount(numbers, minlength=len(law)), law)
+    distribution = exact.log_probabilities(_energy, SPACE)(params).exp()
+    assert_uniform(torch.bincount(numbers, minlength=len(distribution)), distribution)
 
 
 def test_normalizers_map_over_params():

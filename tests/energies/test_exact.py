@@ -1,4 +1,4 @@
-"""Energies with a normalizer and exact draws: quadrature, laws, closed forms, and errors at the door."""
+"""Energies with a normalizer and exact draws: quadrature, distributions, closed forms, and errors at the door."""
 
 from __future__ import annotations
 
@@ -145,10 +145,10 @@ def test_gaussian_has_its_closed_form():
     factor = random.normal(random.key(1), (3, 3), dtype=DOUBLE)
     covariance = factor @ factor.T + torch.eye(3, dtype=DOUBLE)
     params = energies.gaussian.params(mean, covariance)
-    law = torch.distributions.MultivariateNormal(mean, covariance)
+    distribution = torch.distributions.MultivariateNormal(mean, covariance)
     for point in random.normal(random.key(2), (5, 3), dtype=DOUBLE):
         log_density = -energies.gaussian(params, point) - energies.gaussian.log_normalizer(params)
-        torch.testing.assert_close(log_density, law.log_prob(point))
+        torch.testing.assert_close(log_density, distribution.log_prob(point))
     torch.testing.assert_close(fields.hessian(energies.gaussian)(params, mean), torch.linalg.inv(covariance))
     torch.testing.assert_close(
         energies.gaussian.params(mean, precision=params["precision"])["precision"], covariance.inverse()
@@ -189,16 +189,18 @@ def test_mixture_has_its_closed_form():
     covariances = factor @ factor.mT + 0.5 * torch.eye(2, dtype=DOUBLE)
     weights = torch.tensor([1.0, 2.0, 5.0], dtype=DOUBLE)
     params = energies.gaussian_mixture.params(means, covariances=covariances, weights=weights)
-    law = torch.distributions.MixtureSameFamily(
+    distribution = torch.distributions.MixtureSameFamily(
         torch.distributions.Categorical(weights), torch.distributions.MultivariateNormal(means, covariances)
     )
     points = random.normal(random.key(2), (7, 2), dtype=DOUBLE)
-    torch.testing.assert_close(-vmap(energies.gaussian_mixture, (None, 0))(params, points), law.log_prob(points))
+    torch.testing.assert_close(
+        -vmap(energies.gaussian_mixture, (None, 0))(params, points), distribution.log_prob(points)
+    )
 
     num = 5_000
     draws = energies.gaussian_mixture.sample(random.key(3), params, num)
     second = (weights / 8)[:, None, None] * (covariances + means[:, :, None] * means[:, None, :])
-    for values, expected in ((draws, law.mean), (draws[:, :, None] * draws[:, None, :], second.sum(0))):
+    for values, expected in ((draws, distribution.mean), (draws[:, :, None] * draws[:, None, :], second.sum(0))):
         assert bool(((values.mean(0) - expected).abs() < 5 * values.std(0) / math.sqrt(num)).all())
 
 

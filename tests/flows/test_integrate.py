@@ -11,7 +11,7 @@ from torch.func import grad, vmap
 import funcebm as ebm
 from funcebm import flows, paths, random, solvers, tree
 
-from ..laws import assert_covariance, assert_mean
+from ..distributions import assert_covariance, assert_mean
 from .gaussians import MEAN, PARAMS, SCALE, linear_velocity, velocity
 
 PATHS = {
@@ -76,7 +76,7 @@ def test_every_diffusion_has_the_marginals_of_the_flow(name, kind):
 
 
 def test_sampling_an_sde_by_ebm_sample():
-    """A solver is a sampler: its clock runs from 0 to 1, and its last draw has the law of the data."""
+    """A solver is a sampler: its clock runs from 0 to 1, and its last draw has the distribution of the data."""
     path = paths.linear()
     sampler = solvers.shark(path.sigma)(flows.sde_drift(linear_velocity, path), step_size=1 / 32)
     starts = random.normal(random.key(2), (2000, 3), dtype=torch.float64)

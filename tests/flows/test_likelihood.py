@@ -11,7 +11,7 @@ from torch.func import grad, vmap
 import funcebm as ebm
 from funcebm import flows, paths, random, solvers, tree
 
-from ..laws import assert_mean
+from ..distributions import assert_mean
 from .gaussians import MEAN, PARAMS, SCALE, linear_velocity, log_density
 
 DATA = MEAN + SCALE * random.normal(random.key(0), (6, 3), dtype=torch.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.laws import order_of
+from tests.distributions import order_of
 from tests.targets import field_of
 from torch.func import jacrev
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.laws import order_of
+from tests.distributions import order_of
 from tests.targets import field_of
 from torch.func import grad, vmap
 
@@ -134,8 +134,8 @@ def test_trees_move_as_their_vectors():
 @sweep
 def test_the_kinetic_energy_is_minus_the_log_density_of_the_momentum(name):
     matrix = METRICS[name](X)
-    law = torch.distributions.MultivariateNormal(torch.zeros(2, dtype=DTYPE), matrix)
-    difference = [kinetic_energy(matrix, p) + law.log_prob(p) for p in (P, X, 3 * P)]
+    distribution = torch.distributions.MultivariateNormal(torch.zeros(2, dtype=DTYPE), matrix)
+    difference = [kinetic_energy(matrix, p) + distribution.log_prob(p) for p in (P, X, 3 * P)]
     for value in difference:  # the constant
         torch.testing.assert_close(value, -torch.log(2 * torch.tensor(torch.pi, dtype=DTYPE)), rtol=1e-12, atol=0)
 

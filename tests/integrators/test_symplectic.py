@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import order_of
+from tests.distributions import order_of
 from tests.targets import field_of
 from torch.func import jacrev, vmap
 

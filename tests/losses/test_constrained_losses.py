@@ -8,7 +8,7 @@ import torch
 from funcebm import energies, losses, optimizers, random, samplers, spaces, training, tree
 from funcebm.bijections import constrained, identity, positive, simplex
 
-from .. import laws
+from .. import distributions
 
 DOUBLE = torch.float64
 
@@ -88,7 +88,7 @@ def test_the_gradient_is_that_of_the_likelihood_of_the_positions():
     """Of data with the mean 1 and a model with the mean 1/2: their difference. The free numbers as data gave another."""
     loss = losses.contrastive_divergence(BOUND, lambda energy: samplers.nuts(energy, step_size=0.8), 8)
     draw_data = lambda key: -random.uniform(key, (20, 1), dtype=DOUBLE).log()  # noqa: E731
-    laws.assert_mean(laws.slopes_of(loss, RATE, draw_data), 0.5)
+    distributions.assert_mean(distributions.slopes_of(loss, RATE, draw_data), 0.5)
 
 
 def test_trees_of_constraints_train():

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from tests.laws import assert_covariance, assert_mean
+from tests.distributions import assert_covariance, assert_mean
 
 import funcebm as ebm
 from funcebm import losses, metrics, random, samplers, tree
@@ -34,7 +34,7 @@ def _ends(sampler, params, positions, chain_noise):
 
 
 def test_the_gradient_is_that_of_the_log_likelihood():
-    # negatives that start in the model's law N(0, I) stay in it under MALA, so dL/dk = (E|x+|^2 - E|x-|^2) / 2
+    # negatives that start in the model's distribution N(0, I) stay in it under MALA, so dL/dk = (E|x+|^2 - E|x-|^2) / 2
     num, scale = 4000, 0.5
     key_data, key = random.split(random.key(0))
     data = scale * random.normal(key_data, (num, 2), dtype=torch.float64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.laws import assert_mean, assert_uniform
+from tests.distributions import assert_mean, assert_uniform
 
 import funcebm as ebm
 from funcebm import energies, losses, optimizers, random, samplers, spaces, training, tree
@@ -13,7 +13,7 @@ from funcebm.samplers.rbm_gibbs import RBMGibbsNoise
 
 MACHINE = energies.rbm(4, 3)
 PARAMS = MACHINE.params(random.normal(random.key(1), (4, 3), dtype=torch.float64), 0.2, -0.3)
-LAW = exact.log_probabilities(MACHINE, MACHINE.space)(PARAMS).exp()
+PROBABILITIES = exact.log_probabilities(MACHINE, MACHINE.space)(PARAMS).exp()
 
 
 def _numbers(positions):
@@ -43,7 +43,7 @@ def _matrix(sampler, params, space):
 def test_block_gibbs_is_reversible_for_the_free_energy():
     matrix = _matrix(samplers.rbm_gibbs(MACHINE), PARAMS, MACHINE.space)
     torch.testing.assert_close(matrix.sum(1), torch.ones(16, dtype=torch.float64))
-    flow = LAW[:, None] * matrix
+    flow = PROBABILITIES[:, None] * matrix
     assert (flow - flow.T).abs().max() < 1e-16
     eigenvalues = torch.linalg.eigvals(matrix).abs().sort().values
     assert eigenvalues[-2] < 0.99
@@ -53,7 +53,7 @@ def test_block_gibbs_stays_in_the_law():
     sampler = samplers.rbm_gibbs(MACHINE)
     starts = MACHINE.sample(random.key(2), PARAMS, 8000)
     samples = ebm.sample(random.key(3), sampler, PARAMS, starts, num_samples=3, jit=False)
-    assert_uniform(torch.bincount(_numbers(samples.draws[:, -1]), minlength=16), LAW)
+    assert_uniform(torch.bincount(_numbers(samples.draws[:, -1]), minlength=16), PROBABILITIES)
 
 
 def test_block_gibbs_of_gaussian_units_stays_in_the_law():
@@ -78,7 +78,7 @@ def test_the_gradient_of_long_contrastive_divergence_is_that_of_the_likelihood()
         return values.mean() + MACHINE.log_normalizer(params)
 
     expected = torch.func.grad(likelihood)(PARAMS)
-    starts = MACHINE.sample(random.key(5), PARAMS, 50 * 60).reshape(60, 50, 4)  # in the law from the start
+    starts = MACHINE.sample(random.key(5), PARAMS, 50 * 60).reshape(60, 50, 4)  # in the distribution from the start
 
     def slope(key, start):
         loss = losses.contrastive_divergence(MACHINE.free_energy, sampler, 1, start=start)

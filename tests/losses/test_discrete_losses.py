@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import assert_mean
+from tests.distributions import assert_mean
 
 from funcebm import losses, random, spaces, tree
 from funcebm.energies import exact
@@ -134,7 +134,7 @@ def test_nce_on_bits_has_zero_gradient_at_the_truth():
     noise = losses.independent_noise(BITS, torch.tensor([0.3, 0.6, 0.5], dtype=torch.float64))
     loss = losses.noise_contrastive_estimation(_energy, noise)
     states = spaces.states(BITS, torch.float64)
-    law = exact.log_probabilities(_energy, BITS)(TRUTH).exp()
+    distribution = exact.log_probabilities(_energy, BITS)(TRUTH).exp()
     of_noise = torch.func.vmap(noise.log_density)(states).exp()
     torch.testing.assert_close(of_noise.sum(), torch.tensor(1.0, dtype=torch.float64))
 
@@ -145,7 +145,7 @@ def test_nce_on_bits_has_zero_gradient_at_the_truth():
                 value = loss.value(
                     losses.NormalizedParams(params, log_normalizer), (), states[i : i + 1], states[j][None, None]
                 )[0]
-                total = total + law[i] * of_noise[j] * value
+                total = total + distribution[i] * of_noise[j] * value
         return total
 
     log_normalizer = exact.log_normalizer(_energy, BITS)(TRUTH)
@@ -159,13 +159,13 @@ def test_independent_noise_has_its_density_and_its_draws():
     data = spaces.sample(random.key(5), space, 40, dtype=torch.float64)
     noise = losses.fitted_independent_noise(space, data, smoothing=0.5)
     states = spaces.states(space, torch.float64)
-    law = torch.func.vmap(noise.log_density)(states).exp()
-    torch.testing.assert_close(law.sum(), torch.tensor(1.0, dtype=torch.float64))
+    distribution = torch.func.vmap(noise.log_density)(states).exp()
+    torch.testing.assert_close(distribution.sum(), torch.tensor(1.0, dtype=torch.float64))
     draws = noise.sample(random.key(0), 20_000)
     spaces.check(space, draws)
     for name in space:
         assert draws[name].dtype == torch.float64
-        assert_mean(draws[name], torch.tensordot(law, states[name], 1))
+        assert_mean(draws[name], torch.tensordot(distribution, states[name], 1))
 
 
 # -- values, against formulas written for bits ---------------------------------------------------------------------

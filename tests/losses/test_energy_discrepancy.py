@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import assert_mean
+from tests.distributions import assert_mean
 
 from funcebm import losses, random, tree
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import SIGMAS, assert_mean, assert_uniform, repeated, slopes_of
+from tests.distributions import SIGMAS, assert_mean, assert_uniform, repeated, slopes_of
 from torch.func import vmap
 
 import funcebm as ebm

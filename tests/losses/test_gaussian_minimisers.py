@@ -11,7 +11,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import SIGMAS
+from tests.distributions import SIGMAS
 
 from funcebm import losses, random, tree
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import SIGMAS, assert_mean
+from tests.distributions import SIGMAS, assert_mean
 
 from funcebm import energies, losses, random
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import assert_mean
+from tests.distributions import assert_mean
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from funcebm import energies, losses, random

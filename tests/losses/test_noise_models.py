@@ -1,10 +1,10 @@
-"""Noise models: densities against torch.distributions, draws of the law that the density says."""
+"""Noise models: densities against torch.distributions, draws of the distribution that the density says."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from tests.laws import assert_covariance, assert_mean, assert_same_law
+from tests.distributions import assert_covariance, assert_mean, assert_same_distribution
 from torch.distributions import MultivariateNormal
 
 from funcebm import energies, losses, random
@@ -65,7 +65,7 @@ def test_exact_noise_has_the_density_and_the_draws_of_the_energy():
     other = losses.gaussian_noise(MEAN[:2], MATRIX[:2, :2])
     x = random.normal(random.key(4), (10, 2), dtype=DTYPE)
     torch.testing.assert_close(torch.func.vmap(noise.log_density)(x), torch.func.vmap(other.log_density)(x))
-    assert_same_law(noise.sample(random.key(5), 4000), other.sample(random.key(6), 4000))
+    assert_same_distribution(noise.sample(random.key(5), 4000), other.sample(random.key(6), 4000))
 
 
 def test_what_is_no_law_is_refused():

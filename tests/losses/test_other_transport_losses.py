@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import SIGMAS, assert_covariance, assert_mean, repeated, slopes_of
+from tests.distributions import SIGMAS, assert_covariance, assert_mean, repeated, slopes_of
 from torch.func import vmap
 
 from funcebm import couplings, fields, losses, paths, random

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tests import cases_losses as cases
-from tests.laws import assert_covariance, assert_mean
+from tests.distributions import assert_covariance, assert_mean
 
 from funcebm import losses, random, tree
 from funcebm.losses._probes import PROBES

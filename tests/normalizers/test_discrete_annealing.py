@@ -10,7 +10,7 @@ from torch.func import vmap
 
 from funcebm import energies, graphs, normalizers, random, samplers
 
-from ..laws import assert_mean
+from ..distributions import assert_mean
 
 F64 = torch.float64
 ROWS, COLUMNS = torch.arange(1, 7, dtype=F64)[:, None], torch.arange(1, 5, dtype=F64)

@@ -9,7 +9,7 @@ import torch
 
 from funcebm import energies, normalizers, random
 
-from ..laws import assert_mean
+from ..distributions import assert_mean
 
 REFERENCE = {"reference": energies.gaussian, "reference_params": energies.gaussian.params(torch.zeros(1).double())}
 

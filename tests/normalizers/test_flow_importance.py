@@ -10,7 +10,7 @@ import torch
 import funcebm as ebm
 from funcebm import energies, flows, losses, normalizers, random, samplers, solvers, training, tree
 
-from ..laws import assert_covariance, assert_mean, assert_uniform
+from ..distributions import assert_covariance, assert_mean, assert_uniform
 
 FLOW = flows.flow(lambda params, t, x: params["a"] * torch.sin(x + t) + params["b"], solvers.heun(), 3)
 FLOW_PARAMS = {"a": torch.tensor(0.4).double(), "b": torch.tensor(0.3).double()}
@@ -72,7 +72,7 @@ def test_narrow_proposals_are_found_out():
 
 
 def test_independence_leaves_the_target_invariant():
-    """Started in the target by rejection-free weights: many chains, a few steps, the same law; alone and mixed with MALA."""
+    """Started in the target by rejection-free weights: many chains, few steps, one distribution; alone and mixed with MALA."""
     tilt = torch.tensor(0.5).double()
     grid = torch.linspace(-6, 6, 24_001, dtype=torch.float64)
     cdf = torch.exp(-(grid**4) / 4 + grid**2 - 0.5 * grid).cumsum(0)

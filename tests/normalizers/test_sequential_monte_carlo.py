@@ -11,7 +11,7 @@ from torch.func import vmap
 from funcebm import energies, normalizers, random, samplers
 from funcebm.normalizers.sequential_monte_carlo import next_beta, systematic_resampling
 
-from ..laws import assert_mean
+from ..distributions import assert_mean
 
 
 def _reference(dim: int, scale: float = 1.0):

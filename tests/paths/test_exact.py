@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import assert_covariance, assert_mean
+from tests.distributions import assert_covariance, assert_mean
 from tests.paths.paths_table import AFFINE, ALL, EXACT_ENDS
 from torch.func import vmap
 

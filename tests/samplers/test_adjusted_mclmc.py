@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.laws import assert_mean, assert_uniform
+from tests.distributions import assert_mean, assert_uniform
 from tests.references import isokinetic_kick_in_numpy
 from torch.func import vmap
 

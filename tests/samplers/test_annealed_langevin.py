@@ -8,7 +8,7 @@ import torch
 import funcebm as ebm
 from funcebm import losses, random, samplers
 
-from ..laws import assert_covariance, assert_mean
+from ..distributions import assert_covariance, assert_mean
 
 SCALES = torch.tensor([3.0, 1.0, 0.3], dtype=torch.float64)
 MEAN = torch.tensor([2.0, -1.0], dtype=torch.float64)

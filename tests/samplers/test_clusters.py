@@ -15,7 +15,7 @@ from funcebm.samplers._clusters import _hooked_labels, cluster_labels
 from funcebm.samplers.swendsen_wang import SwendsenWangNoise
 from funcebm.samplers.wolff import WolffNoise
 
-from ..laws import assert_mean
+from ..distributions import assert_mean
 from ..references import ISING_MOMENTS
 from .transition import Target, _bisect, assert_kernel, outcomes, values_by_uniforms
 

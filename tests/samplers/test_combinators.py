@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from tests.cases import quartic, quartic_params
-from tests.laws import SIGMAS, assert_covariance, assert_mean, assert_same_law, assert_uniform
+from tests.distributions import SIGMAS, assert_covariance, assert_mean, assert_same_distribution, assert_uniform
 from tests.targets import draw_skewed, skewed
 
 import funcebm as ebm
@@ -244,7 +244,7 @@ def test_a_moved_composite_keeps_what_its_samplers_remember():
         _close(found, expected, 0)
 
 
-# -- laws -------------------------------------------------------------------------------------------------------------
+# -- distributions -------------------------------------------------------------------------------------------------------------
 
 
 CASES = {
@@ -272,7 +272,7 @@ def test_the_target_is_invariant_at_large_steps(name):
     options = {"num_samples": 1, "thin": 3, "jit": False}
     samples = ebm.sample(random.key(13), CASES[name](), torch.tensor(1.0), start, **options)
     assert 0.15 < float(samples.info.acceptance_rate.mean()) < 0.95
-    assert_same_law(samples.draws[:, 0], other)
+    assert_same_distribution(samples.draws[:, 0], other)
 
 
 def test_samplers_of_different_energies_leave_their_common_target_invariant():

@@ -1,4 +1,4 @@
-"""Samplers of constrained energies: starts and draws in the user's own space, laws by closed form."""
+"""Samplers of constrained energies: starts and draws in the user's own space, distributions by closed form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import funcebm as ebm
 from funcebm import bijections, random, samplers, tree
 from funcebm.bijections import constrained, identity, positive, simplex
 
-from ..laws import assert_mean
+from ..distributions import assert_mean
 
 DOUBLE = torch.float64
 CONCENTRATION = torch.tensor([2.0, 3.0, 1.5], dtype=DOUBLE)

@@ -8,7 +8,7 @@ import torch
 import funcebm as ebm
 from funcebm import energies, graphs, random, samplers, spaces, tree
 
-from ..laws import assert_mean
+from ..distributions import assert_mean
 
 SHAPE = (4, 4)
 EDGES = graphs.torus(SHAPE)

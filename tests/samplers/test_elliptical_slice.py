@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.laws import assert_covariance, assert_mean, assert_same_law
+from tests.distributions import assert_covariance, assert_mean, assert_same_distribution
 from tests.targets import draw_skewed, skewed
 from torch.func import vmap
 
@@ -49,7 +49,7 @@ def test_a_skewed_target_is_invariant_however_short_the_loop(prior, max_shrinks)
     energy = _rest_of_skewed(full_mean, full_covariance)
     sampler = samplers.elliptical_slice(energy, mean=mean, covariance=covariance, max_shrinks=max_shrinks)
     draws, info = _run(sampler, torch.tensor(1.0), start, 3)
-    assert_same_law(draws, other)
+    assert_same_distribution(draws, other)
     rate = float(info.is_accepted.float().mean())
     assert rate == 1 if max_shrinks == 50 else 0.2 < rate < 1
 
@@ -88,7 +88,7 @@ def test_a_likelihood_that_jumps_is_no_obstacle(outside):
     draws, info = _run(samplers.elliptical_slice(energy), (), torch.full((16000, 1), 0.5), 30)
     assert float(draws.min()) > 0
     assert not info.is_divergent.any()
-    below = 0.3413447  # of the standard normal law, between 0 and 1
+    below = 0.3413447  # of the standard normal distribution, between 0 and 1
     above = 0.5 - below
     assert_mean((draws > 1).float(), 2 * above / (below + 2 * above))
 

@@ -13,7 +13,7 @@ from torch.func import vmap
 import funcebm as ebm
 from funcebm import random, samplers, tree
 
-from ..laws import assert_mean
+from ..distributions import assert_mean
 
 DOUBLE = torch.float64
 KEY = random.key(0)

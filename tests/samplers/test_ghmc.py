@@ -1,4 +1,4 @@
-"""Generalised HMC: its whole law from the first step on, what it reduces to, and that its dynamics can be turned around."""
+"""Generalised HMC: its whole distribution from the first step on, what it reduces to, and that its dynamics are reversible."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import assert_covariance, assert_mean, assert_same_law, assert_uniform
+from tests.distributions import assert_covariance, assert_mean, assert_same_distribution, assert_uniform
 from tests.targets import draw_skewed, skewed
 from torch.func import vmap
 
@@ -36,7 +36,7 @@ def _noise(sampler, num=200, seed=2):
     return vmap(sampler.draw, (0, None))(random.split(random.key(seed), num), torch.zeros(2, dtype=torch.float64))
 
 
-# -- the law ------------------------------------------------------------------------------------------------------
+# -- the distribution ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
@@ -53,10 +53,10 @@ def test_position_momentum_and_slice_have_their_law_after_any_number_of_steps(
     samples = ebm.sample(random.key(13), sampler, torch.tensor(temperature), start, **run)
     assert 0.2 < float(samples.info.acceptance_rate.mean()) < 0.95
     state = samples.state
-    assert_same_law(state.position, other)
+    assert_same_distribution(state.position, other)
     assert_mean(state.momentum, 0.0)
     assert_covariance(state.momentum, torch.eye(2))
-    assert_same_law(state.momentum, random.normal(random.key(14), (NUM_CHAINS, 2)))
+    assert_same_distribution(state.momentum, random.normal(random.key(14), (NUM_CHAINS, 2)))
     assert_uniform(torch.histc(state.slice, 20, -1, 1))
     assert float(state.slice.abs().max()) <= 1
     squashed = torch.tanh(state.position)  # independent of one another

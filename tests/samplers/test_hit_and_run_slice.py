@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import assert_same_law
+from tests.distributions import assert_same_distribution
 from tests.targets import DENSE, draw_skewed, skewed
 
 import funcebm as ebm
@@ -31,7 +31,7 @@ def test_the_target_is_invariant_at_any_width(options, temperature):
     sampler = hit_and_run_slice(skewed, temperature=temperature, **options)
     start, other = (draw_skewed(random.key(seed), NUM_CHAINS) for seed in (21, 22))
     samples = ebm.sample(random.key(23), sampler, torch.tensor(temperature), start, num_samples=1, thin=3, jit=False)
-    assert_same_law(samples.draws[:, 0], other)
+    assert_same_distribution(samples.draws[:, 0], other)
     fails = "max_shrinks" in options
     assert bool((samples.info.acceptance_rate < 1).any()) == fails
 

@@ -160,8 +160,8 @@ def test_unadjusted_langevin_is_right_for_small_steps_where_the_energy_is_linear
     def distance(target, step_size):
         sampler = samplers.discrete_langevin(target.energy, target.space, step_size=step_size, adjusted=False)
         values, vectors = torch.linalg.eig(_factorised_matrix(target, sampler).T)
-        law = vectors[:, values.abs().argmax()].real
-        return float((law / law.sum() - target.probabilities).abs().sum() / 2)
+        distribution = vectors[:, values.abs().argmax()].real
+        return float((distribution / distribution.sum() - target.probabilities).abs().sum() / 2)
 
     linear = [distance(bits(is_multilinear=True), step_size) for step_size in (0.2, 0.1)]
     assert linear[1] < linear[0] / 5 < 0.02

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.laws import assert_covariance, assert_mean, assert_same_law
+from tests.distributions import assert_covariance, assert_mean, assert_same_distribution
 from tests.targets import DENSE, draw_skewed, skewed
 from torch.func import vmap
 
@@ -79,16 +79,16 @@ def test_the_target_is_invariant_at_large_steps(name, temperature):
     options = {"num_samples": 1, "thin": 3, "jit": False}
     samples = ebm.sample(random.key(13), CASES[name](temperature), torch.tensor(temperature), start, **options)
     assert 0.15 < float(samples.info.acceptance_rate.mean()) < 0.95
-    assert_same_law(samples.draws[:, 0], other)
+    assert_same_distribution(samples.draws[:, 0], other)
 
 
 def test_the_test_can_tell_a_wrong_kernel():
-    """Without its Metropolis test, Langevin at this step size does not keep the law; the statement above sees it."""
+    """Without its Metropolis test, Langevin at this step size does not keep the distribution; the statement above sees it."""
     start, other = (draw_skewed(random.key(seed), NUM_CHAINS) for seed in (11, 12))
     sampler = samplers.langevin(skewed, step_size=0.2)
     samples = ebm.sample(random.key(13), sampler, torch.tensor(1.0), start, num_samples=1, thin=3, jit=False)
     with pytest.raises(AssertionError):
-        assert_same_law(samples.draws[:, 0], other)
+        assert_same_distribution(samples.draws[:, 0], other)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_test_can_tell_a_wrong_kernel():
     + ["hmc_yoshida", "hmc_multinomial", "dynamic_hmc", "dynamic_hmc_uniform", "nuts", "nuts_dense"],
 )
 def test_one_step_is_in_detailed_balance(name):
-    """In equilibrium ``(x, x')`` and ``(x', x)`` have one law; a skewed moment tells them apart."""
+    """In equilibrium ``(x, x')`` and ``(x', x)`` have one distribution; a skewed moment tells them apart."""
     start = draw_skewed(random.key(21), NUM_CHAINS)
     samples = ebm.sample(random.key(22), CASES[name](1.0), torch.tensor(1.0), start, num_samples=1, jit=False)
     x, y = start.double(), samples.draws[:, 0].double()
@@ -123,4 +123,4 @@ def test_chains_forget_where_they_started():
     sampler = CASES["hmc"](1.0)
     start = torch.tensor([1.5, -4.0]).expand(5000, 2).clone()
     samples = ebm.sample(random.key(41), sampler, torch.tensor(1.0), start, num_samples=1, num_burn_in=60, jit=False)
-    assert_same_law(samples.draws[:, 0], draw_skewed(random.key(42), NUM_CHAINS))
+    assert_same_distribution(samples.draws[:, 0], draw_skewed(random.key(42), NUM_CHAINS))

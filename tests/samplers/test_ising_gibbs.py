@@ -11,7 +11,7 @@ from funcebm import energies, graphs, random, samplers, spaces
 from funcebm._torch import checkerboard_kernels
 from funcebm.samplers.ising_gibbs import IsingGibbsNoise
 
-from ..laws import assert_mean
+from ..distributions import assert_mean
 
 SHAPE = (4, 6)
 LATTICE = energies.ising_torus(SHAPE)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import solve_discrete_lyapunov
-from tests.laws import assert_covariance, assert_mean, assert_uniform
+from tests.distributions import assert_covariance, assert_mean, assert_uniform
 from torch.func import vmap
 
 import funcebm as ebm

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.laws import assert_covariance, assert_mean, assert_same_law, assert_uniform, order_of
+from tests.distributions import assert_covariance, assert_mean, assert_same_distribution, assert_uniform, order_of
 from tests.references import isokinetic_kick_in_numpy
 from tests.targets import draw_skewed, skewed
 from torch.func import vmap
@@ -69,10 +69,10 @@ def test_a_skewed_target_is_invariant_in_the_limit_of_small_steps_only(integrato
         options = {"num_samples": 1, "thin": num_steps, "jit": False}
         draws = ebm.sample(random.key(13), sampler, torch.tensor(1.0), start, **options).draws[:, 0]
         if step_size < 1:
-            assert_same_law(draws, other)
+            assert_same_distribution(draws, other)
         else:
             with pytest.raises(AssertionError):
-                assert_same_law(draws, other)
+                assert_same_distribution(draws, other)
 
 
 def test_on_a_gaussian_the_bias_of_the_variance_shrinks_with_the_square_of_the_step():

@@ -8,7 +8,7 @@ import torch
 import funcebm as ebm
 from funcebm import random, samplers, spaces, tree
 
-from ..laws import assert_mean, assert_same_law
+from ..distributions import assert_mean, assert_same_distribution
 
 SPACE = {"x": spaces.real(2), "z": spaces.categorical(2, 3)}
 MEANS = torch.tensor([[-1.0, 0.2, 1.3], [0.5, -0.4, 1.0]])
@@ -44,7 +44,7 @@ def test_what_starts_in_the_distribution_stays(temperature):
     draws = tree.map(lambda leaf: leaf[:, 0], run.draws)
     assert 0.5 < float(run.info.acceptance_rate.mean()) < 0.999
     if temperature == 1.0:
-        assert_same_law(_features(draws), _features(_exact(4000, random.key(3))))
+        assert_same_distribution(_features(draws), _features(_exact(4000, random.key(3))))
         return
     labels = spaces.states(SPACE["z"])
     still = torch.func.vmap(lambda z: energy(torch.tensor(0.8), {"x": (MEANS * z).sum(-1), "z": z}))(labels)
@@ -68,7 +68,7 @@ def test_a_step_without_its_payments_would_be_seen():
     draws = tree.map(lambda leaf: leaf[:, 0], run.draws)
     features, expected = _features(draws), _features(_exact(4000, random.key(3)))
     with pytest.raises(AssertionError):
-        assert_same_law(features, expected)
+        assert_same_distribution(features, expected)
 
 
 def test_several_leaves_and_bad_input():

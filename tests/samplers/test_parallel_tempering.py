@@ -1,4 +1,4 @@
-"""Parallel tempering: the law of every rung, swaps and restarts in closed form, ladders, modes that are far apart."""
+"""Parallel tempering: the distribution of every rung, swaps and restarts in closed form, ladders, modes that are far apart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.cases import quartic, quartic_params
-from tests.laws import assert_mean, assert_same_law
+from tests.distributions import assert_mean, assert_same_distribution
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
@@ -30,7 +30,7 @@ def _ghmc(energy: Any, beta: float) -> Sampler:
     return samplers.ghmc(energy, step_size=0.6 / max(beta, 0.1) ** 0.5, alpha=0.3)
 
 
-# -- every rung keeps its law -----------------------------------------------------------------------------------------
+# -- every rung keeps its distribution -----------------------------------------------------------------------------------------
 
 
 def two_modes(params: Any, x: Tensor, centre: float = 2.0) -> Tensor:
@@ -83,7 +83,7 @@ def test_the_product_of_all_laws_is_invariant(local, reference):
         swaps = swaps + info.is_swapped.double().mean(0)
     assert (swaps > 0.2).all()
     assert 0.1 < float(info.rung_acceptance_rate.mean()) < 0.98
-    assert_same_law(state.rungs.position[..., 0], other[..., 0])
+    assert_same_distribution(state.rungs.position[..., 0], other[..., 0])
     torch.testing.assert_close(state.position, state.rungs.position[:, -1])
 
 
@@ -98,7 +98,7 @@ def test_modes_that_one_chain_never_leaves_get_their_weights():
     ladder = make_parallel_tempering(far, local, betas)
     draws = ebm.sample(random.key(4), ladder, (), start, **options).draws[:, 0]
     assert_mean((draws > 0).double(), 0.7)
-    assert_same_law(draws, _draw(random.key(5), lambda x: far((), x), 20000))
+    assert_same_distribution(draws, _draw(random.key(5), lambda x: far((), x), 20000))
 
 
 # -- swaps in closed form ---------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from tests.laws import assert_mean, assert_same_law
+from tests.distributions import assert_mean, assert_same_distribution
 from tests.targets import draw_skewed, skewed
 from torch.func import vmap
 
@@ -70,7 +70,7 @@ def test_the_target_is_invariant_at_large_steps(name):
     sampler = samplers.riemannian_hmc(skewed, metric, **options)
     samples = ebm.sample(random.key(13), sampler, torch.tensor(1.0), start, num_samples=1, thin=3, jit=False)
     assert 0.3 < float(samples.info.acceptance_rate.mean()) < 0.95
-    assert_same_law(samples.draws[:, 0], other)
+    assert_same_distribution(samples.draws[:, 0], other)
 
 
 def test_one_step_is_in_detailed_balance():
@@ -213,7 +213,9 @@ def test_a_metric_that_breaks_down_inside_is_a_rejection_with_a_flag():
     samples = ebm.sample(random.key(0), sampler, (), torch.zeros(1500, 1), num_samples=1, thin=10, jit=False)
     assert float(samples.draws.max()) < 1
     assert 0.02 < float(samples.info.is_divergent.float().mean()) < 0.6
-    below = math.exp(-0.5) / math.sqrt(2 * math.pi) / 0.8413447  # minus the mean of a normal law cut off above one
+    below = (
+        math.exp(-0.5) / math.sqrt(2 * math.pi) / 0.8413447
+    )  # minus the mean of a normal distribution cut off above one
     assert_mean(samples.draws[:, 0], -below)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.linalg import solve_discrete_lyapunov
 from scipy.optimize import brentq
-from tests.laws import assert_covariance, assert_mean, assert_uniform
+from tests.distributions import assert_covariance, assert_mean, assert_uniform
 from torch.func import jacrev, vmap
 
 import funcebm as ebm
@@ -168,7 +168,7 @@ def test_sgld_without_noise_is_langevin(preconditioner):
     torch.testing.assert_close(positions[0], positions[1], rtol=1e-6, atol=1e-6)
 
 
-# -- laws ---------------------------------------------------------------------------------------------------------
+# -- distributions ---------------------------------------------------------------------------------------------------------
 
 
 def _noisy(params, x):

@@ -1,4 +1,4 @@
-"""Splittings of underdamped Langevin dynamics: exact on a Gaussian, matrix by matrix, and its stationary law."""
+"""Splittings of underdamped Langevin dynamics: exact on a Gaussian, matrix by matrix, and its stationary distribution."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import solve_discrete_lyapunov
-from tests.laws import assert_covariance, assert_mean
+from tests.distributions import assert_covariance, assert_mean
 from torch.func import jacrev, vmap
 
 import funcebm as ebm

@@ -1,4 +1,4 @@
-"""DDIM, DPM-Solver++ and EDM: orders on exact predictions, exactness where they promise it, laws of the noisy ones."""
+"""DDIM, DPM-Solver++ and EDM: orders on exact predictions, exactness where they promise it, distributions of the noisy ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch.func import vmap
 import funcebm as ebm
 from funcebm import paths, random, solvers
 
+from ..distributions import assert_covariance, assert_mean
 from ..flows.gaussians import MEAN, PARAMS, SCALE, velocity
-from ..laws import assert_covariance, assert_mean
 from .problems import slopes
 
 PATHS = {

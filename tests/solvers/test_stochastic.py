@@ -1,4 +1,4 @@
-"""Strong and weak orders of the SDE solvers on one Brownian path, and the laws of their noise."""
+"""Strong and weak orders of the SDE solvers on one Brownian path, and the distributions of their noise."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.func import vmap
 import funcebm as ebm
 from funcebm import random, solvers
 
-from ..laws import assert_covariance, assert_mean
+from ..distributions import assert_covariance, assert_mean
 from .problems import slopes
 
 SOLVERS = ["euler_maruyama", "stochastic_heun", "sra1", "shark"]

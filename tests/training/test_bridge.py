@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tests.laws import assert_mean
+from tests.distributions import assert_mean
 from torch.func import vmap
 
 import funcebm as ebm

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from tests import cases_losses as cases
+from tests.distributions import assert_mean
 from tests.helpers import compiles_nothing
-from tests.laws import assert_mean
 from tests.training.runs import DATA, OPTIMIZER, assert_close, assert_same, evolved, optimizer, pcd, train
 
 from funcebm import losses, optimizers, random, tree

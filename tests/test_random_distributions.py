@@ -1,4 +1,4 @@
-"""The laws of the draws, at up to ten million of them."""
+"""The distributions of the draws, at up to ten million of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.func import vmap
 from funcebm import _threefry as threefry
 from funcebm import random
 
-from .laws import assert_mean, assert_uniform
+from .distributions import assert_mean, assert_uniform
 
 KEY = random.key(2024)
 

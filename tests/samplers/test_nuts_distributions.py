@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.laws import assert_covariance, assert_mean, assert_same_law, assert_uniform
+from tests.distributions import assert_covariance, assert_mean, assert_same_distribution, assert_uniform
 from tests.references import NUTS_ENERGIES, RecursiveNUTS
 from torch.func import vmap
 
@@ -55,17 +55,17 @@ def test_a_leaf_is_chosen_with_the_probability_that_the_papers_give_it(seed, max
 
     energy, gradient = (lambda x: (STIFFNESS * x**2).sum() / 2), (lambda x: STIFFNESS * x)
     reference = RecursiveNUTS(energy, gradient, 0.25, max_depth, np.eye(2))
-    points, law, before, uneven, build = [position.numpy()], np.ones(1), 1.0, [], reference.build
+    points, distribution, before, uneven, build = [position.numpy()], np.ones(1), 1.0, [], reference.build
 
     def record(level, *arguments):
-        nonlocal law, before
+        nonlocal distribution, before
         result = build(level, *arguments)
         if level == reference.depth:
             points.extend(leaf[0] for leaf in reference.leaves)
             weights = np.exp([leaf[2] for leaf in reference.leaves])
             uneven.extend(weights)
             taken = min(1.0, weights.sum() / before)
-            law = np.concatenate([(1 - taken) * law, taken * weights / weights.sum()])
+            distribution = np.concatenate([(1 - taken) * distribution, taken * weights / weights.sum()])
             before += weights.sum()
         return result
 
@@ -74,9 +74,9 @@ def test_a_leaf_is_chosen_with_the_probability_that_the_papers_give_it(seed, max
     distance = torch.cdist(after.position.double(), torch.tensor(np.stack(points))).min(1)
     assert float(distance.values.max()) < 1e-3
     assert max(uneven) > 1.5 * min(uneven)
-    counts, law = torch.bincount(distance.indices, minlength=len(law)), torch.tensor(law)
-    assert (counts[law == 0] == 0).all()
-    assert_uniform(counts[law > 0], law[law > 0])
+    counts, distribution = torch.bincount(distance.indices, minlength=len(distribution)), torch.tensor(distribution)
+    assert (counts[distribution == 0] == 0).all()
+    assert_uniform(counts[distribution > 0], distribution[distribution > 0])
 
 
 # -- the target ---------------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def test_a_chain_that_starts_in_the_funnel_stays_in_it():
     assert info.is_max_depth.any()
     assert info.is_turning.any()
     squash = lambda x: torch.cat([x[:, :1], torch.asinh(x[:, 1:])], 1)  # noqa: E731  # the tails have no fourth moments
-    assert_same_law(squash(after.position), squash(draws(random.key(1))))
+    assert_same_distribution(squash(after.position), squash(draws(random.key(1))))
 
 
 # -- what must not change anything --------------------------------------------------------------------------------

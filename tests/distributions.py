@@ -20,7 +20,7 @@ __all__ = [
     "assert_covariance",
     "assert_mean",
     "assert_rate",
-    "assert_same_law",
+    "assert_same_distribution",
     "assert_uniform",
     "log_variance_deviation",
     "order_of",
@@ -54,8 +54,8 @@ def assert_covariance(draws: Tensor, expected: Tensor, bias: float = 0.0) -> Non
     assert_mean(products, torch.as_tensor(expected, dtype=torch.float64), bias)
 
 
-def assert_same_law(a: Tensor, b: Tensor) -> None:
-    """Independent rows ``a`` ``(N, D)`` and ``b`` ``(M, D)`` have one law, as far as these statistics see.
+def assert_same_distribution(a: Tensor, b: Tensor) -> None:
+    """Independent rows ``a`` ``(N, D)`` and ``b`` ``(M, D)`` have one distribution, as far as these statistics see.
 
     Means, all second moments, third moments of each coordinate, and Kolmogorov and Smirnov's distance of each
     coordinate, whose tail ``2 exp(-2 x^2)`` at five sigma asks for ``x < 2.74``.
