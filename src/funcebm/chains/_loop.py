@@ -174,9 +174,13 @@ def kernel_of(sampler: Sampler) -> str:
 
 def same_kernel(sampler: Sampler, written: str, where: str) -> None:
     """A run goes on with the sampler that it was begun with; nothing is known where ``written`` is empty."""
-    fix = "Build the sampler as it was built for it."
     right = kernel_of(sampler) == written or not written
-    checks.require(right, f"sampler must be the {written} of {where}", kernel_of(sampler), fix)
+    checks.require(
+        right,
+        f"sampler must be the {written} of {where}",
+        kernel_of(sampler),
+        f"Build the sampler as it was for {where}.",
+    )
 
 
 def draw_step(sampler: Sampler, chain_keys: Key, positions: Position, index: Tensor) -> Tree:
