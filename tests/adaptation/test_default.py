@@ -85,7 +85,7 @@ def _without_metric(tuning):
 
 
 @pytest.mark.parametrize("name", list(SAMPLERS))
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=str)
 def test_every_sampler_can_be_warmed_up_on_a_tree(name, dtype):
     normal = lambda key, *shape: random.normal(random.key(key), (8, *shape), dtype=dtype)  # noqa: E731
     positions = {"b": normal(1, 2, 2), "a": (normal(2), normal(3, 3))}

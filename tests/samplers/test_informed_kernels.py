@@ -126,6 +126,7 @@ def test_discrete_langevin(name, step_size, is_scaled):
 @pytest.mark.parametrize(
     "options", [{}, {"solver": "euler"}, {"solver": "euler", "step_size": 5.0}, {"balance": "barker"}], ids=str
 )
+@pytest.mark.slow
 def test_discrete_langevin_in_continuous_time(name, options):
     target = TARGETS[name]
     sampler = samplers.dlmc(target.energy, target.space, **options)
