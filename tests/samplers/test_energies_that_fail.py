@@ -130,14 +130,9 @@ SUPPORTS = {
         None,
     ),
     "beta": (lambda p, x: -D.Beta(2.0, 1.0).log_prob(x).sum(), 2 / 3),
-    "geometric": (
-        lambda p, x: -D.Geometric(x).log_prob(torch.ones(2)).sum(),
-        0.5,
-    ),  # p (1 - p); torch sets items by masks
-    "multinomial": (
-        lambda p, x: -D.Multinomial(2, torch.stack([x, 1 - x], -1)).log_prob(torch.ones(2, 2)).sum(),
-        0.5,
-    ),
+    # p (1 - p); torch sets items by masks
+    "geometric": (lambda p, x: -D.Geometric(x).log_prob(torch.ones(2)).sum(), 0.5),
+    "multinomial": (lambda p, x: -D.Multinomial(2, torch.stack([x, 1 - x], -1)).log_prob(torch.ones(2, 2)).sum(), 0.5),
 }
 
 
