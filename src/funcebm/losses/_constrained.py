@@ -100,10 +100,10 @@ def _mapped(loss: Loss, bijection: Bijection, *, is_likelihood: bool) -> Loss:
             bijection.inverse(tree.index(batch, int(are_finite.long().argmin())))  # raises, in words
         return y
 
-    def constant(batch: Batch) -> Tensor:
+    def constant(y: Batch) -> Tensor:
         if not is_likelihood:
-            return torch.zeros_like(tree.first(batch).sum())
-        return vmap(bijection.log_det)(free(batch)).mean().detach()
+            return torch.zeros_like(tree.first(y).sum())
+        return vmap(bijection.log_det)(y).mean().detach()
 
     def init(key: Key, params: Params, batch: Batch) -> Any:
         return loss.init(key, params, checked(batch))
@@ -112,7 +112,8 @@ def _mapped(loss: Loss, bijection: Bijection, *, is_likelihood: bool) -> Loss:
         return loss.draw(key, checked(batch))
 
     def begin(params: Params, memory: Tree, batch: Batch, noise: Tree) -> tuple[Tree, Tensor]:
-        return prepare(loss, params, memory, free(batch), noise), constant(batch)
+        y = free(batch)
+        return prepare(loss, params, memory, y, noise), constant(y)
 
     def end(params: Params, prepared: tuple[Tree, Tensor]) -> tuple[Tensor, LossAux]:
         value, aux = objective(loss, params, prepared[0])
